@@ -15,7 +15,7 @@ from skimage.measure import label, regionprops
 from p3m_nb.core import load_alpha, make_trimap
 from p3m_nb.metrics import connectivity_error, gradient_error, trimap_errors, whole_errors
 
-REPEATS = 5
+REPEATS = 15
 
 
 def plain_sad_family(pred, alpha, trimap):

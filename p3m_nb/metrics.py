@@ -33,19 +33,23 @@ def _check_size(a, alpha, name):
         raise ValueError(f'{name} is {a.shape[1]}x{a.shape[0]} but the alpha is {alpha.shape[1]}x{alpha.shape[0]}; resize the {name} to the size of the alpha first')
 
 # %% ../nbs/31_metrics.ipynb #7e63d536
+def _bands(shape, margin=0):
+    "Bands of rows of about 65,536 pixels: (slice, slice with `margin` rows more on both sides, slice of the former in the latter)."
+    rows = max(16, 65536 // shape[1])
+    for y in range(0, shape[0], rows):
+        low, high = max(0, y - margin), min(shape[0], y + rows + margin)
+        yield slice(y, min(y + rows, shape[0])), slice(low, high), slice(y - low, min(y + rows, shape[0]) - low)
+
 def _errors(pred, alpha, mask=None):
     "Sum of absolute and of squared differences of float64 arrays inside `mask` (uint8, or None)."
-    return cv2.norm(pred, alpha, cv2.NORM_L1, mask), cv2.norm(pred, alpha, cv2.NORM_L2SQR, mask)
+    return np.array([cv2.norm(pred, alpha, cv2.NORM_L1, mask), cv2.norm(pred, alpha, cv2.NORM_L2SQR, mask)])
 
-def _trimap_masks(trimap, alpha):
-    "Masks (H,W) uint8 of foreground, background and transition area, checked."
+def _as_trimap(trimap, alpha):
+    "`trimap` as (H,W) array of the size of `alpha`."
     trimap = np.asarray(trimap)
     while trimap.ndim > 2 and trimap.shape[0] == 1: trimap = trimap[0]
     _check_size(trimap, alpha, 'trimap')
-    masks = [(trimap == v).view(np.uint8) for v in (255, 0, 128)]
-    if sum(map(cv2.countNonZero, masks)) != trimap.size:
-        raise ValueError(f'a trimap holds 0, 128 and 255 only, found {sorted(set(np.unique(trimap).tolist()) - {0, 128, 255})[:5]}; resize trimaps with nearest neighbour')
-    return masks
+    return trimap
 
 # %% ../nbs/31_metrics.ipynb #e701c9b9
 def trimap_errors(
@@ -56,14 +60,22 @@ def trimap_errors(
     "Errors in the transition area, the foreground and the background of `trimap`; SAD in thousands."
     pred, alpha = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha')
     _check_size(pred, alpha, 'prediction')
-    fg, bg, transition = _trimap_masks(trimap, alpha)
-    (l1, l2), n = _errors(pred, alpha, transition), cv2.countNonZero(transition)
-    for mask, value in ((fg, 1.), (bg, 0.)):
-        certain = np.full_like(alpha, value) if value else np.zeros_like(alpha)
-        d1, d2 = _errors(certain, alpha, mask)
-        l1, l2 = l1 + d1, l2 + d2
-    return dict(sad_t=l1 / 1000, mse_t=l2 / n if n else np.nan, mad_t=l1 / n if n else np.nan,
-                sad_fg=_errors(pred, alpha, fg)[0] / 1000, sad_bg=_errors(pred, alpha, bg)[0] / 1000)
+    trimap = _as_trimap(trimap, alpha)
+    t, fg, bg, pixels = np.zeros(2), 0, 0, np.zeros(3, int)
+    for band, *_ in _bands(alpha.shape):
+        p, a, masks = pred[band], alpha[band], [(trimap[band] == v).view(np.uint8) for v in (255, 0, 128)]
+        t += _errors(p, a, masks[2]) + _contradictions(1 - a, masks[0], a < 1) + _contradictions(a, masks[1], a > 0)
+        fg, bg = fg + cv2.norm(p, a, cv2.NORM_L1, masks[0]), bg + cv2.norm(p, a, cv2.NORM_L1, masks[1])
+        pixels += [cv2.countNonZero(m) for m in masks]
+    if pixels.sum() != trimap.size:
+        raise ValueError(f'a trimap holds 0, 128 and 255 only, found {sorted(set(np.unique(trimap).tolist()) - {0, 128, 255})[:5]}; resize trimaps with nearest neighbour')
+    (l1, l2), n = t.tolist(), int(pixels[2])
+    return dict(sad_t=l1 / 1000, mse_t=l2 / n if n else np.nan, mad_t=l1 / n if n else np.nan, sad_fg=fg / 1000, sad_bg=bg / 1000)
+
+def _contradictions(off, mask, where):
+    "Sums of `off` and of its square where both `mask` and `where` hold; usually nowhere."
+    where = cv2.bitwise_and(mask, where.view(np.uint8))
+    return _errors(off, np.zeros_like(off), where) if cv2.countNonZero(where) else 0
 
 # %% ../nbs/31_metrics.ipynb #2ef01d1d
 def whole_errors(
@@ -102,7 +114,7 @@ def _gradient_magnitude(a):
     "Magnitude of the Gaussian gradient of `a` (H,W) float32."
     g, d = _gaussian_taps()
     dx, dy = (cv2.sepFilter2D(a, cv2.CV_32F, kx, ky, borderType=cv2.BORDER_REFLECT) for kx, ky in ((d, g), (g, d)))
-    return cv2.magnitude(dx, dy)
+    return cv2.magnitude(dx, dy, dx)
 
 def gradient_error(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -111,7 +123,10 @@ def gradient_error(
     "GRAD: squared difference of Gaussian gradient magnitudes, summed over the image, divided by 10."
     pred, alpha = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha')
     _check_size(pred, alpha, 'prediction')
-    return cv2.norm(*(_gradient_magnitude(a.astype(np.float32)) for a in (pred, alpha)), cv2.NORM_L2SQR) / 10
+    total = 0
+    for _, wide, inner in _bands(alpha.shape, margin=len(_gaussian_taps()[0]) // 2):
+        total += cv2.norm(*(_gradient_magnitude(a[wide].astype(np.float32))[inner] for a in (pred, alpha)), cv2.NORM_L2SQR)
+    return total / 10
 
 # %% ../nbs/31_metrics.ipynb #f267d66c
 def _largest_component(mask):
@@ -119,52 +134,66 @@ def _largest_component(mask):
     n, labels = cv2.connectedComponentsWithAlgorithm(mask, 4, cv2.CV_32S, cv2.CCL_DEFAULT)
     if n == 2: return mask
     labels = labels.ravel()
-    sizes = np.bincount(labels, minlength=n)
+    sizes = sum(np.bincount(labels[i:i+65536], minlength=n) for i in range(0, labels.size, 65536))
     sizes[0] = 0
     best = np.flatnonzero(sizes == sizes.max())
     winner = best[0] if len(best) == 1 else labels[np.isin(labels, best).argmax()]
     return (labels == winner).view(np.uint8).reshape(mask.shape)
 
-def _flood(mask, seed):
-    "The 4-connected component of `mask` (uint8 0/1) that holds `seed` (x, y), and its number of pixels."
-    filled = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
+def _flood(mask, seed, filled):
+    "The 4-connected component of `mask` (uint8 0/1) that holds `seed` (x, y), a view of the buffer `filled`, and its number of pixels."
+    filled[:] = 0
     count = cv2.floodFill(mask, filled, seed, 1, 0, 0, 4 | cv2.FLOODFILL_MASK_ONLY | 1 << 8)[0]
     return filled[1:-1, 1:-1], count
 
 # %% ../nbs/31_metrics.ipynb #4e2158f6
 CONN_THRESHOLDS = np.arange(0, 1.1, .1)  # as published; the sums of .1 are not all the nearest numbers to .3, .6, .7
 
-def _largest_components(both):
-    "For each threshold that `both` (H,W float64) reaches, from the lowest: the largest component of the pixels that do."
-    masks = [m for m in ((both >= t).view(np.uint8) for t in CONN_THRESHOLDS[1:]) if cv2.countNonZero(m)]
-    out, seed = [], None
-    for mask in reversed(masks):
-        if seed:
-            component, count = _flood(mask, seed)
-            if 2 * count <= cv2.countNonZero(mask): seed = None
-        if not seed:
+def _reached(pred, alpha):
+    "How many of the ten thresholds above 0 both mattes reach, (H,W) uint8."
+    count = np.zeros(pred.shape, np.uint8)
+    for band, *_ in _bands(pred.shape):
+        both = cv2.min(pred[band], alpha[band])
+        for t in CONN_THRESHOLDS[1:]: cv2.add(count[band], (both >= t).view(np.uint8), count[band])
+    return count
+
+def _inside(mask):
+    "A pixel (x, y) that is likely in the largest component of `mask`: the middle of those of the fullest row."
+    y = int(cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).argmax())
+    xs = np.flatnonzero(mask[y])
+    return int(xs[len(xs) // 2]), y
+
+def _connected_count(reached):
+    "For each pixel up to how many thresholds it is in the largest component without a gap, given how many it has `reached` (H,W uint8)."
+    count, mask, seed = np.zeros(reached.shape, np.uint8), np.empty(reached.shape, np.uint8), None
+    filled = np.empty((reached.shape[0] + 2, reached.shape[1] + 2), np.uint8)
+    for i in range(int(reached.max()), 0, -1):
+        np.greater_equal(reached, i, out=mask.view(bool))
+        seed = seed or _inside(mask)
+        component, pixels = _flood(mask, seed, filled)
+        if 2 * pixels <= cv2.countNonZero(mask):
             component = _largest_component(mask)
             seed = divmod(int(component.argmax()), mask.shape[1])[::-1]
-        out.append(component)
-    return out[::-1]
-
-def connected_level(
-    pred:np.ndarray,  # (H,W) float64 in 0..1
-    alpha:np.ndarray,  # (H,W) float64 in 0..1
-)->np.ndarray:  # (H,W) float64: 0, .1 .. 1
-    "For each pixel the last threshold up to which it hangs together with the largest component of both mattes."
-    both = cv2.min(pred, alpha)
-    x, y, w, h = cv2.boundingRect((both >= CONN_THRESHOLDS[1]).view(np.uint8))
-    components = _largest_components(both[y:y+h, x:x+w])
-    count, alive = np.zeros((h, w), np.uint8), 1
-    for component in components: alive = cv2.bitwise_and(component, alive) if count.any() else component; count += alive
-    # one entry for each number of components a pixel was in; float32 is the precision of the published level map
-    table = np.zeros(256); table[:len(components) + 1] = np.float32([*CONN_THRESHOLDS[:len(components)], 1])
-    level = np.full(pred.shape, table[0])
-    if h: level[y:y+h, x:x+w] = cv2.LUT(count, table)
-    return level
+        count += 1
+        count *= component  # from the highest threshold down: who is not in this one starts again at 0
+    return count
 
 # %% ../nbs/31_metrics.ipynb #1f42fcac
+def _level_table(n):
+    "Level of a pixel that is in 0 .. `n` of `n` components: the last threshold that held it, 1 if all did."
+    table = np.zeros(256)
+    table[:n + 1] = np.float32([*CONN_THRESHOLDS[:n], 1])  # float32 is the precision of the published level map
+    return table
+
+def connected_level(
+    pred:np.ndarray,  # (H,W) uint8, or float in 0..1
+    alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
+)->np.ndarray:  # (H,W) float64: 0, .1 .. 1
+    "For each pixel the last threshold up to which it hangs together with the largest component of both mattes."
+    reached = _reached(_as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'))
+    return _level_table(reached.max())[_connected_count(reached)]
+
+# %% ../nbs/31_metrics.ipynb #93596c0d
 def connectivity_error(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -172,9 +201,12 @@ def connectivity_error(
     "CONN: difference of how much the mattes exceed their connected level by, where it is .15 at least, divided by 1000."
     pred, alpha = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha')
     _check_size(pred, alpha, 'prediction')
-    level, below = connected_level(pred, alpha), np.nextafter(.15, 0)
-    loose = (cv2.threshold(cv2.subtract(a, level), below, 0, cv2.THRESH_TOZERO)[1] for a in (pred, alpha))
-    return cv2.norm(*loose, cv2.NORM_L1) / 1000
+    reached = _reached(pred, alpha)
+    count, table, below, total = _connected_count(reached), _level_table(reached.max()), np.nextafter(.15, 0), 0
+    for band, *_ in _bands(alpha.shape):
+        level = cv2.LUT(count[band], table)
+        total += cv2.norm(*(cv2.threshold(cv2.subtract(a[band], level), below, 0, cv2.THRESH_TOZERO)[1] for a in (pred, alpha)), cv2.NORM_L1)
+    return total / 1000
 
 # %% ../nbs/31_metrics.ipynb #0bc44e93
 def matting_metrics(
