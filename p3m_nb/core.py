@@ -265,12 +265,20 @@ def estimate_foreground(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) float in 0..1
     return_background:bool=False,  # also give the background
+    max_pixels:int=8_000_000,  # larger images are estimated at this size and enlarged, which bounds memory to about 0.5 GB
 ):  # foreground (H,W,3) uint8, or the pair (foreground, background)
-    "Colours of the foreground (and background) such that `image` = alpha F + (1 - alpha) B."
+    "Colours of the foreground (and background) such that `image` = alpha F + (1 - alpha) B; exactly `image` where alpha is 1 (or 0)."
     _same_size(image, alpha)
-    out = _multi_level()(image.astype(np.float32) / 255, np.ascontiguousarray(alpha, np.float32), return_background=return_background)
-    as_uint8 = lambda a: (np.clip(a, 0, 1) * 255 + .5).astype(np.uint8)
-    return tuple(as_uint8(a) for a in out) if return_background else as_uint8(out)
+    h, w = alpha.shape
+    scale = min(1, (max_pixels / (h * w)) ** .5)
+    small = lambda a: a if scale == 1 else cv2.resize(a, (max(1, int(w * scale)), max(1, int(h * scale))), interpolation=cv2.INTER_AREA)
+    out = _multi_level()(small(image).astype(np.float32) / 255, np.ascontiguousarray(small(alpha), np.float32), return_background=return_background)
+    def finish(colours, solid):
+        colours = (np.clip(colours, 0, 1) * 255 + .5).astype(np.uint8)
+        if scale < 1: colours = cv2.resize(colours, (w, h), interpolation=cv2.INTER_LINEAR)
+        np.copyto(colours, image, where=solid[..., None])
+        return colours
+    return (finish(out[0], alpha >= 1), finish(out[1], alpha <= 0)) if return_background else finish(out, alpha >= 1)
 
 def _same_size(image, alpha, what='image'):
     if image.shape[:2] != alpha.shape[:2]:

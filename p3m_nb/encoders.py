@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 # %% ../nbs/20_encoders.ipynb #c70f4e6d
 class ResNet34MP(nn.Module):
     "ResNet-34 with all strides in max pools that keep their indices (paper, section 4.2)."
-    channels = (64, 64, 64, 128, 256, 512)
+    channels, indexed = (64, 64, 64, 128, 256, 512), True
 
     def __init__(self):
         super().__init__()
@@ -94,6 +94,8 @@ class InvertedResidual(nn.Module):
 # %% ../nbs/20_encoders.ipynb #04e64ca9
 class MobileNetV2Encoder(nn.Module):
     "MobileNetV2 features at 1/2 .. 1/32, a 3x3 convolution of the image at full size, and 1x1 convolutions to `channels`."
+    indexed = False
+
     def __init__(self,
         channels=(16, 24, 32, 64, 96, 160),  # widths of the six levels handed to the decoders
     ):
