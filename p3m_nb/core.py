@@ -261,6 +261,12 @@ def _multi_level():
             spec.loader.exec_module(module)
         return module.estimate_foreground_ml
 
+def _numba_takes_threads():
+    "Whether numba may be called from several threads at once; where neither TBB nor OpenMP is installed that would end the process."
+    import numba
+    try: return numba.threading_layer() in ('tbb', 'omp')
+    except ValueError: return False  # not known before the first call has run
+
 def estimate_foreground(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) float in 0..1
@@ -272,7 +278,9 @@ def estimate_foreground(
     h, w = alpha.shape
     scale = min(1, (max_pixels / (h * w)) ** .5)
     small = lambda a: a if scale == 1 else cv2.resize(a, (max(1, int(w * scale)), max(1, int(h * scale))), interpolation=cv2.INTER_AREA)
-    out = _multi_level()(small(image).astype(np.float32) / 255, np.ascontiguousarray(small(alpha), np.float32), return_background=return_background)
+    estimate = _multi_level()
+    with contextlib.nullcontext() if _numba_takes_threads() else _ml_lock:
+        out = estimate(small(image).astype(np.float32) / 255, np.ascontiguousarray(small(alpha), np.float32), return_background=return_background)
     def finish(colours, solid):
         colours = (np.clip(colours, 0, 1) * 255 + .5).astype(np.uint8)
         if scale < 1: colours = cv2.resize(colours, (w, h), interpolation=cv2.INTER_LINEAR)
