@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
 
-from .core import FileReport, atomic_write, encode_image, image_files, load_alpha, load_image, make_trimap, one_line, process_files, save_image
+from .core import FileReport, atomic_write, clear_temporaries, encode_image, image_files, load_alpha, load_image, make_trimap, one_line, process_files, save_image
 
 # %% ../nbs/10_privacy.ipynb #93dcad08
 @dataclass
@@ -492,6 +492,7 @@ def obfuscate_folder(
     for item in [source] if isinstance(source, (str, os.PathLike)) else source:
         if Path(item).is_dir() and out.resolve().is_relative_to(Path(item).resolve()): raise ValueError(f'{out}: lies inside {item}; results and originals must not mix, choose another folder')
     run = _FolderRun(out, masks, alphas, face_finder(finder), keep_faceless, jpeg, method=method, strength=_check_method(method, strength), kernel=kernel, grow=grow)
+    clear_temporaries([out/'.writable', out/'manifest.jsonl'])
     with atomic_write(out/'.writable') as tmp: tmp.touch()  # a target that cannot be written to is said once, now
     (out/'.writable').unlink()
     run.manifest, jobs, names, rels = _Manifest(out), [], {}, dict(files)
