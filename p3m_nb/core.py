@@ -6,7 +6,7 @@
 __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'IMAGE_SUFFIXES', 'source_name', 'parse_colour', 'load_image', 'sample_image', 'load_alpha',
            'atomic_write', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'make_trimap',
            'estimate_foreground', 'cutout', 'cover', 'composite', 'image_files', 'FileReport', 'one_line',
-           'process_files']
+           'process_files', 'same_file']
 
 # %% ../nbs/00_core.ipynb #546f4865
 import contextlib, importlib.util, io, os, sys, threading, uuid
@@ -380,7 +380,7 @@ def process_files(
     for source, outputs in jobs:
         twin = next((taken[o] for o in map(str, outputs) if o in taken), None)
         if twin is not None: report.failed[source] = f'{source}: its output would overwrite that of {twin}; rename one of them'
-        elif any(_same_file(source, o) for o in outputs): report.failed[source] = f'{source}: the output would overwrite the input; choose another folder'
+        elif any(same_file(source, o) for o in outputs): report.failed[source] = f'{source}: the output would overwrite the input; choose another folder'
         elif not overwrite and outputs and all(Path(o).exists() for o in outputs): report.skipped.append(source)
         else: todo.append((source, outputs))
         taken.update((str(o), source) for o in outputs)
@@ -400,6 +400,9 @@ def process_files(
             bar.update()
     return report
 
-def _same_file(a, b):
+def same_file(
+    a,  # path
+    b,  # path
+)->bool:
     "Whether two paths name the same file on disk, links followed."
     return os.path.realpath(a) == os.path.realpath(b) or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))
