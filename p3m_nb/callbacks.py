@@ -93,7 +93,7 @@ def plot_parts(self:Recorder,
     "Every loss part against the training step."
     import matplotlib.pyplot as plt
     panels = dict(semantic=('semantic', 'side2', 'side1', 'side0'), local=('local_alpha', 'local_laplacian'), fusion=('fusion_alpha', 'fusion_laplacian'), composition=('composition',))
-    axes = plt.subplots(1, 4, figsize=(12, 2.6))[1] if ax is None else ax
+    axes = plt.subplots(1, 4, figsize=(12, 2.6), layout='constrained')[1] if ax is None else ax
     for a, (title, names) in zip(axes, panels.items()):
         for name in names:
             y, mean = np.array(self.parts[name], float), 0
@@ -163,7 +163,7 @@ def _diagnose(parts, x):
 class StopWhenNotFinite(Callback):
     "Raises `TrainingDiverged` before a loss or gradient that is not finite reaches the weights."
     order, run_valid = Recorder.order - 20, False  # after mixed precision has scaled back, before anything is recorded
-    advice = 'the weights are those before this step; lower the learning rate, clip the gradients, or train in bf16 or fp32 instead of fp16'
+    advice = 'this step was not made. Go on from the last checkpoint with a lower learning rate, clipped gradients, or in bf16 or fp32 instead of fp16'
 
     def _where(self): return f'epoch {self.epoch}, batch {self.iter} of {self.n_iter}'
     def after_loss(self):
