@@ -114,8 +114,7 @@ def _positions(dl, start, n):
 def gather_metrics(
     scores:MattingMetrics,  # of this process
 )->MattingMetrics:  # of all processes
-    "`scores` merged with those of the other processes, if there are any."
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_world_size() == 1: return scores
+    "`scores` merged with those of the other processes, which must all call this."
     others = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(others, scores)
     return MattingMetrics(scores.names).merge(*others)
@@ -128,17 +127,17 @@ class MattingMetric(Metric):
         self.metric, = metric_names([metric], True, True)
         self.reset()
 
-    def reset(self): self.scores, self.seen, self.total = MattingMetrics(self.metric), 0, None
+    def reset(self): self.scores, self.seen, self.total, self.shared = MattingMetrics(self.metric), 0, None, False
 
     def accumulate(self, learn):
         y, pred = as_targets(learn.yb[0]), alpha_of(learn.pred)
         keys = _positions(learn.dl, self.seen, len(pred))
-        self.seen += len(pred)
+        self.seen, self.shared = self.seen + len(pred), hasattr(learn.dl, 'world_size')
         update_metrics(self.scores, pred, y, keys)
 
     @property
     def value(self):
-        if self.total is None: self.total = gather_metrics(self.scores)
+        if self.total is None: self.total = gather_metrics(self.scores) if self.shared else self.scores
         return self.total.compute()[self.metric]
     @property
     def name(self): return self.metric

@@ -250,7 +250,6 @@ def read_checkpoint(
     if not isinstance(state, dict) or state.get('format') != 1 or 'opt' not in state: raise ValueError(f'{file}: no checkpoint of this version; weights alone are loaded with pretrained=')
     return state
 
-@staticmethod
 def _restore_trackers(learn, state):
     for cb in learn.cbs:
         for k, v in state['trackers'].get(cb.name, {}).items(): setattr(cb, k, v)
@@ -535,12 +534,15 @@ def train(
     resume:bool=False,  # go on with the training in `out`, with its settings
 )->P3MLearner:
     "Train in the folder `out`: config.json, log.csv, curves.jpg, mattes/, checkpoint.pt, best.safetensors, last.safetensors."
-    settings = {k: v for k, v in locals().items() if k not in ('out', 'resume')}
-    settings['data'] = [str(d) for d in L(data)]
+    settings = {k: v for k, v in locals().items() if k not in ('out', 'resume')} | dict(data=[str(d) for d in L(data)])
     if schedule not in ('flat', 'one-cycle'): raise ValueError(f"schedule='{schedule}' is unknown; choose flat or one-cycle")
     if epochs < 1: raise ValueError(f'epochs={epochs}: at least one')
     if bool(copy_faces) != bool(copy_masks): raise ValueError('copy_faces and copy_masks belong together: photographs and the masks of their faces')
-    out, s = _run_folder(out, settings, resume)
+    return _train(*_run_folder(out, settings, resume), resume)
+
+# %% ../nbs/42_learner.ipynb #a1479067
+def _train(out, s, resume):
+    "Train in folder `out` with settings `s`."
     learn = _learner_of(out, s, resume)
     with several_processes(learn):
         if s['schedule'] == 'flat': learn.fit(s['epochs'], s['lr'])
