@@ -186,12 +186,15 @@ def _glance(self:P3MNet, e4, logits=True, sides=False):
 
 @patch
 def _shallow(self:P3MNet, f):
-    "`f` as a dict of its tensors, E0 replaced by what the sBFI modules (and a decoder without indices) take from it: E0 is the largest of all."
-    left = f._asdict() | {'shallow': {k: self.get_submodule(f'sbfi_{k}').pool(f.e0) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}}
-    narrow = (lambda i: i) if torch.is_grad_enabled() else (lambda i: i.int())  # half the memory; widened again a part at a time
-    left['indices'] = [narrow(i) for i in f.indices] if f.indices else [None] * 5
+    "`f` as a dict, E0, the largest tensor of all, replaced by what the sBFI modules take from it (and kept for a decoder without indices)."
+    left = f._asdict()
+    del f  # so that a tensor is free when `left` gives it up
+    left['shallow'] = {k: self.get_submodule(f'sbfi_{k}').pool(left['e0']) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}
     if self.encoder.indexed: del left['e0']
-    return left
+    indices = list(left.pop('indices') or [None] * 5)
+    if self.encoder.indexed and not torch.is_grad_enabled():  # half the memory; widened again a part at a time
+        for n in range(5): indices[n] = indices[n].int()
+    return left | {'indices': indices}
 
 @patch
 def _focus(self:P3MNet, left, features):
