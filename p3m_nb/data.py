@@ -825,6 +825,7 @@ def check(self:P3M10k,
             have = len(self.splits.get(name, ()))
             if have != n: report.notes.append(f'{name}: {have} pairs, the published P3M-10k has {n}')
     for sample, name, other in _in_both(self.splits): report.problems.append(('train', sample.name, f'{sample.image}: the same image is {other.name} in {name}; a test set must not be trained on'))
+    report.problems.sort(key=lambda p: (list(self.splits).index(p[0]), p[1]))
     return report
 
 # %% ../nbs/40_data.ipynb #88e6664b
