@@ -76,7 +76,9 @@ def measure(methods, folder, finder, limit, worst):
     "Scores of every method on every photograph of `folder`: {method: [(stem, iou, sad, blurred iou or None, blurred sad or None)]}."
     from p3m_nb.privacy import obfuscate
     scores = {name: [] for name in methods}
-    for path in sorted((folder/'image').glob('*.jpg'))[:limit]:
+    paths = sorted((folder/'image').glob('*.jpg'))
+    if limit: paths = paths[::max(1, len(paths) // limit)][:limit]
+    for path in paths:
         image, (mask, alpha) = load_image(path), truth(folder, path.stem)
         hidden = obfuscate(image, alpha, finder=finder) if finder else None
         for name, method in methods.items():
@@ -107,12 +109,12 @@ def main():
     shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', default=shared/'data')
-    p.add_argument('--weights', help='another weights file than the shipped one')
+    p.add_argument('--weights', help="another weights file than the shipped one, or 'none' for the peers only")
     p.add_argument('--strategy', default='hybrid,resize', help='of Matter, separated by commas')
     p.add_argument('--shorter', type=int, default=540)
     for name in PEERS: p.add_argument(f'--{name}', help='ONNX file')
     p.add_argument('--finder', default='haar', help="finds the faces to blur: 'haar', 'centerface', an .onnx file, or 'none'")
-    p.add_argument('--limit', type=int, help='photographs of each set')
+    p.add_argument('--limit', type=int, help='photographs of each set, spread evenly')
     p.add_argument('--threads', type=int, default=2)
     p.add_argument('--speed', action='store_true', help='also time 512x512')
     p.add_argument('--speed-only', action='store_true')
@@ -121,7 +123,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    matters = {f'p3mnet_lite, {s}': Matter(args.weights, device='cpu', strategy=s, shorter=args.shorter) for s in args.strategy.split(',')}
+    matters = {f'p3mnet_lite, {s}': Matter(args.weights, device='cpu', strategy=s, shorter=args.shorter) for s in args.strategy.split(',') if args.weights != 'none'}
     peers = {k: make(getattr(args, k), args.threads) for k, make in PEERS.items() if getattr(args, k)}
     if not args.speed_only:
         methods = {k: m.alpha for k, m in matters.items()} | peers

@@ -28,8 +28,8 @@ SETS = ('portraits/train', 'street/train')
 SHORTER = 448   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
 # shapes (height, width) a batch may have, images a batch, steps, highest learning rate, share of `whole` views, frozen layers of the encoder
-STAGES = [dict(name='A', shapes=[(224, 224), (256, 192), (256, 192), (192, 256)], batch=12, steps=1500, lr=2e-3, whole=.5, frozen=7),
-          dict(name='B', shapes=[(512, 384), (448, 448), (512, 384), (384, 448)], batch=4, steps=300, lr=4e-4, whole=.7, frozen=7)]
+STAGES = [dict(name='A', shapes=[(224, 224), (256, 192), (256, 192), (192, 256)], batch=12, steps=6000, lr=2e-3, whole=.5, frozen=7),
+          dict(name='B', shapes=[(384, 288), (384, 288), (320, 320), (288, 384)], batch=6, steps=4000, lr=7e-4, whole=.6, frozen=7)]
 WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
 
 
@@ -213,9 +213,9 @@ def rate(stage, step):
 
 def iou(a, b): return (a & b).sum() / max(1, (a | b).sum())
 
-def validate(model, files):
+def validate(model, files, shorter):
     "Mean IoU and SAD (thousands, at 448) against the training targets on held-out photographs with blurred faces."
-    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy='resize'), []
+    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy='resize', shorter=shorter), []
     for f in files:
         item = np.load(f)
         alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
@@ -248,17 +248,18 @@ def train(args):
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state['model']); ema.load_state_dict(state['ema']); optimizer.load_state_dict(state['optimizer']); at = state['at']
+    if at.get('held') != len(held): at['best'], at['held'] = None, len(held)  # another set to compare on
     print(f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out; at {at}', flush=True)
 
     def save(check):
         at['seconds'] += time.time() - save.since; save.since = time.time()
         if check:
-            scores = validate(ema, held)
+            scores = validate(ema, held, args.shorter)
             keep_memory()  # inference gave it back
             print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
             if at['best'] is None or scores['iou'] > at['best']:
                 at['best'] = scores['iou']
-                facts = dict(held_out=json.dumps(scores), steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
+                facts = dict(held_out=json.dumps(scores), shorter=args.shorter, steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
                 save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
                     'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500; encoder started from ImageNet', licence=args.licence, half=True, **facts)
         with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
@@ -310,6 +311,7 @@ def arguments():
     p.add_argument('--save-minutes', type=float, default=4)
     p.add_argument('--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints')
     p.add_argument('--pause-file', help='wait between steps while this file exists')
+    p.add_argument('--shorter', type=int, default=320, help='shorter side for which the weights are measured and meant: `Matter` uses it')
     p.add_argument('--seed', type=int, default=20261123)
     p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
     p.add_argument('--cache-only', action='store_true')
