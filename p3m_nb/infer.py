@@ -243,17 +243,17 @@ class Matter:
         strategy:str='hybrid',  # 'hybrid' (two passes) or 'resize' (one)
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
-        shorter:int=540,  # shorter side of the semantic pass in pixels
+        shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
     ):
         self.strategy, self.resize = _choice('strategy', strategy, ('hybrid', 'resize')), _choice('resize', resize, ('default', 'paper'))
         _choice('precision', precision, ('auto', *_DTYPES))
-        if not 32 <= shorter <= LONGEST: raise ValueError(f'shorter={shorter}: between 32 and {LONGEST}')
-        self.shorter = shorter
+        if shorter is not None and not 32 <= shorter <= LONGEST: raise ValueError(f'shorter={shorter}: between 32 and {LONGEST}')
         try: self.device = torch.device(device or best_device()); torch.zeros(1, device=self.device)
         except (RuntimeError, AssertionError) as e: raise ValueError(f"device '{device}' cannot be used here ({str(e).splitlines()[0]}); try 'cpu'") from None
         self.dtype = _DTYPES[precision] if precision != 'auto' else torch.bfloat16 if self.device.type == 'cuda' else torch.float32
         model = weights if isinstance(weights, P3MNet) else load_model(shipped_weights() if weights is None else weights)
         self.metadata = getattr(model, 'metadata', {'architecture': model.config})
+        self.shorter = int(self.metadata.get('shorter', 540)) if shorter is None else shorter
         self.model = optimise(model, self.device, self.dtype)
 
     def __call__(self,
