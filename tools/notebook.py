@@ -62,8 +62,9 @@ def run(*nb_files):
     from nbdev.clean import nbdev_clean
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     failed = []
-    for path in (Path(f).resolve() for f in nb_files):
+    for path in [Path(f).resolve() for f in nb_files]:
         os.environ['IN_TEST'] = '1'
+        os.chdir(path.parent)  # as nbdev_test does
         shell = CaptureShell(path.parent)
         try: shell.execute(path, path, exc_stop=True)
         except Exception as e: failed.append(f'{shell.prettytb(path.name)}\n{path.name}: {type(e).__name__}: {e}')
