@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'IMAGE_SUFFIXES', 'source_name', 'parse_colour', 'load_image', 'sample_image', 'load_alpha',
-           'atomic_write', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'make_trimap',
-           'estimate_foreground', 'cutout', 'cover', 'composite', 'image_files', 'FileReport', 'one_line',
-           'process_files', 'same_file']
+           'atomic_write', 'clear_temporaries', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha',
+           'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite', 'image_files', 'FileReport',
+           'one_line', 'process_files', 'same_file']
 
 # %% ../nbs/00_core.ipynb #546f4865
-import contextlib, importlib.util, io, os, sys, threading, uuid
+import contextlib, importlib.util, io, os, re, sys, threading, uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
@@ -176,7 +176,7 @@ def atomic_write(
     "Give a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp')
+    tmp = path.with_name(f'.{path.name[:50]}.{uuid.uuid4().hex[:8]}.tmp')  # 50: also of four bytes each they fit a file name
     try:
         yield tmp
         with open(tmp, 'rb') as f: os.fsync(f.fileno())
@@ -184,6 +184,16 @@ def atomic_write(
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
+
+def clear_temporaries(
+    paths,  # the final paths
+):
+    "Remove the temporary files that killed runs of `atomic_write` have left beside `paths`."
+    folders = {}
+    for path in map(Path, paths): folders.setdefault(path.parent, set()).add(path.name[:50])
+    for folder, names in folders.items():
+        for f in folder.glob('.*.tmp'):
+            if (m := re.fullmatch(r'\.(.+)\.[0-9a-f]{8}\.tmp', f.name)) and m[1] in names: f.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #7482a204
 _FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jfif': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.tif': 'TIFF', '.tiff': 'TIFF', '.bmp': 'BMP'}
@@ -261,6 +271,12 @@ def _multi_level():
             spec.loader.exec_module(module)
         return module.estimate_foreground_ml
 
+def _numba_takes_threads():
+    "Whether numba may be called from several threads at once; where neither TBB nor OpenMP is installed that would end the process."
+    import numba
+    try: return numba.threading_layer() in ('tbb', 'omp')
+    except ValueError: return False  # not known before the first call has run
+
 def estimate_foreground(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) float in 0..1
@@ -272,7 +288,9 @@ def estimate_foreground(
     h, w = alpha.shape
     scale = min(1, (max_pixels / (h * w)) ** .5)
     small = lambda a: a if scale == 1 else cv2.resize(a, (max(1, int(w * scale)), max(1, int(h * scale))), interpolation=cv2.INTER_AREA)
-    out = _multi_level()(small(image).astype(np.float32) / 255, np.ascontiguousarray(small(alpha), np.float32), return_background=return_background)
+    estimate = _multi_level()
+    with contextlib.nullcontext() if _numba_takes_threads() else _ml_lock:
+        out = estimate(small(image).astype(np.float32) / 255, np.ascontiguousarray(small(alpha), np.float32), return_background=return_background)
     def finish(colours, solid):
         colours = (np.clip(colours, 0, 1) * 255 + .5).astype(np.uint8)
         if scale < 1: colours = cv2.resize(colours, (w, h), interpolation=cv2.INTER_LINEAR)
@@ -384,6 +402,7 @@ def process_files(
         elif not overwrite and outputs and all(Path(o).exists() for o in outputs): report.skipped.append(source)
         else: todo.append((source, outputs))
         taken.update((str(o), source) for o in outputs)
+    clear_temporaries(o for _, outputs in todo for o in outputs)
     def whole(source, outputs): return work(read(source) if read else source, outputs)
     with ThreadPoolExecutor(max(1, n_workers)) as pool, tqdm(total=len(todo), desc=desc, disable=None if progress else True) as bar:
         call = (lambda s, o: pool.submit(whole, s, o)) if n_workers else (lambda s, o: pool.submit(read, s) if read else None)
