@@ -156,7 +156,7 @@ def stored_method(
         if not hits: raise FileNotFoundError(f'{sample.image}: has no prediction in {folder}; expected {sample.name}.png, {sample.name}_alpha.png or {sample.name}.npy')
         if len(hits) > 1: raise ValueError(f'{sample.image}: two predictions, {hits[0]} and {hits[1]}; remove one')
         return hits[0]
-    return Method(find, name or folder.name, dict(folder=str(folder)), 'stored')
+    return Method(find, name or folder.name, dict(folder=folder.name), 'stored')
 
 # %% ../nbs/60_benchmark.ipynb #254a07fe
 def as_method(
@@ -517,7 +517,7 @@ def _published_note(test, runs):
     "What to keep in mind when comparing with the published numbers of `test`."
     same = [label for label, run in runs.items() if run.data.endswith(test) and run.images == 500]
     return (f'published: copied from the P3M paper, on the 500 images of {test}, not measured here.'
-            + ('' if len(same) == len(runs) else f' The measured rows are not on these 500 images ({", ".join(f"{r.data}: {r.images}" for r in runs.values())}): they cannot be compared number by number.'))
+            + ('' if len(same) == len(runs) else f' The measured rows are not on these 500 images ({", ".join(dict.fromkeys(f"{r.data}: {r.images}" for r in runs.values()))}): they cannot be compared number by number.'))
 
 @patch
 def table(self:Result,
@@ -586,7 +586,7 @@ def plot(self:Result,
         if not len(values): continue
         share = np.arange(1, len(values) + 1) / len(values)
         mean, (low, high) = values.mean(), bootstrap_interval(values)
-        line, = ax.step(values, share, where='post', label=f'{label}: mean {_number(metric, mean)}')
+        line, = ax.step([values[0], *values], [0, *share], where='post', label=f'{label}: mean {_number(metric, mean)}')
         ax.errorbar([mean], [share[np.searchsorted(values, mean, 'right') - 1]], xerr=None if math.isnan(low) else [[mean - low], [high - mean]], fmt='o', capsize=3, color=line.get_color())
     ax.set(xlabel=f'{_title(metric)} of an image', ylabel='share of images below', ylim=(0, 1.03), title=', '.join(dict.fromkeys(r.data for r in self.runs.values())))
     ax.grid(alpha=.3)

@@ -6,7 +6,7 @@
 __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_eval']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, functools, inspect, os, sys, traceback
+import argparse, functools, inspect, os, sys, traceback, warnings
 from typing import Literal, get_args, get_origin
 
 # %% ../nbs/80_cli.ipynb #d97ee457
@@ -40,6 +40,7 @@ def command(func):
         if args or kwargs: return func(*args, **kwargs)
         options = vars(_parser(func, name).parse_args())
         debug = options.pop('debug')
+        if not debug: warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # fastai's, nothing a user can mend
         try: result = func(**options)
         except KeyboardInterrupt: sys.exit(f'{name}: interrupted; what is finished stays, run it again to go on')
         except BrokenPipeError: os._exit(1)  # the reader of our output has gone; nothing can be said any more
@@ -218,5 +219,6 @@ def p3m_eval(
     result = result if len(tests) > 1 else result.relabel(lambda label: label.rsplit(':', 1)[0])
     published = None if published == 'none' else published
     result.save(out, gallery, metric=result.metrics[0], published=published)
-    print(result.table(published=published), *[result.grid(metrics=result.metrics[:2], published=published)] * (len(tests) > 1), sep='\n')
+    print(result.table(published=published))
+    if len(tests) > 1: print(result.grid(metrics=result.metrics[:2], published=published))
     return result
