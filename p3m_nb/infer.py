@@ -7,7 +7,7 @@ __all__ = ['LONGEST', 'MEAN', 'STD', 'resize_paper', 'network_sizes', 'optimise'
            'best_device', 'Matter', 'output_files']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import contextlib, copy, ctypes, functools, io, platform
+import contextlib, copy, ctypes, functools, platform, types
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import core
 from .core import image_files, load_image, process_files, save_alpha, save_image, source_name
-from .model import P3MNet, fuse, load_model, shipped_weights
+from .encoders import ResNet34MP
+from .model import P3MNet, _Integrate, fuse, load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
 def _along(a, size, axis):
@@ -78,6 +79,49 @@ def _fold(module):
     for child in module.children(): _fold(child)
     return module
 
+class _HalfReLU(nn.Module):
+    "ReLU, or ReLU6, of bfloat16 or float16 in place. As integers, negative numbers are negative and positive ones keep their order; the CPU clamps integers several times faster."
+    def __init__(self, top=None):
+        super().__init__()
+        self.top = top
+
+    def forward(self, x):
+        top = None if self.top is None else torch.tensor(self.top, dtype=x.dtype).view(torch.int16).item()
+        x.view(torch.int16).clamp_(0, top)
+        return x
+
+def _half_relus(module):
+    "Replace the ReLUs in `module` by `_HalfReLU`, in place."
+    for name, child in module.named_children():
+        if isinstance(child, (nn.ReLU, nn.ReLU6)): setattr(module, name, _HalfReLU(6. if isinstance(child, nn.ReLU6) else None))
+        else: _half_relus(child)
+
+class _ConvReLU(nn.Conv2d):
+    "Convolution and ReLU in one pass of the CPU's library (oneDNN), through the operator that torch's compiler uses."
+    def forward(self, x):
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, 'relu', [], '')
+
+@functools.cache
+def _can_fuse(dtype):
+    "Whether this build of torch has that operator and it is right."
+    conv, x = nn.Conv2d(3, 4, 3, padding=1).to(dtype), torch.linspace(-2, 2, 300).view(1, 3, 10, 10).to(dtype)
+    with torch.inference_mode():
+        try: return torch.allclose(_as_conv_relu(copy.deepcopy(conv))(x), torch.relu(conv(x)), atol=1e-2)
+        except (AttributeError, RuntimeError, TypeError): return False
+
+def _as_conv_relu(conv):
+    conv.__class__ = _ConvReLU
+    return conv
+
+def _fuse_relus(module):
+    "Make (convolution, folded batch norm, ReLU) one `_ConvReLU`, in place."
+    if isinstance(module, nn.Sequential):
+        for i in range(len(module) - 2):
+            if type(module[i]) is nn.Conv2d and isinstance(module[i+1], nn.Identity) and isinstance(module[i+2], nn.ReLU):
+                _as_conv_relu(module[i]); module[i+2] = nn.Identity()
+    elif isinstance(module, (_Integrate, ResNet34MP)): _as_conv_relu(module.conv1); module.relu = nn.Identity()
+    for child in module.children(): _fuse_relus(child)
+
 def optimise(
     model:P3MNet,  # a network; it stays as it is
     device='cpu',  # where to run
@@ -86,6 +130,9 @@ def optimise(
     "A copy of `model` for inference: batch norms folded, channels last, unpooling deterministic off the CPU."
     fast = _fold(copy.deepcopy(model).eval()).requires_grad_(False)
     if torch.device(device).type != 'cpu': fast.unpool = 'deterministic'
+    else:
+        if _can_fuse(dtype): _fuse_relus(fast)
+        if dtype != torch.float32: _half_relus(fast)
     return fast.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
 # %% ../nbs/50_infer.ipynb #b23f9664
@@ -94,14 +141,19 @@ def _libc():
     "glibc's `mallopt` and `malloc_trim`, or None elsewhere."
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
 
+_kept = types.SimpleNamespace(on=False)
+
 @contextlib.contextmanager
 def keep_memory():
     "Let glibc keep freed memory for reuse inside the block and give it back to the system afterwards; nothing on other systems."
-    if (libc := _libc()) is None: yield; return
+    libc = _libc()
+    if libc is None or _kept.on: yield; return  # an outer block does it already
     mmap_max, trim_threshold, top_pad = -4, -1, -2
-    libc.mallopt(mmap_max, 0); libc.mallopt(trim_threshold, 2**31 - 1); libc.mallopt(top_pad, 64 << 20)
+    libc.mallopt(mmap_max, 0); libc.mallopt(trim_threshold, 2**31 - 1); libc.mallopt(top_pad, 4 << 20)
+    _kept.on = True
     try: yield
     finally:
+        _kept.on = False
         libc.mallopt(mmap_max, 65536); libc.mallopt(trim_threshold, 128 << 10); libc.mallopt(top_pad, 0)
         libc.malloc_trim(0)
 

@@ -66,8 +66,8 @@ class SBFI(_Integrate):
         self.transform1, self.transform2 = nn.Conv2d(c, c // 2, 1, bias=False), nn.Conv2d(c_shallow, c // 2, 1, bias=False)
         self.stride = stride
 
-    def forward(self, matting, e0):
-        return self.integrate(self.transform1(matting), self.transform2(F.max_pool2d(e0, 2, self.stride))) + matting
+    def pool(self, e0): return F.max_pool2d(e0, 2, self.stride)
+    def forward(self, matting, pooled): return self.integrate(self.transform1(matting), self.transform2(pooled)) + matting
 
 class DBFI(_Integrate):
     "Deep bipartite-feature integration of E4 into the semantic decoder, with a side output (paper, equation 3)."
@@ -85,6 +85,14 @@ class DBFI(_Integrate):
     def side(self, semantic): return _upsample(self.conv2(semantic), 32 // self.scale)
 
 # %% ../nbs/21_model.ipynb #84966f88
+def _scatter(x, indices):
+    "Unpool a `channels_last` tensor on the CPU. Along dimension 1 `scatter_` goes through the values of a channel in order; 2-byte floats are moved as integers, which is faster."
+    b, c, h, w = x.shape
+    lines = lambda t: t.permute(0, 2, 3, 1).reshape(b, h * w, c)
+    values = lines(x.view(torch.int16) if x.element_size() == 2 else x)
+    out = torch.zeros(b, 4 * h * w, c, dtype=values.dtype).scatter_(1, lines(indices), values)
+    return out.view(x.dtype).view(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
 def unpool(
     x:Tensor,  # (B,C,H,W)
     indices:Tensor | None,  # (B,C,H,W) places in the plane of 2H x 2W, or None to interpolate
@@ -92,6 +100,7 @@ def unpool(
 )->Tensor:  # (B,C,2H,2W)
     "Put each value of `x` to its place, last one wins, zero elsewhere."
     if indices is None: return _upsample(x, 2)
+    if method == 'framework' and x.device.type == 'cpu' and x.stride(1) == 1 and not torch.is_grad_enabled(): return _scatter(x, indices)
     x, indices = x.contiguous(), indices.contiguous()
     if method == 'framework': return F.max_unpool2d(x, indices, 2, 2)
     b, c, h, w = x.shape
@@ -99,6 +108,14 @@ def unpool(
     order = torch.arange(h * w, device=x.device).expand_as(places)
     winner = torch.full((b, c, 4 * h * w), -1, device=x.device).scatter_reduce(2, places, order, 'amax')
     return torch.where(winner >= 0, flat.gather(2, winner.clamp_min(0)), 0).view(b, c, 2 * h, 2 * w)
+
+# %% ../nbs/21_model.ipynb #b7ba3fa6
+def _unpool_and_convolve(x, indices, conv, method, chunk=16):
+    "`conv(unpool(x, indices))` for a convolution to one channel; when no gradient is wanted, `chunk` channels at a time."
+    if torch.is_grad_enabled(): return conv(unpool(x, indices, method))
+    parts = zip(x.split(chunk, 1), indices.split(chunk, 1), conv.weight.split(chunk, 1))
+    out = sum(F.conv2d(unpool(d, i, method), w, padding=1) for d, i, w in parts)
+    return out + conv.bias.view(1, -1, 1, 1)
 
 # %% ../nbs/21_model.ipynb #fce44276
 def fuse(
@@ -164,16 +181,25 @@ class P3MNet(nn.Module):
             if sides: side.append(dbfi.side(d))
         return features, self.decoder0_g(d) if logits else None, side
 
-    def _focus(self, f, features):
-        "Matting decoder: alpha in 0..1."
-        indices, uses = f.indices or [None] * 5, self.config['integration']
-        d = f.e4
-        for k, encoded in zip((4, 3, 2, 1), (f.e3, f.e2, f.e1, f.e0p)):
-            d = unpool(self.get_submodule(f'decoder{k}_l')(d), indices[k], self.unpool)
-            if 'tfi' in uses: d = self.get_submodule(f'tfi_{k-1}')(features[4-k], d, encoded)
-            if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, f.e0)
-        d = unpool(self.decoder0_l(d), indices[0], self.unpool)
-        return torch.sigmoid(self.decoder_final_l(d if self.encoder.indexed else torch.cat([d, f.e0], 1)).float())
+    def _shallow(self, f):
+        "`f` as a dict of its tensors, E0 replaced by what the sBFI modules (and a decoder without indices) take from it: E0 is the largest of all."
+        left = f._asdict() | {'shallow': {k: self.get_submodule(f'sbfi_{k}').pool(f.e0) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}}
+        left['indices'] = list(f.indices or [None] * 5)
+        if self.encoder.indexed: del left['e0']
+        return left
+
+    def _focus(self, left, features):
+        "Matting decoder: alpha in 0..1. Takes the tensors out of `left` and `features` so that each is freed after its last use."
+        uses, d = self.config['integration'], left.pop('e4')
+        for k, name in zip((4, 3, 2, 1), ('e3', 'e2', 'e1', 'e0p')):
+            d = unpool(self.get_submodule(f'decoder{k}_l')(d), left['indices'].pop(), self.unpool)
+            encoded, semantic = left.pop(name), features.pop(0)
+            if 'tfi' in uses: d = self.get_submodule(f'tfi_{k-1}')(semantic, d, encoded)
+            del encoded, semantic
+            if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['shallow'].pop(k - 1))
+        d, indices = self.decoder0_l(d), left['indices'].pop()
+        if self.encoder.indexed: return torch.sigmoid(_unpool_and_convolve(d, indices, self.decoder_final_l, self.unpool).float())
+        return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left.pop('e0')], 1)).float())
 
     def _encode(self, x):
         if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
@@ -183,10 +209,11 @@ class P3MNet(nn.Module):
         x:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
         sides:bool|None=None,  # side outputs; by default in training only
     )->P3MOutput:
-        sides = self.training if sides is None else sides
         f = self._encode(x)
-        features, logits, side = self._glance(f, sides=sides)
-        local = self._focus(f, features)
+        features, logits, side = self._glance(f, sides=self.training if sides is None else sides)
+        left = self._shallow(f)
+        del f
+        local = self._focus(left, features)
         return P3MOutput(logits.float(), local, fuse(logits, local), *side)
 
     def semantic(self,
@@ -200,7 +227,10 @@ class P3MNet(nn.Module):
     )->Tensor:  # (B,1,H,W) in 0..1
         "Only what the matting decoder needs: the other half of HYBRID."
         f = self._encode(x)
-        return self._focus(f, self._glance(f, logits=False)[0] if 'tfi' in self.config['integration'] else None)
+        features = self._glance(f, logits=False)[0] if 'tfi' in self.config['integration'] else [None] * 4
+        left = self._shallow(f)
+        del f
+        return self._focus(left, features)
 
 # %% ../nbs/21_model.ipynb #16f49ab3
 def p3mnet_r34(

@@ -1,0 +1,99 @@
+"""Speed and memory of inference against a plain eager fp32 run of the same network, in one process, in turns.
+
+    python benchmarks/infer.py [--arch resnet34|lite] [--rounds 5] [--size 1620 1080]
+
+"plain" is what a straightforward script does: the whole network in eager mode, once for RESIZE, twice for HYBRID (both decoders each time), with the
+system's memory allocation as it is. Memory is the peak of a process of its own, less what it held before.
+"""
+import argparse, re, statistics, subprocess, sys, time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent/'tests')]
+from p3m_nb.core import cover, load_image, sample_image
+from p3m_nb.infer import Matter, _enlarge, _to_tensor, network_sizes
+from p3m_nb.model import fuse, load_model, load_published, make_model, p3mnet_r34, shipped_weights
+from reference_weights import reference_state_dict
+
+
+def network(arch):
+    if arch == 'resnet34': return load_published(p3mnet_r34(), reference_state_dict(18)).eval()
+    try: return load_model(shipped_weights())
+    except FileNotFoundError: return make_model('lite').eval()
+
+
+def published_forward(net, x):
+    "P3M-Net written down in the paper's order, everything kept until the end: global logits, local alpha, fused alpha."
+    f = net.encoder(x)
+    d4g = net.decoder4_g(f.e4); d3g = net.decoder3_g(d4g)
+    d2g = net.decoder2_g(net.dbfi_2(d3g, f.e4)); d1g = net.decoder1_g(net.dbfi_1(d2g, f.e4))
+    logits = net.decoder0_g(net.dbfi_0(d1g, f.e4))
+    put = lambda d, k: F.max_unpool2d(d, f.indices[k], 2, 2) if f.indices else F.interpolate(d, scale_factor=2, mode='bilinear')
+    shallow = lambda k, d: (m := net.get_submodule(f'sbfi_{k}'))(d, m.pool(f.e0))
+    d3l = net.tfi_3(d4g, put(net.decoder4_l(f.e4), 4), f.e3)
+    d2l = shallow(2, net.tfi_2(d3g, put(net.decoder3_l(d3l), 3), f.e2))
+    d1l = shallow(1, net.tfi_1(d2g, put(net.decoder2_l(d2l), 2), f.e1))
+    d0l = shallow(0, net.tfi_0(d1g, put(net.decoder1_l(d1l), 1), f.e0p))
+    d0l = put(net.decoder0_l(d0l), 0)
+    local = torch.sigmoid(net.decoder_final_l(d0l if f.indices else torch.cat([d0l, f.e0], 1)))
+    return logits, local, fuse(logits, local)
+
+
+def plain(model, image, strategy):
+    "Eager fp32: the whole network for every pass."
+    low, high = network_sizes(image.shape[:2], strategy)
+    with torch.inference_mode():
+        crop = lambda out, size: [t[..., :size[0], :size[1]] for t in out]
+        logits, _, alpha = crop(published_forward(model, _to_tensor(image, low, 'default')), low)
+        if low != high: alpha = fuse(F.interpolate(logits, high, mode='bilinear'), crop(published_forward(model, _to_tensor(image, high, 'default')), high)[1])
+    return _enlarge(alpha[0, 0].numpy(), image.shape[:2], 'default')
+
+
+def variants(arch):
+    model = network(arch)
+    for strategy in ('resize', 'hybrid'):
+        yield strategy, 'plain', lambda image, s=strategy: plain(model, image, s)
+        for precision in ('fp32', 'bf16'):
+            yield strategy, precision, Matter(model, 'cpu', strategy, precision=precision).alpha
+
+
+def memory(what):
+    "A figure of this process in kB (Linux)."
+    return int(re.search(rf'{what}:\s+(\d+)', Path('/proc/self/status').read_text())[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--arch', default='resnet34', choices=['resnet34', 'lite'])
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--size', type=int, nargs=2, default=[1620, 1080], help='height and width of the photograph')
+    parser.add_argument('--only', help=argparse.SUPPRESS)  # one variant: print its peak memory
+    args = parser.parse_args()
+    image = cover(load_image(sample_image()), args.size)
+    if args.only:
+        run = next(f for s, p, f in variants(args.arch) if f'{s}-{p}' == args.only)
+        before = memory('VmRSS')
+        Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+        run(image)
+        return print((memory('VmHWM') - before) // 1024)
+    runs = list(variants(args.arch))
+    times, alphas = {(s, p): [] for s, p, _ in runs}, {}
+    for _ in range(args.rounds + 1):  # the first round warms up
+        for s, p, f in runs:
+            start = time.perf_counter(); alphas[s, p] = f(image); times[s, p].append(time.perf_counter() - start)
+    print(f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.rounds}\n')
+    print('| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|')
+    for s, p, _ in runs:
+        peak = lambda p: int(subprocess.run([sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--size', *map(str, args.size)], capture_output=True, text=True, check=True).stdout)
+        median = lambda p: statistics.median(times[s, p][1:])
+        used = peak(p)
+        base = used if p == 'plain' else base
+        d = np.abs(alphas[s, p] - alphas[s, 'plain'])
+        print(f'| {s.upper()} | {p} | {median(p):.2f} | {median("plain") / median(p):.2f} | {used} | {used / base:.2f} | {d.mean():.5f} | {(d > .05).mean():.3%} |', flush=True)
+
+
+if __name__ == '__main__': main()
