@@ -9,7 +9,7 @@ __all__ = ['TRIMAP_METHODS', 'KERNEL', 'OBFUSCATIONS', 'SCORINGS', 'PPT', 'Metho
            'check_out']
 
 # %% ../nbs/60_benchmark.ipynb #f5645ded
-import functools, hashlib, html, importlib.metadata, importlib.util, io, json, math, os, re, tempfile, time
+import contextlib, functools, hashlib, html, importlib.metadata, importlib.util, io, json, math, os, re, sys, tempfile, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,7 +134,8 @@ def trimap_method(
         if not (trimap == 128).any(): return (trimap / 255).astype(np.float32)
         import pymatting  # as a whole only when it is used
         known = np.where(trimap == 128, .5, trimap / 255)
-        return np.clip(getattr(pymatting, function)(image / 255, known, **kwargs), 0, 1).astype(np.float32)
+        with contextlib.redirect_stdout(sys.stderr): alpha = getattr(pymatting, function)(image / 255, known, **kwargs)  # it prints warnings
+        return np.clip(alpha, 0, 1).astype(np.float32)
     return Method(predict, name, dict(pymatting=importlib.metadata.version('pymatting'), source=source) | kwargs, 'trimap')
 
 # %% ../nbs/60_benchmark.ipynb #8ff6952b
@@ -614,7 +615,7 @@ def gallery(self:Result,
     "The `n` worst images of a run: photo, true alpha, prediction, absolute error."
     rows, run = self.worst(n, metric, label), self.runs[label or next(iter(self.runs))]
     if not len(rows): raise ValueError(f'no image with a {_title(metric)} to show')
-    heights = [r.height / r.width * width / 4 + .25 for r in rows.itertuples()]
+    heights = [r.height / r.width * width * .21 + .2 for r in rows.itertuples()]  # the colour bar takes its share of the width
     fig = Figure(figsize=(width, sum(heights) + .3), layout='constrained')
     axes = fig.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for line, r in zip(axes, rows.itertuples()):

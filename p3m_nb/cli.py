@@ -6,7 +6,7 @@
 __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_eval']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, functools, inspect, os, sys, traceback, warnings
+import argparse, functools, inspect, os, sys, traceback
 from typing import Literal, get_args, get_origin
 
 # %% ../nbs/80_cli.ipynb #d97ee457
@@ -40,6 +40,7 @@ def command(func):
         if args or kwargs: return func(*args, **kwargs)
         options = vars(_parser(func, name).parse_args())
         debug = options.pop('debug')
+        import warnings
         if not debug: warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # fastai's, nothing a user can mend
         try: result = func(**options)
         except KeyboardInterrupt: sys.exit(f'{name}: interrupted; what is finished stays, run it again to go on')
