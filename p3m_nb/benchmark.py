@@ -556,11 +556,12 @@ def evaluate_grid(
 @patch
 def grid(self:Result,
     fmt:str='markdown',  # 'markdown', 'html' or 'latex'
-    metrics=('sad', 'mse'),  # in each cell
+    metrics=None,  # in each cell; None: SAD and MSE, or what there is of them
     published='auto',  # as in `table`
 )->str:
     "The runs labelled a:b as a table with a row for each a and a column for each b; the published ones where these are B and N."
     if odd := [label for label in self.runs if ':' not in label]: raise ValueError(f"the run '{odd[0]}' has no place in a grid; use evaluate_grid, or labels such as B:N")
+    metrics = list(metrics or [m for m in ('sad', 'mse') if m in self.metrics] or self.metrics[:2])
     cells = {tuple(label.rsplit(':', 1)): ' / '.join(_number(m, self.of(label)[m].mean()) for m in metrics) for label in self.runs}
     down, across = list(dict.fromkeys(a for a, _ in cells)), list(dict.fromkeys(b for _, b in cells))
     rows = [[a, 'measured', *(cells.get((a, b), '–') for b in across)] for a in down]

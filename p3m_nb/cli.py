@@ -221,5 +221,5 @@ def p3m_eval(
     published = None if published == 'none' else published
     result.save(out, gallery, metric=result.metrics[0], published=published)
     print(result.table(published=published))
-    if len(tests) > 1: print(result.grid(metrics=result.metrics[:2], published=published))
+    if len(tests) > 1: print(result.grid(published=published))
     return result

@@ -105,7 +105,8 @@ def test_a_killed_run_goes_on_where_it_stopped(mini, tmp_path):
     again = run.communicate()[0].count('predicted')
     assert run.returncode == 0 and again in (1, 2)  # the second prediction was perhaps not written yet
     run = start('c.csv')
-    assert run.communicate()[0] == '' and (tmp_path/'c.csv').read_text() == (tmp_path/'b.csv').read_text()
+    assert run.communicate()[0] == ''
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/'c.csv'), pd.read_csv(tmp_path/'b.csv'), rtol=1e-7)  # GRAD's last digits depend on where arrays lie in memory
     fresh = evaluate(Method(bright, 'slow'), mini, 'P3M-500-P').frame
     assert np.array_equal(fresh.sad, pd.read_csv(tmp_path/'b.csv').sad)
 
@@ -117,8 +118,9 @@ def test_another_photo_or_setting_is_predicted_again(mini, tmp_path):
     score(1); score(1, scoring='8bit'); assert len(calls) == 3
     score(2); assert len(calls) == 6
     score(2, obfuscation='zero'); assert len(calls) == 9
-    damaged = next((tmp_path).rglob('*.png')); damaged.write_bytes(b'')
-    failed = score(json.loads((damaged.parent/'method.json').read_text())['settings']['version'])
+    folder = next(f for f in tmp_path.iterdir() if json.loads((f/'method.json').read_text())['settings'] == dict(version=1))
+    damaged = next(folder.glob('*.png')); damaged.write_bytes(b'')
+    failed = score(1)
     assert len(failed.failed) == 1 and 'remove this prediction and run again' in str(failed) and damaged.read_bytes() == b''
 
 
@@ -134,7 +136,7 @@ def test_networks_and_grid_from_the_command_line(command, weights, mini, tmp_pat
     assert means['B:B'] == means['N:B'] and means['B:B'] != means['B:N']  # twice the same network
     assert '| Method | Source | tested on B | tested on N |' in result.stdout and '| P3M-Net, trained on N | published | 11.22 / 0.0040 | 9.06 / 0.0028 |' in result.stdout
     assert 'strategy resize, resize paper, precision float32' in result.stdout
-    assert len(list((tmp_path/'out'/'predictions').iterdir())) == 1 and (tmp_path/'out'/'grid.tex').exists()
+    assert len(list((tmp_path/'out'/'predictions').rglob('*.png'))) == 12 and (tmp_path/'out'/'grid.tex').exists()
     hidden = command('p3m_eval', p, '--weights', weights, '--strategy', 'resize', '--obfuscate', 'none', 'zero', '--metrics', 'sad', '--gallery', '0', '-o', tmp_path/'hidden')
     assert hidden.returncode == 0 and 'tested on none | tested on zero' in hidden.stdout and 'faces hidden by zero' in hidden.stdout
 
