@@ -8,8 +8,9 @@ __all__ = ['GROW', 'METHODS', 'Face', 'box_overlap', 'HaarFinder', 'CenterFaceFi
            'ObfuscationReport', 'obfuscate_folder', 'AuditReport', 'contact_sheet', 'audit']
 
 # %% ../nbs/10_privacy.ipynb #42293d82
-import contextlib, csv, hashlib, importlib.util, io, json, os, threading, unicodedata
+import contextlib, csv, functools, hashlib, importlib.util, io, json, math, os, threading, unicodedata
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -54,50 +55,7 @@ def _strongest(faces, overlap=.3):
     return [faces[i] for i in keep]
 
 # %% ../nbs/10_privacy.ipynb #7bcc704f
-_CASCADES = {'alt2': 'frontalface_alt2', 'default': 'frontalface_default', 'alt': 'frontalface_alt', 'profile': 'profileface'}
-_WEIGHTS = {'alt2': 1., 'default': .4, 'alt': 1., 'profile': .6}
-
-class HaarFinder:
-    "OpenCV's cascades, several of them voting."
-    name = 'haar'
-    def __init__(self,
-        votes:float=6.,  # weighted votes that a face needs, and that make a score of 0.5
-        longest:int=1000,  # larger images are scaled down to this many pixels on their longer side
-        smallest:int=20,  # side of the smallest face looked for, in pixels after that
-    ):
-        if not hasattr(cv2, 'CascadeClassifier'): raise ImportError('this OpenCV has no CascadeClassifier (5.x left it out): pip install "opencv-python<5"')
-        self.votes, self.longest, self.smallest, self._local = votes, longest, smallest, threading.local()
-
-    def _cascades(self):
-        "This thread's cascades: OpenCV's cannot be shared between threads."
-        if not hasattr(self._local, 'cascades'):
-            self._local.cascades = {k: cv2.CascadeClassifier(f'{cv2.data.haarcascades}haarcascade_{f}.xml') for k, f in _CASCADES.items()}
-        return self._local.cascades
-
-    def windows(self,
-        image:np.ndarray,  # (H,W,3) uint8, RGB
-    )->tuple:  # (N,4) boxes in pixels, and (N,) their weights
-        "Every window that a cascade accepts."
-        h, w = image.shape[:2]
-        shrink = min(1, self.longest / max(h, w))
-        gray = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        found = []
-        for key, cascade in self._cascades().items():
-            for mirrored in (False, True) if key == 'profile' else (False,):
-                view = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
-                boxes = np.array(cascade.detectMultiScale(view, 1.1, 0, minSize=(self.smallest,) * 2), np.float64).reshape(-1, 4)
-                if mirrored: boxes[:, 0] = gray.shape[1] - boxes[:, 0] - boxes[:, 2]
-                boxes[:, 2:] += boxes[:, :2]
-                found.append(np.column_stack([boxes / shrink, np.full(len(boxes), _WEIGHTS[key])]))
-        found = np.concatenate(found)
-        found = found[np.lexsort(found.T)]  # OpenCV's threads give them in any order
-        return found[:, :4], found[:, 4]
-
-    def __call__(self,
-        image:np.ndarray,  # (H,W,3) uint8, RGB
-    )->list:  # of `Face`, strongest first
-        "The faces in `image`."
-        return [Face(tuple(map(float, box)), votes / (votes + self.votes)) for box, votes in _elect(*self.windows(image)) if votes >= self.votes]
+_CASCADES = {'frontalface_alt2': 1., 'profileface': .6}  # and the weight of their votes
 
 def _elect(boxes, weights):
     "Mean boxes of the groups of windows on one place, each with its votes; the strongest group first takes its windows and what it covers."
@@ -109,6 +67,87 @@ def _elect(boxes, weights):
         elected.append((box, float(votes.max())))
         left &= ~group & (box_overlap(boxes, box)[:, 0] < .2)
     return elected
+
+# %% ../nbs/10_privacy.ipynb #25a5f203
+_HOG = cv2.HOGDescriptor((48, 48), (16, 16), (8, 8), (8, 8), 9)
+
+def _square(gray, box, side=48):
+    "The square around `box`, 1.3 times its longer side, as `side` x `side` pixels; the border is repeated where it reaches over."
+    (left, top, right, bottom), (h, w) = box, gray.shape
+    n = max(2, round(1.3 * max(right - left, bottom - top)))
+    x, y = round((left + right - n) / 2), round((top + bottom - n) / 2)
+    cols, rows = (np.clip(np.arange(o, o + n), 0, m - 1) for o, m in ((x, w), (y, h)))
+    part = gray[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1]
+    if part.shape != (n, n): part = gray[rows[:, None], cols]
+    return cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA if n > side else cv2.INTER_LINEAR)
+
+def _face_features(gray, box): return _HOG.compute(_square(gray, box)).ravel()
+
+@functools.cache
+def _face_check():
+    "The weights of the second look: `w1` (24,900), `b1`, `w2` (24,), `b2`."
+    with np.load(Path(str(resources.files('p3m_nb')/'weights'/'face_check.npz')), allow_pickle=False) as f: return {k: f[k].astype(np.float32) for k in f}
+
+def _looks_like_a_face(gray, box):
+    "Log odds that `box` holds a face."
+    w = _face_check()
+    return float(np.maximum(w['w1'] @ _face_features(gray, box) + w['b1'], 0) @ w['w2'] + w['b2'])
+
+# %% ../nbs/10_privacy.ipynb #29a2ddfa
+_FACE_IN_WINDOW = np.array([.1, -.04, -.09, .06])  # sides of the face relative to those of a cascade's window, in its widths: the median over 550 faces
+
+class HaarFinder:
+    "OpenCV's cascades and a second look at what they propose; for upright faces."
+    name, sure = 'haar', .8
+    def __init__(self,
+        score:float=.5,  # faces below this confidence are left out
+        longest:int=1000,  # larger images are scaled down to this many pixels on their longer side
+        smallest:int=20,  # side of the smallest window looked at, in pixels after that
+    ):
+        if not hasattr(cv2, 'CascadeClassifier'): raise ImportError('this OpenCV has no CascadeClassifier (5.x left it out): pip install "opencv-python<5"')
+        self.score, self.longest, self.smallest, self._local = score, longest, smallest, threading.local()
+
+    def windows(self,
+        gray:np.ndarray,  # (H,W) uint8
+    )->tuple:  # (N,4) boxes in pixels, and (N,) the weights of their votes
+        "Every window that a cascade accepts, in an order that does not depend on OpenCV's threads."
+        if not hasattr(self._local, 'cascades'):  # a cascade cannot be shared between threads
+            self._local.cascades = {k: cv2.CascadeClassifier(f'{cv2.data.haarcascades}haarcascade_{k}.xml') for k in _CASCADES}
+        found = []
+        for name, cascade in self._local.cascades.items():
+            for mirrored in (False, True) if name == 'profileface' else (False,):
+                view = np.ascontiguousarray(gray[:, ::-1]) if mirrored else gray
+                boxes = np.array(cascade.detectMultiScale(view, 1.1, 0, minSize=(self.smallest,) * 2), np.float64).reshape(-1, 4)
+                if mirrored: boxes[:, 0] = gray.shape[1] - boxes[:, 0] - boxes[:, 2]
+                found.append(np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:], np.full(len(boxes), _CASCADES[name])]))
+        found = np.concatenate(found)
+        found = found[np.lexsort(found.T)]
+        return found[:, :4], found[:, 4]
+
+    def candidates(self,
+        gray:np.ndarray,  # (H,W) uint8
+    )->list:  # of (box (4,), votes)
+        "Places that the cascades propose, as the boxes of the faces that would be there."
+        return [(box + (box[2] - box[0]) * _FACE_IN_WINDOW, votes) for box, votes in _elect(*self.windows(gray))]
+
+    def __call__(self,
+        image:np.ndarray,  # (H,W,3) uint8, RGB
+    )->list:  # of `Face`, strongest first
+        "The faces in `image`."
+        shrink = min(1, self.longest / max(image.shape[:2]))
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if shrink < 1: gray = cv2.resize(gray, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        odds = [(box, _looks_like_a_face(gray, box) + 2 * math.log(votes) - 2.5) for box, votes in self.candidates(gray)]
+        faces = [Face(tuple(map(float, box / shrink)), 1 / (1 + math.exp(-z))) for box, z in odds if z > -30]
+        return _alone([f for f in faces if f.score >= self.score])
+
+def _alone(faces):
+    "`faces` by falling score without those that share 40 % of the smaller box with a stronger one: an eye and a mouth are no faces."
+    keep = []
+    for f in sorted(faces, key=lambda f: -f.score):
+        side = [np.clip(np.minimum(f.box[2:], k.box[2:]) - np.maximum(f.box[:2], k.box[:2]), 0, None) for k in keep]
+        if all(s.prod() < .4 * min(f.size, k.size) ** 2 for s, k in zip(side, keep)): keep.append(f)
+    return keep
 
 # %% ../nbs/10_privacy.ipynb #8dc03884
 class _Nets(threading.local):
@@ -206,10 +245,12 @@ def find_faces(
     image:np.ndarray,  # (H,W,3) uint8, RGB
     finder=None,  # callable image -> list of `Face`; default `HaarFinder()`
     alpha:np.ndarray=None,  # (H,W) in 0..1: doubtful faces off the person are dropped
-    sure:float=.8,  # faces at or above this confidence are kept wherever they are
+    sure:float=None,  # faces at or above this confidence are kept wherever they are; default the finder's own `sure`, or 0
 )->list:  # of `Face`, strongest first
     "The faces in `image`."
-    faces = sorted((finder or HaarFinder())(image), key=lambda f: -f.score)
+    finder = finder or HaarFinder()
+    if sure is None: sure = getattr(finder, 'sure', 0)
+    faces = sorted(finder(image), key=lambda f: -f.score)
     if alpha is None: return faces
     _same_size(image, alpha, 'alpha')
     on_person = lambda f: (m := _ellipse(f, image.shape)).any() and alpha[m].mean() > .5
@@ -260,7 +301,7 @@ def private_area(
 
 # %% ../nbs/10_privacy.ipynb #87bfacbe
 GROW = 1.1  # default scale of the private area
-METHODS = {'blur': .25, 'mosaic': .25, 'zero': 0.}  # default strengths, see the measurements below
+METHODS = {'blur': .2, 'mosaic': .2, 'zero': 0.}  # default strengths, see the measurements below
 
 def _blurred(image, sigma):
     "`image` blurred by a Gaussian of `sigma` pixels; wide ones are computed on a smaller picture."
