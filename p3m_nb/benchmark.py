@@ -663,6 +663,7 @@ def _write_ours(out, files, facts):
         with atomic_write(out/name) as tmp: tmp.write_bytes(data)
     return [out/name for name in files]
 
+# %% ../nbs/60_benchmark.ipynb #409b95b4
 @patch
 def save(self:Result,
     out,  # folder, made if needed
