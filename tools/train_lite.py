@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, estimate_foreground, load_alpha, load_image, make_trimap
 from p3m_nb.infer import MEAN, STD, Matter
-from p3m_nb.losses import P3MLoss
+from p3m_nb.losses import loss_parts
 from p3m_nb.model import p3mnet_lite, save_model
 
 SETS = ('portraits/train', 'street/train')
@@ -243,7 +243,7 @@ def train(args):
     torch.manual_seed(args.seed)
     model = p3mnet_lite(pretrained=args.encoder).to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
-    loss_of, optimizer = P3MLoss(WEIGHTING), torch.optim.AdamW(groups(model), lr=1e-3)
+    optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
     at, checkpoint = dict(stage=0, step=0, total=0, best=None, seconds=0.), work/'last.pt'
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -274,7 +274,8 @@ def train(args):
             for g in optimizer.param_groups: g['lr'] = rate(stage, at['step']) * g['factor']
             x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], files, backgrounds))
             with torch.autocast(device.type, torch.bfloat16): out = model(x.to(memory_format=torch.channels_last))
-            loss = loss_of(out, alpha, trimap)
+            parts = loss_parts(out, alpha, trimap)
+            loss = parts.total(WEIGHTING)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
             optimizer.step(); optimizer.zero_grad(set_to_none=True)
@@ -284,7 +285,7 @@ def train(args):
                 own, average = model.state_dict(), ema.state_dict()
                 floats = [k for k in own if own[k].is_floating_point()]
                 torch._foreach_lerp_([average[k] for k in floats], [own[k] for k in floats], 1 - decay)
-            running.append([loss.item(), loss_of.parts.semantic.item(), loss_of.parts.fusion_alpha.item(), loss_of.parts.local_alpha.item()])
+            running.append([loss.item(), parts.semantic.item(), parts.fusion_alpha.item(), parts.local_alpha.item()])
             if at['total'] % 20 == 0:
                 numbers = ' '.join(f'{v:.3f}' for v in np.mean(running, 0))
                 print(time.strftime('%H:%M:%S'), stage['name'], at['step'], f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s', flush=True); running = []
