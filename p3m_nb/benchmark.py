@@ -313,6 +313,7 @@ class Run:
     failed: dict = field(default_factory=dict)  # path -> one-line reason
     store: object = field(default=None, repr=False, compare=False)  # keeps temporary predictions alive
 
+# %% ../nbs/60_benchmark.ipynb #f6da622e
 class Result:
     "The metrics of one run or of several: a data `frame` with a row for each image, and `runs` by label."
     def __init__(self, frame, runs): self.frame, self.runs = frame, runs
