@@ -79,6 +79,7 @@ def _fold(module):
     for child in module.children(): _fold(child)
     return module
 
+# %% ../nbs/50_infer.ipynb #81082f46
 class _HalfReLU(nn.Module):
     "ReLU, or ReLU6, of bfloat16 or float16 in place. As integers, negative numbers are negative and positive ones keep their order; the CPU clamps integers several times faster."
     def __init__(self, top=None):
@@ -96,6 +97,7 @@ def _half_relus(module):
         if isinstance(child, (nn.ReLU, nn.ReLU6)): setattr(module, name, _HalfReLU(6. if isinstance(child, nn.ReLU6) else None))
         else: _half_relus(child)
 
+# %% ../nbs/50_infer.ipynb #00efe314
 class _ConvReLU(nn.Conv2d):
     "Convolution and ReLU in one pass of the CPU's library (oneDNN), through the operator that torch's compiler uses."
     def forward(self, x):
@@ -122,6 +124,7 @@ def _fuse_relus(module):
     elif isinstance(module, (_Integrate, ResNet34MP)): _as_conv_relu(module.conv1); module.relu = nn.Identity()
     for child in module.children(): _fuse_relus(child)
 
+# %% ../nbs/50_infer.ipynb #ae0cb92b
 def optimise(
     model:P3MNet,  # a network; it stays as it is
     device='cpu',  # where to run
@@ -194,21 +197,23 @@ class Matte:
         "Write the alpha as a gray picture, atomically."
         return save_alpha(self.alpha, path, bits)
 
-    def preview(self,
-        height:int=360,  # of the picture in pixels
-    )->Image.Image:  # RGB
-        "Photo, alpha, and cut-out over a checkerboard, side by side."
-        h, w = self.alpha.shape
-        size = (max(1, round(w * height / h)), height)
-        shrink = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA)
-        image, alpha = shrink(self.image), shrink(self.alpha)
-        squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
-        board = np.repeat((205 + 50 * squares).astype(np.uint8)[..., None], 3, 2)
-        cut = core.composite(core.estimate_foreground(image, alpha), alpha, board)
-        return Image.fromarray(np.hstack([image, np.repeat(core.alpha_to_uint(alpha)[..., None], 3, 2), cut]))
-
     def _repr_jpeg_(self): return core.encode_image(np.asarray(self.preview()), '.jpg', 85)
     def __repr__(self): return f"Matte({self.name or 'image'}, {self.alpha.shape[1]}x{self.alpha.shape[0]}, {self.alpha.mean():.1%} foreground)"
+
+# %% ../nbs/50_infer.ipynb #ed44832c
+@patch
+def preview(self:Matte,
+    height:int=360,  # of the picture in pixels
+)->Image.Image:  # RGB
+    "Photo, alpha, and cut-out over a checkerboard, side by side."
+    h, w = self.alpha.shape
+    size = (max(1, round(w * height / h)), height)
+    shrink = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA)
+    image, alpha = shrink(self.image), shrink(self.alpha)
+    squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
+    board = np.repeat((205 + 50 * squares).astype(np.uint8)[..., None], 3, 2)
+    cut = core.composite(core.estimate_foreground(image, alpha), alpha, board)
+    return Image.fromarray(np.hstack([image, np.repeat(core.alpha_to_uint(alpha)[..., None], 3, 2), cut]))
 
 def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
@@ -238,17 +243,17 @@ class Matter:
         strategy:str='hybrid',  # 'hybrid' (two passes) or 'resize' (one)
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
-        shorter:int=540,  # shorter side of the semantic pass in pixels
+        shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
     ):
         self.strategy, self.resize = _choice('strategy', strategy, ('hybrid', 'resize')), _choice('resize', resize, ('default', 'paper'))
         _choice('precision', precision, ('auto', *_DTYPES))
-        if not 32 <= shorter <= LONGEST: raise ValueError(f'shorter={shorter}: between 32 and {LONGEST}')
-        self.shorter = shorter
+        if shorter is not None and not 32 <= shorter <= LONGEST: raise ValueError(f'shorter={shorter}: between 32 and {LONGEST}')
         try: self.device = torch.device(device or best_device()); torch.zeros(1, device=self.device)
         except (RuntimeError, AssertionError) as e: raise ValueError(f"device '{device}' cannot be used here ({str(e).splitlines()[0]}); try 'cpu'") from None
         self.dtype = _DTYPES[precision] if precision != 'auto' else torch.bfloat16 if self.device.type == 'cuda' else torch.float32
         model = weights if isinstance(weights, P3MNet) else load_model(shipped_weights() if weights is None else weights)
         self.metadata = getattr(model, 'metadata', {'architecture': model.config})
+        self.shorter = int(self.metadata.get('shorter', 540)) if shorter is None else shorter
         self.model = optimise(model, self.device, self.dtype)
 
     def __call__(self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTINGS', 'smooth_l1', 'alpha_loss', 'pyramid_kernel', 'laplacian_pyramid', 'laplacian_loss', 'trimap_classes',
-           'semantic_loss', 'composition_loss', 'LossParts', 'loss_weights', 'loss_parts', 'P3MLoss']
+           'semantic_loss', 'composition_loss', 'LossParts', 'loss_weights', 'loss_parts', 'P3MLoss', 'LossOutput']
 
 # %% ../nbs/30_losses.ipynb #85a589f6
 from typing import NamedTuple
@@ -179,19 +179,31 @@ class P3MLoss(nn.Module):
     "The total P3M loss; the parts of the last call are in `parts` (detached)."
     def __init__(self,
         weighting='code',  # 'code', 'paper' or a dict, see `loss_weights`
+        reduction='mean',  # 'mean', or 'none' for one value per image
     ):
         super().__init__()
         loss_weights(weighting)  # a wrong name fails here, not in the first batch
-        self.weighting, self.parts = weighting, LossParts()
+        self.weighting, self.reduction, self.parts = weighting, reduction, LossParts()
 
     def forward(self,
         output,  # the network's output in training, see `loss_parts`
-        alpha:Tensor,  # (B,1,H,W) in 0..1
-        trimap:Tensor,  # (B,1,H,W) of 0, 128, 255
-        image:Tensor=None,  # (B,3,H,W) normalised
-        foreground:Tensor=None,  # (B,3,H,W) normalised
-        background:Tensor=None,  # (B,3,H,W) normalised
-    )->Tensor:  # scalar
-        parts = loss_parts(output, alpha, trimap, image, foreground, background)
+        targets,  # fields alpha, trimap, foreground and background (or None), see `loss_parts`
+        image:Tensor=None,  # (B,3,H,W) normalised, for the composition term
+    )->Tensor:  # scalar, or (B,)
+        fields = [targets.alpha, targets.trimap, image, targets.foreground, targets.background]
+        if self.reduction == 'none':
+            one = lambda x, i: None if x is None else x[i:i+1]
+            outputs = (LossOutput(*(one(getattr(output, f, None), i) for f in LossOutput._fields)) for i in range(len(targets.alpha)))
+            return torch.stack([loss_parts(o, *(one(x, i) for x in fields)).total(self.weighting) for i, o in enumerate(outputs)])
+        parts = loss_parts(output, *fields)
         self.parts = LossParts(*(None if p is None else p.detach() for p in parts))
         return parts.total(self.weighting)
+
+class LossOutput(NamedTuple):
+    "The fields of the network's output that the loss looks at."
+    global_logits:Tensor
+    local_alpha:Tensor
+    fused_alpha:Tensor
+    side2:Tensor=None
+    side1:Tensor=None
+    side0:Tensor=None

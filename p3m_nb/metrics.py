@@ -256,19 +256,17 @@ class MattingMetrics:
     )->list:  # a dict for each image
         "Add an image, or each image of a batch."
         single = getattr(pred, 'ndim', 3) == 2
-        batch = [[x] if single else x for x in (pred, alpha) + tuple(x for x in (trimap, facemask) if x is not None)]
+        batch = [[x] if single else x for x in (pred, alpha, trimap, facemask) if x is not None]
         if len({len(x) for x in batch}) > 1: raise ValueError(f'batches of different lengths: {[len(x) for x in batch]} (prediction, alpha, ...)')
         given = [k for k, x in (('trimap', trimap), ('facemask', facemask)) if x is not None]
         if self.names is None: self.names = metric_names(None, trimap is not None, facemask is not None)
-        keys = range(len(self.rows), len(self.rows) + len(batch[0])) if keys is None else [keys] if single and isinstance(keys, str) else keys
+        keys = range(len(self), len(self) + len(batch[0])) if keys is None else [keys] if isinstance(keys, str) else keys
         new = [matting_metrics(p, a, **dict(zip(given, rest)), names=self.names) for p, a, *rest in zip(*batch)]
         self.rows.update(zip(keys, new, strict=True))
         return new
 
-    def merge(self,
-        *others,  # other `MattingMetrics`; numbered rows are renumbered, named ones stand once
-    ):
-        "Take over the rows of `others`."
+    def merge(self, *others):
+        "Take over the rows of `others`; numbered ones get new numbers, one with a name that is there already replaces it."
         for other in others:
             self.names = self.names or other.names
             for key, row in list(other.rows.items()): self.rows[len(self.rows) if isinstance(key, int) else key] = row
@@ -288,6 +286,7 @@ class MattingMetrics:
         return {n: k for n in self.names or () if (k := len(self.rows) - len(self.defined(n)))}
 
     def __len__(self): return len(self.rows)
+
     def __str__(self):
         left_out = ', '.join(f'{n} in {k} of {len(self)}' for n, k in self.undefined().items())
         return ', '.join(f'{n} {v:.4g}' for n, v in self.compute().items()) + f' ({len(self)} images' + (f'; undefined and left out: {left_out})' if left_out else ')')

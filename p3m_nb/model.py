@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import atomic_write
@@ -90,7 +91,7 @@ def _scatter(x, indices):
     b, c, h, w = x.shape
     lines = lambda t: t.permute(0, 2, 3, 1).reshape(b, h * w, c)
     values = lines(x.view(torch.int16) if x.element_size() == 2 else x)
-    out = torch.zeros(b, 4 * h * w, c, dtype=values.dtype).scatter_(1, lines(indices), values)
+    out = torch.zeros(b, 4 * h * w, c, dtype=values.dtype).scatter_(1, lines(indices).long(), values)
     return out.view(x.dtype).view(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 def unpool(
@@ -101,7 +102,7 @@ def unpool(
     "Put each value of `x` to its place, last one wins, zero elsewhere."
     if indices is None: return _upsample(x, 2)
     if method == 'framework' and x.device.type == 'cpu' and x.stride(1) == 1 and not torch.is_grad_enabled(): return _scatter(x, indices)
-    x, indices = x.contiguous(), indices.contiguous()
+    x, indices = x.contiguous(), indices.contiguous().long()
     if method == 'framework': return F.max_unpool2d(x, indices, 2, 2)
     b, c, h, w = x.shape
     flat, places = x.flatten(2), indices.flatten(2)
@@ -169,68 +170,77 @@ class P3MNet(nn.Module):
         # a max-unpooled feature is exact in place; an interpolated one needs E0 to find its edges again
         self.decoder_final_l = nn.Conv2d(cs[0], 1, 3, padding=1) if self.encoder.indexed else nn.Sequential(*_block(cs[0] + c0, c0, 1), nn.Conv2d(c0, 1, 3, padding=1))
 
-    def _glance(self, f, logits=True, sides=False):
-        "Semantic decoder: its features for TFI_3..0, the logits (None unless wanted), the side outputs."
-        d, features, side = f.e4, [], []
-        for k in (4, 3, 2, 1):
-            d = self.get_submodule(f'decoder{k}_g')(d)
-            features.append(d)
-            if k == 4 or 'dbfi' not in self.config['integration'] or (k == 1 and not logits): continue
-            dbfi = self.get_submodule(f'dbfi_{k-1}')
-            d = dbfi(d, f.e4)
-            if sides: side.append(dbfi.side(d))
-        return features, self.decoder0_g(d) if logits else None, side
+# %% ../nbs/21_model.ipynb #f5238250
+@patch
+def _glance(self:P3MNet, e4, logits=True, sides=False):
+    "Semantic decoder: its features for TFI_3..0, the logits (None unless wanted), the side outputs."
+    d, features, side = e4, [], []
+    for k in (4, 3, 2, 1):
+        d = self.get_submodule(f'decoder{k}_g')(d)
+        features.append(d)
+        if k == 4 or 'dbfi' not in self.config['integration'] or (k == 1 and not logits): continue
+        dbfi = self.get_submodule(f'dbfi_{k-1}')
+        d = dbfi(d, e4)
+        if sides: side.append(dbfi.side(d))
+    return features, self.decoder0_g(d) if logits else None, side
 
-    def _shallow(self, f):
-        "`f` as a dict of its tensors, E0 replaced by what the sBFI modules (and a decoder without indices) take from it: E0 is the largest of all."
-        left = f._asdict() | {'shallow': {k: self.get_submodule(f'sbfi_{k}').pool(f.e0) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}}
-        left['indices'] = list(f.indices or [None] * 5)
-        if self.encoder.indexed: del left['e0']
-        return left
+@patch
+def _shallow(self:P3MNet, f):
+    "`f` as a dict, E0, the largest tensor of all, replaced by what the sBFI modules take from it (and kept for a decoder without indices)."
+    left = f._asdict()
+    del f  # so that a tensor is free when `left` gives it up
+    left['shallow'] = {k: self.get_submodule(f'sbfi_{k}').pool(left['e0']) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}
+    if self.encoder.indexed: del left['e0']
+    indices = list(left.pop('indices') or [None] * 5)
+    if self.encoder.indexed and not torch.is_grad_enabled():  # half the memory; widened again a part at a time
+        for n in range(5): indices[n] = indices[n].int()
+    return left | {'indices': indices}
 
-    def _focus(self, left, features):
-        "Matting decoder: alpha in 0..1. Takes the tensors out of `left` and `features` so that each is freed after its last use."
-        uses, d = self.config['integration'], left.pop('e4')
-        for k, name in zip((4, 3, 2, 1), ('e3', 'e2', 'e1', 'e0p')):
-            d = unpool(self.get_submodule(f'decoder{k}_l')(d), left['indices'].pop(), self.unpool)
-            encoded, semantic = left.pop(name), features.pop(0)
-            if 'tfi' in uses: d = self.get_submodule(f'tfi_{k-1}')(semantic, d, encoded)
-            del encoded, semantic
-            if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['shallow'].pop(k - 1))
-        d, indices = self.decoder0_l(d), left['indices'].pop()
-        if self.encoder.indexed: return torch.sigmoid(_unpool_and_convolve(d, indices, self.decoder_final_l, self.unpool).float())
-        return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left.pop('e0')], 1)).float())
+@patch
+def _focus(self:P3MNet, left, features):
+    "Matting decoder: alpha in 0..1. Takes the tensors out of `left` and `features` so that each is freed after its last use."
+    uses, d = self.config['integration'], left.pop('e4')
+    for k, name in zip((4, 3, 2, 1), ('e3', 'e2', 'e1', 'e0p')):
+        d = unpool(self.get_submodule(f'decoder{k}_l')(d), left['indices'].pop(), self.unpool)
+        encoded, semantic = left.pop(name), features.pop(0)
+        if 'tfi' in uses: d = self.get_submodule(f'tfi_{k-1}')(semantic, d, encoded)
+        del encoded, semantic
+        if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['shallow'].pop(k - 1))
+    d, indices = self.decoder0_l(d), left['indices'].pop()
+    if self.encoder.indexed: return torch.sigmoid(_unpool_and_convolve(d, indices, self.decoder_final_l, self.unpool).float())
+    return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left.pop('e0')], 1)).float())
 
-    def _encode(self, x):
-        if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
-        return self.encoder(x)
+# %% ../nbs/21_model.ipynb #aae2d2c1
+@patch
+def _encode(self:P3MNet, x):
+    if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
+    return self.encoder(x)
 
-    def forward(self,
-        x:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
-        sides:bool|None=None,  # side outputs; by default in training only
-    )->P3MOutput:
-        f = self._encode(x)
-        features, logits, side = self._glance(f, sides=self.training if sides is None else sides)
-        left = self._shallow(f)
-        del f
-        local = self._focus(left, features)
-        return P3MOutput(logits.float(), local, fuse(logits, local), *side)
+@patch
+def forward(self:P3MNet,
+    x:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
+    sides:bool|None=None,  # side outputs; by default in training only
+)->P3MOutput:
+    left = self._shallow(self._encode(x))
+    features, logits, side = self._glance(left['e4'], sides=self.training if sides is None else sides)
+    local = self._focus(left, features)
+    return P3MOutput(logits.float(), local, fuse(logits, local), *side)
 
-    def semantic(self,
-        x:Tensor,  # (B,3,H,W) as for `forward`
-    )->Tensor:  # (B,3,H,W) logits of background, transition, foreground
-        "Only the semantic decoder: half of HYBRID."
-        return self._glance(self._encode(x))[1].float()
+@patch
+def semantic(self:P3MNet,
+    x:Tensor,  # (B,3,H,W) as for `forward`
+)->Tensor:  # (B,3,H,W) logits of background, transition, foreground
+    "Only the semantic decoder: half of HYBRID."
+    return self._glance(self._encode(x).e4)[1].float()
 
-    def matting(self,
-        x:Tensor,  # (B,3,H,W) as for `forward`
-    )->Tensor:  # (B,1,H,W) in 0..1
-        "Only what the matting decoder needs: the other half of HYBRID."
-        f = self._encode(x)
-        features = self._glance(f, logits=False)[0] if 'tfi' in self.config['integration'] else [None] * 4
-        left = self._shallow(f)
-        del f
-        return self._focus(left, features)
+@patch
+def matting(self:P3MNet,
+    x:Tensor,  # (B,3,H,W) as for `forward`
+)->Tensor:  # (B,1,H,W) in 0..1
+    "Only what the matting decoder needs: the other half of HYBRID."
+    left = self._shallow(self._encode(x))
+    features = self._glance(left['e4'], logits=False)[0] if 'tfi' in self.config['integration'] else [None] * 4
+    return self._focus(left, features)
 
 # %% ../nbs/21_model.ipynb #16f49ab3
 def p3mnet_r34(
@@ -321,7 +331,8 @@ def save_model(
     if path.suffix != '.safetensors': raise ValueError(f'{path}: our weights are .safetensors files')
     state = {k: (v.half() if half and v.dim() > 1 else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
     facts = {'format': 'p3m_nb', 'architecture': json.dumps(model.config), 'training_data': training_data, 'licence': licence, 'sha256': _checksum(state)}
-    with atomic_write(path) as tmp: safetensors.torch.save_file(state, tmp, metadata={k: str(v) for k, v in (metadata | facts).items()})
+    data = safetensors.torch.save(state, metadata={k: str(v) for k, v in (metadata | facts).items()})
+    with atomic_write(path) as tmp: tmp.write_bytes(data)  # not `save_file`, which makes files that only their owner can read
     return path
 
 # %% ../nbs/21_model.ipynb #dc35eabb

