@@ -50,7 +50,7 @@ def find(data, every, pool):
     table(['set', 'images', 'finder', 'faces found', 'bystanders found', 'false boxes', 'ms CPU'], rows)
 
 
-def hide(data, every, pool, strengths={'blur': (.1, .2, .4, .6, .8), 'mosaic': (.05, .1, .15, .2, .3)}):
+def hide(data, every, pool, strengths={'blur': (.1, .2, .4, .6), 'mosaic': (.05, .1, .2)}):
     "Rows: at how many hidden faces each judge still sees one."
     judges = {'RFB-320': OnnxFaceFinder(data/'weights/rfb320_face_detector.onnx'), 'CenterFace': CenterFaceFinder()}
     jobs = [('nothing', 0)] + [(m, s) for m in strengths for s in strengths[m]] + [('zero', 0)]

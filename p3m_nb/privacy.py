@@ -359,7 +359,7 @@ def obfuscate(
     facemask:np.ndarray=None,  # (H,W) in 0..1 or bool: hide this, look for nothing
     finder=None,  # callable image -> list of `Face`; default `HaarFinder()`
     kernel:int=15,  # side in pixels of the elliptic kernel that makes the transition area
-    margin:float=MARGIN,  # share of the face's size by which the private area is widened; a facemask is taken as it is
+    margin:float=MARGIN,  # share of the face's size by which the private area is widened, with a matte only on the person; a facemask is taken as it is
 )->Obfuscated:
     "Hide the faces of `image` (P3M paper, figure 4): private area without transition area, blurred, in blocks, or black."
     strength = _check_method(method, strength)
@@ -368,10 +368,13 @@ def obfuscate(
         if mask is not None: _same_size(image, mask, what)
     faces = find_faces(image, finder, alpha) if facemask is None else faces_of_mask(facemask)
     least = 0 if facemask is None or not faces else faces[0].size / 2  # a speck beside the face is hidden as the face is
-    keep = make_trimap(alpha, kernel) == 128 if alpha is not None else np.zeros(image.shape[:2], bool)
-    out, private = image.copy(), np.zeros(image.shape[:2], bool)
+    trimap = np.full(image.shape[:2], 255, np.uint8) if alpha is None else make_trimap(alpha, kernel)
+    out, private, keep = image.copy(), np.zeros(image.shape[:2], bool), trimap == 128
     for face in faces[::-1]:
-        area = widened(private_area(face, image.shape), round(margin * face.size)) if facemask is None else _crop_mask(facemask, face)
+        if facemask is not None: area = _crop_mask(facemask, face)
+        else:
+            area = private_area(face, image.shape)
+            area |= widened(area, round(margin * face.size)) & (trimap == 255)
         rows, cols = _surroundings(face, area)
         here = area[rows, cols] & ~keep[rows, cols]
         out[rows, cols][here] = _replacement(image[rows, cols], max(least, face.size), method, strength)[here]
