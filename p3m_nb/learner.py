@@ -472,7 +472,7 @@ def _combined(folders, valid_pct, seed):
     return first
 
 def _run_folder(out, settings, resume):
-    "Make the folder `out` with `settings` in config.json, or take the settings from there."
+    "Check that the folder `out` is free, or, to `resume`, take the settings from its config.json."
     out = Path(out)
     config = out/'config.json'
     if resume:
@@ -480,8 +480,6 @@ def _run_folder(out, settings, resume):
         kept = json.loads(config.read_text())
         return out, settings | {k: v for k, v in kept.items() if k in settings and k != 'data'}
     if out.exists() and any(out.iterdir()): raise ValueError(f'{out}: this folder is not empty; choose another, or go on with the training in it with --resume')
-    if not rank_distrib():
-        with atomic_write(config) as tmp: tmp.write_text(json.dumps(settings, indent=1, default=str) + '\n')
     return out, settings
 
 def _run_callbacks(out, s, resume):
@@ -543,7 +541,9 @@ def train(
 # %% ../nbs/42_learner.ipynb #a1479067
 def _train(out, s, resume):
     "Train in folder `out` with settings `s`."
-    learn = _learner_of(out, s, resume)
+    learn = _learner_of(out, s, resume)  # what is wrong with the settings shows here, before anything is written
+    if not resume and not rank_distrib():
+        with atomic_write(out/'config.json') as tmp: tmp.write_text(json.dumps(s, indent=1, default=str) + '\n')
     with several_processes(learn):
         if s['schedule'] == 'flat': learn.fit(s['epochs'], s['lr'])
         else: learn.fit_one_cycle(s['epochs'], s['lr'])

@@ -1,0 +1,66 @@
+"""Seconds of a training step on this machine: plain float32 against bfloat16 and channels_last, with the loss of both.
+
+    python benchmarks/train_step.py                       # light network, 8 images of 256 pixels
+    python benchmarks/train_step.py --arch resnet34 --bs 2 --size 256
+A step is forward, the whole P3M loss, backward and Adam, as `p3m_learner` makes them. Variants take turns; each starts from the same weights and sees the same generated portraits.
+"""
+import argparse, copy, time
+
+import numpy as np
+import torch
+
+from p3m_nb.callbacks import PortraitLoss
+from p3m_nb.data import Portrait, PortraitToFloat, _to_tensors
+from p3m_nb.learner import p3m_splitter, published_adam
+from p3m_nb.model import make_model
+from p3m_nb.synth import synth_portrait
+
+
+def batch_of(n, size):
+    "`n` generated portraits as a normalised batch."
+    items = []
+    for seed in range(n):
+        p = synth_portrait(seed, size)
+        items.append(_to_tensors(Portrait(p.image, (p.alpha * 255 + .5).astype(np.uint8), p.trimap, p.foreground, p.background, None)))
+    to_float = PortraitToFloat()
+    return tuple(to_float(torch.stack([item[i] for item in items]).as_subclass(type(items[0][i]))) for i in range(2))
+
+
+class Variant:
+    "A copy of `model` trained with `precision` and memory format."
+    def __init__(self, model, x, y, bf16=False, channels_last=False):
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        self.model, self.x, self.y = copy.deepcopy(model).train().to(memory_format=memory), x.as_subclass(torch.Tensor).contiguous(memory_format=memory), y
+        self.opt, self.loss, self.cast = published_adam(p3m_splitter(self.model), lr=1e-5), PortraitLoss(), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
+        self.losses, self.times = [], []
+
+    def step(self):
+        start = time.perf_counter()
+        with self.cast: output = self.model(self.x)
+        self.loss.image = self.x
+        loss = self.loss(output, self.y)
+        loss.backward(); self.opt.step(); self.opt.zero_grad()
+        self.losses.append(loss.item())
+        self.times.append(time.perf_counter() - start)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name, default in (('arch', 'lite'), ('bs', 8), ('size', 256), ('steps', 6), ('threads', torch.get_num_threads())): parser.add_argument(f'--{name}', default=default, type=type(default))
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads); torch.manual_seed(0)
+    model, (x, y) = make_model(a.arch), batch_of(a.bs, a.size)
+    variants = {'float32': {}, 'float32, channels_last': dict(channels_last=True), 'bfloat16': dict(bf16=True), 'bfloat16, channels_last': dict(bf16=True, channels_last=True)}
+    variants = {k: Variant(model, x, y, **kw) for k, kw in variants.items()}
+    for _ in range(a.steps + 1):
+        for v in variants.values(): v.step()
+    print(f'{a.arch}, {a.bs} images of {a.size} pixels, {a.threads} threads, best and median of {a.steps} steps\n')
+    print('| variant | s/step, best | s/step, median | images/s | times faster (best) | loss of step 1 | relative difference | after all steps |\n|---|---|---|---|---|---|---|---|')
+    plain = variants['float32']
+    for name, v in variants.items():
+        best, median = min(v.times[1:]), sorted(v.times[1:])[a.steps // 2]
+        off = [abs(v.losses[i] / plain.losses[i] - 1) for i in (0, -1)]
+        print(f'| {name} | {best:.2f} | {median:.2f} | {a.bs / best:.2f} | {min(plain.times[1:]) / best:.2f} | {v.losses[0]:.5f} | {off[0]:.1e} | {off[1]:.1e} |')
+
+
+if __name__ == '__main__': main()
