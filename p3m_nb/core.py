@@ -286,6 +286,7 @@ def estimate_foreground(
     "Colours of the foreground (and background) such that `image` = alpha F + (1 - alpha) B; exactly `image` where alpha is 1 (or 0)."
     _same_size(image, alpha)
     h, w = alpha.shape
+    if h * w == 1: return (image.copy(), image.copy()) if return_background else image.copy()  # nothing around to estimate from
     scale = min(1, (max_pixels / (h * w)) ** .5)
     small = lambda a: a if scale == 1 else cv2.resize(a, (max(1, int(w * scale)), max(1, int(h * scale))), interpolation=cv2.INTER_AREA)
     estimate = _multi_level()

@@ -7,6 +7,7 @@ __all__ = ['ENCODERS', 'Features', 'BasicBlock', 'ResNet34MP', 'InvertedResidual
            'clean_state_dict', 'load_strictly', 'load_encoder_weights', 'make_encoder']
 
 # %% ../nbs/20_encoders.ipynb #988f8a37
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -124,7 +125,10 @@ def read_torch_file(
     "The state dict in `path`, bare or under `state_dict` / `model`; code in the file is never run."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path}: no such weights file')
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # remarks on the pickle's protocol; what matters becomes an error
+            state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # every kind of damage and every refused pickle ends here
         reason = 'holds more than tensors (a pickle that may run code) and was refused' if 'weights_only' in str(e).lower() or 'Unsupported' in str(e) else 'is damaged or not a torch file'
         raise ValueError(f'{path}: the file {reason}; ask its author for a plain state dict, or download it again') from e
