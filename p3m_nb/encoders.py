@@ -130,7 +130,7 @@ def read_torch_file(
             warnings.simplefilter('ignore')  # remarks on the pickle's protocol; what matters becomes an error
             state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # every kind of damage and every refused pickle ends here
-        reason = 'holds more than tensors (a pickle that may run code) and was refused' if any(t in str(e) for t in ('Unsupported global', 'Unsupported class', 'unrecognized function')) else 'is damaged or not a torch file'
+        reason = 'holds more than tensors (a pickle that may run code) and was refused' if any(t in str(e).lower() for t in ('unsupported global', 'unsupported class', 'unrecognized function')) else 'is damaged or not a torch file'
         raise ValueError(f'{path}: the file {reason}; ask its author for a plain state dict, or download it again') from e
     return clean_state_dict(state, path)
 
