@@ -72,6 +72,7 @@ def run(*nb_files):
         for cell in nb['cells']:
             if 'outputs' in cell:
                 cell['outputs'] = [o for o in cell['outputs'] if o.get('name') != 'stderr' and o['output_type'] != 'error']
+                for o in cell['outputs']: o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)  # nobody can reach that widget; its still picture stays
         write(path, nb)
         nbdev_clean(str(path))
         print(f'{path.name}: {path.stat().st_size // 1000} KB')
