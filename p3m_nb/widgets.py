@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'COMPARED', 'KINDS', 'view_window', 'fit_window', 'MatteViewer', 'error_map', 'MatteCompare', 'problem_kind',
-           'DatasetInspector']
+           'DatasetInspector', 'ObfuscationStudio']
 
 # %% ../nbs/70_widgets.ipynb #c3d8edca
 import functools, html
@@ -22,6 +22,7 @@ from .core import alpha_to_uint, atomic_write, composite, cover, encode_image, e
 from .data import P3M10k, Sample, _dilate_bits, _pack, _unpack, read_alpha, read_image
 from .infer import Matte, as_background
 from .metrics import matting_metrics
+from .privacy import METHODS, MARGIN, Face, HaarFinder, Obfuscated, find_faces, obfuscate
 
 # %% ../nbs/70_widgets.ipynb #1da2241c
 def view_window(
@@ -190,7 +191,11 @@ def _part(self:MatteViewer, name):
         if name == 'foreground': return self._foreground()
         if name == 'background': return self._backdrop()
         if name == 'trimap': return fit_window(self._keep('trimap', lambda: _fast_trimap(self.matte.alpha, self.kernel)), window, size, labels=True)
-        return fit_window(getattr(self.matte, name), window, size)
+        whole = getattr(self.matte, name)
+        if min(n // s for n, s in zip(window[2:], size)) < 2: return fit_window(whole, window, size)
+        (h, w), area = (n // 2 for n in whole.shape[:2]), cv2.INTER_AREA
+        half = self._keep(f'half {name}', lambda: cv2.resize(whole[:2*h, :2*w], (w, h), interpolation=area))  # of a large photograph a quarter of the pixels do
+        return fit_window(half, tuple(n // 2 for n in window), size)
     return self._keep((name, window, size, self.kernel if name == 'trimap' else 0), make)
 
 @patch
@@ -545,3 +550,66 @@ def _controls(self:DatasetInspector):
     checks = [self._linked(ipywidgets.Checkbox, n, d, indent=False, layout=dict(width='140px')) for n, d in (('band', 'transition area'), ('face', 'face mask'))]
     choose = [self._linked(ipywidgets.Dropdown, n, options=o) for n, o in (('split', list(self.data.splits)), ('filter', self.traits()['filter'].values), ('show', ('pair', 'all')))]
     return [ipywidgets.HBox([index, *choose[:2]]), ipywidgets.HBox([choose[2], *checks]), self._navigation()]
+
+# %% ../nbs/70_widgets.ipynb #4f0f7205
+class ObfuscationStudio(_View):
+    "Try how to hide the faces of a photograph."
+    method = traitlets.Enum(tuple(METHODS), 'blur', help='how it is hidden')
+    strength = traitlets.Float(METHODS['blur'], min=.01, max=4, help="share of the face's size")
+    margin = traitlets.Float(MARGIN, min=0, max=2, help="the area is widened by this share of the face's size")
+    box = traitlets.Tuple(help='(left, top, right, bottom) in pixels of the photograph to hide instead of what is found; (): find faces')
+
+    def __init__(self,
+        image,  # what `load_image` takes
+        alpha=None,  # (H,W) in 0..1: its transition area is left alone
+        finder=None,  # callable image -> list of `Face`; `HaarFinder()` by default
+        **state,  # the traits, e.g. method='mosaic'
+    ):
+        self.image, self.alpha, self.finder, self._tried = load_image(image), None if alpha is None else load_alpha(alpha), finder or HaarFinder(), (None, None)
+        if self.alpha is not None and self.alpha.shape != self.image.shape[:2]: raise ValueError(f'image is {self.image.shape[1]}x{self.image.shape[0]} but the alpha is {self.alpha.shape[1]}x{self.alpha.shape[0]}; they must have the same size')
+        super().__init__(**state)
+
+    @traitlets.validate('box')
+    def _valid_box(self, proposal):
+        (h, w), box = self.image.shape[:2], proposal.value
+        if box and not (len(box) == 4 and 0 <= box[0] < box[2] <= w and 0 <= box[1] < box[3] <= h): raise ValueError(f'box={box}: left, top, right, bottom inside {w}x{h} pixels were expected')
+        return box
+
+    def _hide(self, scale):
+        "`obfuscate` at `scale` times the size: the picture before, and what it gave."
+        size = tuple(max(1, round(n * scale)) for n in self.image.shape[:2])
+        image, alpha = (None if a is None else fit_window(a, view_window(a.shape[:2]), size) for a in (self.image, self.alpha))
+        finder = (lambda _: [Face(tuple(v * scale for v in self.box))]) if self.box else self.finder
+        return image, obfuscate(image, alpha, self.method, self.strength, finder=finder, margin=self.margin, kernel=max(1, round(15 * scale)))
+
+    def result(self)->Obfuscated: "The faces hidden, at full size."; return self._hide(1)[1]
+
+    def tried(self)->tuple:  # (picture before, `Obfuscated`, faces that the finder still sees)
+        "What the present settings do, at screen size."
+        key = (self.method, self.strength, self.margin, self.box, self.screen)
+        if self._tried[0] != key:
+            before, done = self._hide(min(1, self.screen / max(self.image.shape[:2])))
+            self._tried = key, (before, done, find_faces(done.image, self.finder))
+        return self._tried[1]
+    def __repr__(self): return f'ObfuscationStudio({self.method} {self.strength:g}: {self.text()})'
+
+# %% ../nbs/70_widgets.ipynb #5dc1c393
+@patch
+def render(self:ObfuscationStudio)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
+    "Before and after; boxes around faces that are still seen."
+    before, done, seen = self.tried()
+    after = done.image.copy()
+    for f in seen: cv2.rectangle(after, *((int(f.box[i]), int(f.box[i + 1])) for i in (0, 2)), _FACE, 2)
+    window, size = view_window(before.shape[:2], self.zoom, self.x, self.y), _screen_size(before.shape[:2], self.screen // 2, self.screen - _TITLE)
+    return _grid([[fit_window(a, window, size) for a in (before, after)]], ['before', 'after'])
+
+@patch
+def text(self:ObfuscationStudio)->str:
+    "What was hidden and what is still seen."
+    _, done, seen = self.tried()
+    hidden = f'{len(done.faces)} face{"s" * (len(done.faces) != 1)} hidden' if done.faces else 'no face was found, nothing is hidden; give its box'
+    return f'{hidden}; the finder {f"still sees {len(seen)}" if seen else "sees none"} afterwards'
+
+@patch
+def _controls(self:ObfuscationStudio):
+    return [ipywidgets.HBox([self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS)), self._slider('strength', .01, 4), self._slider('margin', 0, 2)]), self._navigation()]
