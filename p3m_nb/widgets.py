@@ -49,6 +49,16 @@ def fit_window(
     shrink = not labels and (size[0] < h or size[1] < w)
     return cv2.resize(np.ascontiguousarray(part), tuple(size)[::-1], interpolation=cv2.INTER_AREA if shrink else cv2.INTER_NEAREST)
 
+def _half(a):
+    "`a` at half its size."
+    h, w = (n // 2 for n in a.shape[:2])
+    return cv2.resize(a[:2*h, :2*w], (w, h), interpolation=cv2.INTER_AREA)
+
+def _fit_large(whole, half, window, size):
+    "`fit_window`, from what `half()` gives where a quarter of the pixels will do."
+    if min(n // s for n, s in zip(window[2:], size)) < 2: return fit_window(whole, window, size)
+    return fit_window(half(), tuple(n // 2 for n in window), size)
+
 def _screen_size(size, longest, height=None):
     "(height, width) of a picture of `size` on the screen: at most `longest` wide and `height` high, never enlarged."
     scale = min(1, longest / size[1], (height or longest) / size[0])
@@ -192,10 +202,7 @@ def _part(self:MatteViewer, name):
         if name == 'background': return self._backdrop()
         if name == 'trimap': return fit_window(self._keep('trimap', lambda: _fast_trimap(self.matte.alpha, self.kernel)), window, size, labels=True)
         whole = getattr(self.matte, name)
-        if min(n // s for n, s in zip(window[2:], size)) < 2: return fit_window(whole, window, size)
-        (h, w), area = (n // 2 for n in whole.shape[:2]), cv2.INTER_AREA
-        half = self._keep(f'half {name}', lambda: cv2.resize(whole[:2*h, :2*w], (w, h), interpolation=area))  # of a large photograph a quarter of the pixels do
-        return fit_window(half, tuple(n // 2 for n in window), size)
+        return _fit_large(whole, lambda: self._keep(f'half {name}', lambda: _half(whole)), window, size)
     return self._keep((name, window, size, self.kernel if name == 'trimap' else 0), make)
 
 @patch
@@ -391,6 +398,11 @@ class MatteCompare(_View):
         return {name: matting_metrics(p, self.alpha, trimap, names=COMPARED) for name, p in self.predictions.items()}
 
     @property
+    def _wholes(self): return [self.image, self.alpha, *self.predictions.values()]
+    @functools.cached_property
+    def _halves(self): return [_half(a) for a in self._wholes]
+
+    @property
     def size(self): "(height, width) of one matte on the screen."; return _screen_size(self.alpha.shape, self.screen // (len(self.predictions) + 2), (self.screen - _TITLE) // (2 if self.show == 'both' else 1))
     def __repr__(self): return 'MatteCompare(' + ', '.join(f'{k}: SAD {m["sad"]:.3g}' for k, m in self.metrics.items()) + ')'
 
@@ -400,7 +412,7 @@ def render(self:MatteCompare)->np.ndarray:  # (height,width,3) uint8, at most 10
     "The picture of the present state."
     window, size = view_window(self.alpha.shape, self.zoom, self.x, self.y), self.size
     if self._fitted[0] != (window, size):
-        self._fitted = (window, size), [fit_window(a, window, size) for a in (self.image, self.alpha, *self.predictions.values())]
+        self._fitted = (window, size), [_fit_large(a, lambda: self._halves[i], window, size) for i, a in enumerate(self._wholes)]
     image, alpha, *preds = self._fitted[1]
     rows = []
     if self.show != 'error': rows.append([image] + [_gray(alpha_to_uint(a)) for a in (alpha, *preds)])
