@@ -22,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, estimate_foreground, load_alpha, load_image, make_trimap
 from p3m_nb.infer import MEAN, STD, Matter
 from p3m_nb.losses import loss_parts
-from p3m_nb.model import p3mnet_lite, save_model
+from p3m_nb.model import load_model, p3mnet_lite, save_model
 
 SETS = ('portraits/train', 'street/train')
 SHORTER = 448   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
 # shapes (height, width) a batch may have, images a batch, steps, highest learning rate, share of `whole` views, frozen layers of the encoder
 STAGES = [dict(name='A', shapes=[(224, 224), (256, 192), (256, 192), (192, 256)], batch=12, steps=6000, lr=2e-3, whole=.5, frozen=7),
-          dict(name='B', shapes=[(384, 288), (384, 288), (320, 320), (288, 384)], batch=6, steps=4000, lr=7e-4, whole=.6, frozen=7)]
+          dict(name='B', shapes=[(384, 288), (384, 288), (320, 320), (288, 384)], batch=6, steps=4000, lr=7e-4, whole=.6, frozen=7),
+          dict(name='C', shapes=[(576, 448), (576, 448), (448, 448), (448, 576)], batch=3, steps=2000, lr=4e-4, whole=.6, frozen=7)]
+EMPTY = .1      # share of scenes without a person
 WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
 
 
@@ -119,6 +121,18 @@ def warp(a, m, shape, scale, border):
     "`a` seen through `m`; made smaller by areas first, so that nothing flickers."
     return cv2.warpAffine(a, m, shape[::-1], flags=cv2.INTER_AREA if scale < .5 else cv2.INTER_LINEAR, borderMode=border)
 
+def scene(image, shorter=400):
+    "`image` made so small that its shorter side is at most `shorter`."
+    scale = shorter / min(image.shape[:2])
+    return image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+def beside(item, least=.3):
+    "The part of a cached photograph left or right of the person, if it is at least `least` of the width; else None."
+    free = np.flatnonzero(item[..., 6].max(0))
+    left, right = (free[0], free[-1] + 1) if len(free) else (item.shape[1], item.shape[1])
+    part = item[:, :left, :3] if left >= item.shape[1] - right else item[:, right:, :3]
+    return np.ascontiguousarray(part) if part.shape[1] >= least * item.shape[1] else None
+
 def scenery(rng, shape, backgrounds):
     "A background of `shape`: a scene without people, or now and then a plain or graded colour."
     H, W = shape
@@ -146,7 +160,7 @@ def recolour(rng, x, strength):
 
 def example(rng, item, shape, backgrounds, whole):
     "(image (H,W,3) float32 in 0..1, alpha (H,W) float32 in 0..1) for training."
-    if rng.random() < .06: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
+    if rng.random() < EMPTY: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
     else:
         m, border, scale = view(rng, shape, item[..., 6], whole)
         replace = border == cv2.BORDER_CONSTANT or rng.random() < .4
@@ -237,11 +251,13 @@ def train(args):
     held = [f for f in files if is_held_out(f.stem)]
     files = [f for f in files if not is_held_out(f.stem)]
     left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
-    backgrounds = [load_image(p) for p in sorted((data/'backgrounds').glob('*.jpg'))]
+    backgrounds = [scene(load_image(p)) for folder in (data/'backgrounds', *map(Path, args.scenery)) for p in sorted(folder.glob('*.jpg'))]
+    backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    model = p3mnet_lite(pretrained=args.encoder).to(device, memory_format=torch.channels_last)
+    model = load_model(args.start) if args.start else p3mnet_lite(pretrained=args.encoder)
+    model = model.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
     optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
     at, checkpoint = dict(stage=0, step=0, total=0, best=None, seconds=0.), work/'last.pt'
@@ -299,7 +315,9 @@ def train(args):
 def arguments():
     shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--encoder', required=True, help='mobilenet_v2-b0353104.pth')
+    p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
+    p.add_argument('--start', help='weights of p3mnet_lite to go on from, in place of --encoder')
+    p.add_argument('--scenery', nargs='*', default=[], help='more folders of .jpg photographs without people')
     p.add_argument('--data', default=shared/'data', help='folder with portraits, street and backgrounds')
     p.add_argument('--work', default='lite_work', help='folder for cache and checkpoint')
     p.add_argument('--out', default='lite_work/p3mnet_lite.safetensors', help='where the best weights go')
