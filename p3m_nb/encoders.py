@@ -58,14 +58,16 @@ class ResNet34MP(nn.Module):
 
     def forward(self,
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
+        shallow=None,  # function of E0 whose result stands in its place: E0, the largest tensor of all, is freed at once; the indices are then int32
     )->Features:
         indices = []
         def pool(x):
             x, i = F.max_pool2d(x, 3, 2, 1, return_indices=True)
-            indices.append(i)
+            indices.append(i if shallow is None else i.int())
             return x
         e0 = self.relu(self.bn1(self.conv1(x)))
         e0p = pool(e0)
+        if shallow is not None: e0 = shallow(e0)
         e1 = self.layer1(pool(e0p))
         e2 = self.layer2(pool(e1))
         e3 = self.layer3(pool(e2))
@@ -111,8 +113,9 @@ class MobileNetV2Encoder(nn.Module):
 
     def forward(self,
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
+        shallow=None,  # function of E0 whose result stands in its place
     )->Features:
-        levels, y = [self.stem(x)], x
+        levels, y = [self.stem(x) if shallow is None else shallow(self.stem(x))], x
         for i, layer in enumerate(self.features):
             y = layer(y)
             if i in (1, 3, 6, 13, 17): levels.append(self.lateral[len(levels) - 1](y))

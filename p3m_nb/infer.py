@@ -151,13 +151,14 @@ def keep_memory():
     "Let glibc keep freed memory for reuse inside the block and give it back to the system afterwards; nothing on other systems."
     libc = _libc()
     if libc is None or _kept.on: yield; return  # an outer block does it already
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
-    libc.mallopt(mmap_max, 0); libc.mallopt(trim_threshold, 2**31 - 1); libc.mallopt(top_pad, 4 << 20)
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+    libc.mallopt(mmap_threshold, 16 << 20)  # larger tensors go back at once: small ones would settle in their holes
+    libc.mallopt(trim_threshold, 2**31 - 1); libc.mallopt(top_pad, 4 << 20)
     _kept.on = True
     try: yield
     finally:
         _kept.on = False
-        libc.mallopt(mmap_max, 65536); libc.mallopt(trim_threshold, 128 << 10); libc.mallopt(top_pad, 0)
+        libc.mallopt(mmap_threshold, 128 << 10); libc.mallopt(trim_threshold, 128 << 10); libc.mallopt(top_pad, 0)
         libc.malloc_trim(0)
 
 # %% ../nbs/50_infer.ipynb #327fee07

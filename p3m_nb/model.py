@@ -185,16 +185,16 @@ def _glance(self:P3MNet, e4, logits=True, sides=False):
     return features, self.decoder0_g(d) if logits else None, side
 
 @patch
-def _shallow(self:P3MNet, f):
-    "`f` as a dict, E0, the largest tensor of all, replaced by what the sBFI modules take from it (and kept for a decoder without indices)."
-    left = f._asdict()
-    del f  # so that a tensor is free when `left` gives it up
-    left['shallow'] = {k: self.get_submodule(f'sbfi_{k}').pool(left['e0']) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}
-    if self.encoder.indexed: del left['e0']
-    indices = list(left.pop('indices') or [None] * 5)
-    if self.encoder.indexed and not torch.is_grad_enabled():  # half the memory; widened again a part at a time
-        for n in range(5): indices[n] = indices[n].int()
-    return left | {'indices': indices}
+def _shallow(self:P3MNet, e0):
+    "What the matting decoder takes from E0: pooled for each sBFI module, and (None) itself where the encoder has no indices."
+    pooled = {k: self.get_submodule(f'sbfi_{k}').pool(e0) for k in (2, 1, 0) if 'sbfi' in self.config['integration']}
+    return pooled | {None: None if self.encoder.indexed else e0}
+
+@patch
+def _features(self:P3MNet, x, shallow):
+    "The encoder's features as a dict, so that the matting decoder can free each after its last use; `shallow` stands for E0."
+    left = self._encode(x, shallow)._asdict()
+    return left | {'indices': list(left['indices'] or [None] * 5)}
 
 @patch
 def _focus(self:P3MNet, left, features):
@@ -205,23 +205,23 @@ def _focus(self:P3MNet, left, features):
         encoded, semantic = left.pop(name), features.pop(0)
         if 'tfi' in uses: d = self.get_submodule(f'tfi_{k-1}')(semantic, d, encoded)
         del encoded, semantic
-        if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['shallow'].pop(k - 1))
+        if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['e0'].pop(k - 1))
     d, indices = self.decoder0_l(d), left['indices'].pop()
     if self.encoder.indexed: return torch.sigmoid(_unpool_and_convolve(d, indices, self.decoder_final_l, self.unpool).float())
-    return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left.pop('e0')], 1)).float())
+    return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left['e0'].pop(None)], 1)).float())
 
 # %% ../nbs/21_model.ipynb #aae2d2c1
 @patch
-def _encode(self:P3MNet, x):
+def _encode(self:P3MNet, x, shallow):
     if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
-    return self.encoder(x)
+    return self.encoder(x, shallow)
 
 @patch
 def forward(self:P3MNet,
     x:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
     sides:bool|None=None,  # side outputs; by default in training only
 )->P3MOutput:
-    left = self._shallow(self._encode(x))
+    left = self._features(x, self._shallow)
     features, logits, side = self._glance(left['e4'], sides=self.training if sides is None else sides)
     local = self._focus(left, features)
     return P3MOutput(logits.float(), local, fuse(logits, local), *side)
@@ -231,14 +231,14 @@ def semantic(self:P3MNet,
     x:Tensor,  # (B,3,H,W) as for `forward`
 )->Tensor:  # (B,3,H,W) logits of background, transition, foreground
     "Only the semantic decoder: half of HYBRID."
-    return self._glance(self._encode(x).e4)[1].float()
+    return self._glance(self._encode(x, lambda e0: None).e4)[1].float()
 
 @patch
 def matting(self:P3MNet,
     x:Tensor,  # (B,3,H,W) as for `forward`
 )->Tensor:  # (B,1,H,W) in 0..1
     "Only what the matting decoder needs: the other half of HYBRID."
-    left = self._shallow(self._encode(x))
+    left = self._features(x, self._shallow)
     features = self._glance(left['e4'], logits=False)[0] if 'tfi' in self.config['integration'] else [None] * 4
     return self._focus(left, features)
 
