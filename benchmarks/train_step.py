@@ -12,7 +12,7 @@ import torch
 from p3m_nb.callbacks import PortraitLoss
 from p3m_nb.data import Portrait, PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
-from p3m_nb.model import make_model
+from p3m_nb.model import load_model, make_model
 from p3m_nb.synth import synth_portrait
 
 
@@ -28,10 +28,11 @@ def batch_of(n, size):
 
 class Variant:
     "A copy of `model` trained with `precision` and memory format."
-    def __init__(self, model, x, y, bf16=False, channels_last=False):
+    def __init__(self, model, x, y, bf16=False, channels_last=False, encoder=True):
         memory = torch.channels_last if channels_last else torch.contiguous_format
         self.model, self.x, self.y = copy.deepcopy(model).train().to(memory_format=memory), x.as_subclass(torch.Tensor).contiguous(memory_format=memory), y
         self.opt, self.loss, self.cast = published_adam(p3m_splitter(self.model), lr=1e-5), PortraitLoss(), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
+        if not encoder: self.model.encoder.forward = torch.autocast(x.device.type, enabled=False)(self.model.encoder.forward)
         self.losses, self.times = [], []
 
     def step(self):
@@ -47,10 +48,11 @@ class Variant:
 def main():
     parser = argparse.ArgumentParser()
     for name, default in (('arch', 'lite'), ('bs', 8), ('size', 256), ('steps', 6), ('threads', torch.get_num_threads())): parser.add_argument(f'--{name}', default=default, type=type(default))
+    parser.add_argument('--weights', help='start from this file, such as p3m_nb/weights/p3mnet_lite.safetensors')
     a = parser.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
-    model, (x, y) = make_model(a.arch), batch_of(a.bs, a.size)
-    variants = {'float32': {}, 'float32, channels_last': dict(channels_last=True), 'bfloat16': dict(bf16=True), 'bfloat16, channels_last': dict(bf16=True, channels_last=True)}
+    model, (x, y) = load_model(a.weights) if a.weights else make_model(a.arch), batch_of(a.bs, a.size)
+    variants = {'float32': {}, 'float32, channels_last': dict(channels_last=True), 'bfloat16': dict(bf16=True), 'bfloat16, channels_last': dict(bf16=True, channels_last=True), 'the same, encoder in float32': dict(bf16=True, channels_last=True, encoder=False)}
     variants = {k: Variant(model, x, y, **kw) for k, kw in variants.items()}
     for _ in range(a.steps + 1):
         for v in variants.values(): v.step()
