@@ -110,7 +110,7 @@ def view(rng, shape, alpha, whole):
         half = W / scale / 2, H / scale / 2
         if 2 * half[0] < w: cx = np.clip(cx, half[0], w - half[0])
         if 2 * half[1] < h: cy = np.clip(cy, half[1], h - half[1])
-    angle = math.radians(rng.normal(0, 6) if rng.random() < .5 else 0)
+    angle = math.radians(rng.normal(0, 6 if rng.random() < .8 else 25) if rng.random() < .5 else 0)
     sx, sy = scale * math.exp(rng.normal(0, .05)), scale * math.exp(rng.normal(0, .05))
     if rng.random() < .5: sx = -sx
     m = np.array([[sx * math.cos(angle), -sy * math.sin(angle), 0], [sx * math.sin(angle), sy * math.cos(angle), 0]])
@@ -171,12 +171,13 @@ def example(rng, item, shape, backgrounds, whole):
             if rng.random() < .5: image = recolour(rng, image, .6)
             image = image * alpha[..., None] + behind * (1 - alpha[..., None])
     if rng.random() < .8: image = recolour(rng, image, 1)
-    if rng.random() < .04: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
-    if rng.random() < .15: image = cv2.GaussianBlur(image, (0, 0), rng.uniform(.4, 1.5))
+    if rng.random() < .06: image = image * np.float32(rng.uniform(.15, .7))  # too little light
+    if rng.random() < .08: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
+    if rng.random() < .18: image = cv2.GaussianBlur(image, (0, 0), math.exp(rng.uniform(math.log(.4), math.log(4))))
     if rng.random() < .25: image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.005, .05))
     image = np.clip(image, 0, 1)
     if rng.random() < .3:
-        data = cv2.imencode('.jpg', (image * 255 + .5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
+        data = cv2.imencode('.jpg', (image * 255 + .5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 95))])[1]
         image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
     return image.astype(np.float32), alpha
 
