@@ -43,9 +43,9 @@ def modnet(path, threads):
 def rvm(path, threads):
     "Robust Video Matting on a still: native size, downsample ratio for about 512 pixels, the recurrent states warmed with five repetitions."
     session = _session(path, threads)
-    def run(image):
+    def run(image, repeats=5):
         states, ratio = [np.zeros((1, 1, 1, 1), np.float32)] * 4, np.float32([min(1, 512 / max(image.shape[:2]))])
-        for _ in range(5):
+        for _ in range(repeats):
             _, alpha, *states = session.run(None, {'src': _chw(image, 0, 1), 'downsample_ratio': ratio} | {f'r{i+1}i': s for i, s in enumerate(states)})
         return alpha[0, 0]
     return run
@@ -111,7 +111,7 @@ def main():
     p.add_argument('--data', default=shared/'data')
     p.add_argument('--weights', help="another weights file than the shipped one, or 'none' for the peers only")
     p.add_argument('--strategy', default='hybrid,resize', help='of Matter, separated by commas')
-    p.add_argument('--shorter', type=int, default=540)
+    p.add_argument('--shorter', type=int, help='of Matter; what the weights file asks for by default')
     for name in PEERS: p.add_argument(f'--{name}', help='ONNX file')
     p.add_argument('--finder', default='haar', help="finds the faces to blur: 'haar', 'centerface', an .onnx file, or 'none'")
     p.add_argument('--limit', type=int, help='photographs of each set, spread evenly')
@@ -147,7 +147,7 @@ def main():
             def run():
                 with torch.inference_mode(): net(x)
             return run
-        todo = {'p3mnet_lite (torch)': network(lite), 'p3mnet_r34 (torch)': network(big)} | {f'{k} (onnxruntime)': (lambda f=f: f(image)) for k, f in peers.items() if k == 'modnet'}
+        todo = {'p3mnet_lite (torch)': network(lite), 'p3mnet_r34 (torch)': network(big)} | {f'{k} (onnxruntime)': (lambda f=f, once={'repeats': 1} if k == 'rvm' else {}: f(image, **once)) for k, f in peers.items()}  # RVM: one frame
         with keep_memory(): seconds = speed(todo, 7)
         first = next(iter(seconds.values()))
         table(['512x512', 'ms', 'times p3mnet_lite'], [[k, f'{v*1000:.0f}', f'{v/first:.2f}'] for k, v in seconds.items()])
