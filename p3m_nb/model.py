@@ -214,7 +214,9 @@ def _focus(self:P3MNet, left, features):
 @patch
 def _encode(self:P3MNet, x, shallow):
     if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
-    return self.encoder(x, shallow)
+    if not torch.is_grad_enabled(): return self.encoder(x, shallow)
+    features = self.encoder(x)  # all is kept for the gradients anyway, and hooks see E0 itself
+    return features._replace(e0=shallow(features.e0))
 
 @patch
 def forward(self:P3MNet,
