@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from tools import architecture
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 MODULES = {p.stem.split('_', 1)[1]: p for p in NOTEBOOKS if re.match(r'\d\d_', p.stem) and any('default_exp' in ''.join(c['source']) for c in json.loads(p.read_text())['cells'])}
@@ -25,20 +26,12 @@ def cells(path): return json.loads(path.read_text())['cells']
 def source(cell): return ''.join(cell['source'])
 
 
-def imports(module, top_only=False):
-    "Names of the modules that `module` imports."
-    tree = ast.parse((ROOT/'p3m_nb'/f'{module}.py').read_text())
-    for node in tree.body if top_only else ast.walk(tree):
-        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = '.' * node.level + (node.module or '')
-            base = base.replace('.', 'p3m_nb.', 1).rstrip('.') if node.level == 1 else base
-            yield from ([f'{base}.{a.name}' for a in node.names] if base == 'p3m_nb' else [base])
+def imports(module, top_only=False): return list(architecture.imports((ROOT/'p3m_nb'/f'{module}.py').read_text(), top_only))
 
 
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_imports_go_one_way(module):
-    ours = {n.split('.')[1] for n in imports(module) if n.startswith('p3m_nb.')} - {module, '__version__'}
+    ours = architecture.our_imports(module)
     if module in MAY_IMPORT: assert ours <= set(MAY_IMPORT[module]), f'{module} imports {ours - set(MAY_IMPORT[module])}'
     elif module not in ('cli', 'export'): pytest.fail(f'{module} is not in the architecture table of this test')
     if module in WITHOUT_FASTAI: assert not any(n.split('.')[0] == 'fastai' for n in imports(module))
