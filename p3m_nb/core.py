@@ -259,6 +259,15 @@ def make_trimap(
 # %% ../nbs/00_core.ipynb #b0f3bb98
 _ml_lock = threading.Lock()
 
+@contextlib.contextmanager
+def _torch_keeps_threads():
+    "numba sets the number of threads of the OpenMP that torch uses as well when it is loaded: torch gets its own back."
+    torch = sys.modules.get('torch')
+    threads = torch and torch.get_num_threads()
+    try: yield
+    finally:
+        if torch and torch.get_num_threads() != threads: torch.set_num_threads(threads)
+
 def _multi_level():
     "pymatting's module for the multi-level method, loaded without the rest of the package."
     name = 'pymatting.foreground.estimate_foreground_ml'  # its real name: numba writes it into the cache that pymatting's other users share
@@ -268,7 +277,7 @@ def _multi_level():
             if package is None: raise ImportError('foreground estimation needs pymatting: pip install pymatting')
             spec = importlib.util.spec_from_file_location(name, Path(package.origin).parent/'foreground'/'estimate_foreground_ml.py')
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            with _torch_keeps_threads(): spec.loader.exec_module(module)
         return module.estimate_foreground_ml
 
 def _numba_takes_threads():

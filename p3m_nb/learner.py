@@ -332,7 +332,7 @@ class KeepBest(Callback):
         better = value < self.best
         if better: self.best, self.best_epoch = float(value), self.epoch
         if rank_distrib() or not isinstance(_core_model(self.learn), P3MNet): return
-        facts = {'epoch': self.epoch, self.monitor: f'{value:.6g}', 'scored_on': 'held-out part of the training set, at training size'}
+        facts = {'epoch': self.epoch, self.monitor: f'{value:.6g}', 'scored_on': 'held-out part of the training set, at training size', 'shorter': min(self.x.shape[-2:])}
         with _averaged_weights(self.learn):
             for file in [self.folder/f'{name}.safetensors' for name in ['last'] + ['best'] * better]:
                 try: save_model(_core_model(self.learn), file, *self.facts, **facts)

@@ -575,7 +575,7 @@ class AuditReport(FileReport):
         return [(str(path), round(f.score, 3), *(round(v) for v in f.box)) for path, faces in self.found.items() for f in faces]
 
     def __str__(self):
-        head = f'{len(self.done)} images looked at with {self.finder}: ' + (f'{len(self.rows())} detectable faces in {len(self.found)} of them' if self.found else 'no detectable face')
+        head = f'{len(self.done)} images looked at with {self.finder}: ' + (f'{(n := len(self.rows()))} detectable face{"s" * (n > 1)} in {len(self.found)} of them' if self.found else 'no detectable face')
         rows = [f'  {path}: score {score}, box {box}' for path, score, *box in self.rows()]
         return '\n'.join([head, *rows] + ([f'{len(self.failed)} could not be read:', *(f'  {r}' for r in self.failed.values())] if self.failed else []))
 
