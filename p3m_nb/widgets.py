@@ -86,7 +86,7 @@ class _View(traitlets.HasTraits):
         super().__init__(**state)
 
     def jpeg(self): "What `render` shows as the bytes of a JPEG file."; return encode_image(self.render(), '.jpg', 85)
-    def _repr_jpeg_(self): return self.jpeg()
+    def _repr_jpeg_(self): return encode_image(self.render(), '.jpg', 70)  # it stays in the file of the notebook
     def _repr_mimebundle_(self, include=None, exclude=None): return {**self.widget._repr_mimebundle_(), 'text/plain': repr(self)}
 
     @functools.cached_property
@@ -560,7 +560,7 @@ def _augmented_picture(self:DatasetInspector):
         if self.band: photo = _tint(photo, place(p.trimap, True) == 128, _BAND)
         if self.face and p.facemask is not None: photo = _tint(photo, place(p.facemask, True) >= 128, _FACE)
         rows[0].append(photo); rows[1].append(_gray(place(p.alpha)))
-    return _grid(rows, [f'{self.augment}, epoch {self.epoch + i}, seed {self.seed}' for i in range(len(crops))])
+    return _grid(rows, [f'epoch {self.epoch + i}' for i in range(len(crops))])
 
 # %% ../nbs/70_widgets.ipynb #cc81f161
 @patch
@@ -616,6 +616,7 @@ def text(self:DatasetInspector)->str:  # HTML
     if self.sample is None: return ''
     samples, name = self.samples, _name_of(self.sample)
     lines = [f'{min(self.index, len(samples) - 1) + 1} of {len(samples)}: {name}' + ' (held out for validation)' * any(s.image == self.sample.image for s in self.data.valid if self.split == 'train')]
+    if self.show == 'augmented': lines.append(f'augmentation {self.augment}, seed {self.seed}, {self.side} pixels')
     return '<br>'.join(map(html.escape, lines + (self.problems(name) if self._report is not None else [])))
 
 @patch
