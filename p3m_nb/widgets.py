@@ -19,6 +19,7 @@ import traitlets
 from fastai.learner import Recorder
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageDraw, ImageFont
 
 from . import core
@@ -951,11 +952,12 @@ class TrainingView(_View):
 def curves(self:TrainingView)->np.ndarray:  # (height,screen,3) uint8
     "Loss parts and metrics, as `learner.plot_history` draws them."
     if self._curves is None or self._curves.shape[1] != self.screen:
-        figure, buffer = plot_history(self.recorder), io.BytesIO()
-        figure.savefig(buffer, format='rgba', dpi=self.screen / figure.get_figwidth())
-        width = int(figure.get_figwidth() * (self.screen / figure.get_figwidth()))
-        a = np.frombuffer(buffer.getbuffer(), np.uint8).reshape(-1, width, 4)[..., :3]
-        self._curves = a if width == self.screen else cv2.resize(a, (self.screen, len(a)), interpolation=cv2.INTER_AREA)
+        figure = plot_history(self.recorder)
+        figure.set_dpi(self.screen / figure.get_figwidth())
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        a = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        self._curves = a if a.shape[1] == self.screen else cv2.resize(a, (self.screen, len(a)), interpolation=cv2.INTER_AREA)  # a pixel less by rounding
     return self._curves
 
 @patch
