@@ -73,6 +73,8 @@ def _screen_size(size, longest, height=None):
     return tuple(max(1, round(n * scale)) for n in size)
 
 # %% ../nbs/70_widgets.ipynb #cf3e5a64
+_NARROW = dict(description_width='60px')  # leaves room for the slider itself
+
 class _View(traitlets.HasTraits):
     "State that all widgets share, the picture of it, and how it gets on the screen."
     zoom = traitlets.Float(1., min=1, max=64, help='1 shows all')
@@ -93,7 +95,7 @@ class _View(traitlets.HasTraits):
     @functools.cached_property
     def widget(self):
         "The controls and the picture, made when first asked for."
-        self._picture, self._text = ipywidgets.Image(format='jpeg', layout=dict(max_width='100%', object_fit='contain', align_self='flex-start')), ipywidgets.HTML()
+        self._picture, self._text = ipywidgets.Image(format='jpeg', layout=dict(max_width='calc(100% - 4px)', object_fit='contain', align_self='flex-start')), ipywidgets.HTML()
         box = ipywidgets.VBox([*self._controls(), self._picture, self._text])
         self.observe(self._refresh, [n for n in self.trait_names() if n not in self._quiet])
         self._refresh()
@@ -109,7 +111,7 @@ class _View(traitlets.HasTraits):
         return control
 
     def _slider(self, name, low=0., high=1., step=.01, **kwargs):
-        return self._linked(ipywidgets.FloatSlider, name, min=low, max=high, step=step, layout=dict(width='260px'), **kwargs)
+        return self._linked(ipywidgets.FloatSlider, name, min=low, max=high, step=step, layout=dict(width='260px'), style=_NARROW, **kwargs)
 
     def _navigation(self): return ipywidgets.HBox([self._slider('zoom', 1, 64, .1), self._slider('x'), self._slider('y')], layout=dict(flex_flow='row wrap'))
 
@@ -366,7 +368,7 @@ def _controls(self:MatteViewer):
     saver.on_click(lambda _: attempt(lambda: f'saved {self.save()}'))
     probe = [self._linked(ipywidgets.BoundedIntText, n, min=-1, max=max(max(m.alpha.shape) for m in self.mattes) - 1, layout=dict(width='160px')) for n in ('probe_x', 'probe_y')]
     which = [self._linked(ipywidgets.IntSlider, 'index', 'matte', min=0, max=len(self.mattes) - 1)] if len(self.mattes) > 1 else []
-    return [row(*which, self._linked(ipywidgets.ToggleButtons, 'mode', ' ', options=MODES, style=dict(button_width='90px'))),
+    return [row(*which, self._linked(ipywidgets.ToggleButtons, 'mode', ' ', options=MODES, style=dict(button_width='105px'))),
             self._navigation(), row(self._slider('split'), self._linked(ipywidgets.Checkbox, 'band', 'transition area'), self._linked(ipywidgets.BoundedIntText, 'kernel', min=1, max=200, layout=dict(width='160px')), *probe),
             row(typed, picker, place, saver, note)]
 
@@ -451,9 +453,9 @@ def render(self:MatteCompare)->np.ndarray:  # (height,width,3) uint8, at most 10
 def text(self:MatteCompare)->str:  # HTML
     "Table of the metrics, the best of each in bold."
     best = {n: min(m[n] for m in self.metrics.values()) for n in COMPARED}
-    cell = lambda n, v: f'<td>{"<b>" * (v == best[n])}{v:.4g}{"</b>" * (v == best[n])}</td>'
+    cell = lambda n, v: f'<td style="text-align:right; padding:0 8px">{"<b>" * (v == best[n])}{v:.4g}{"</b>" * (v == best[n])}</td>'
     rows = ''.join(f'<tr><td>{html.escape(name)}</td>{"".join(cell(n, v) for n, v in m.items())}</tr>' for name, m in self.metrics.items())
-    return f'<table><tr><th></th>{"".join(f"<th>{n}</th>" for n in COMPARED)}</tr>{rows}</table>'
+    return f'<table style="line-height:1.4"><tr><th></th>{"".join(f"<th>{n}</th>" for n in COMPARED)}</tr>{rows}</table>'
 
 @patch
 def _controls(self:MatteCompare):
@@ -833,7 +835,7 @@ def text(self:ErrorExplorer)->str:  # HTML
     whole = p['regions']['whole']['sad']
     cells = [(r, f'{e["pixels"]:,}', f'{e["sad"]:.4g}', f'{e["mad"]:.4g}', f'{e["sad"] / whole:.0%}' if whole else '–') for r, e in p['regions'].items()]
     rows = ''.join('<tr>' + ''.join(f'<td style="text-align:right; padding:0 8px">{c}</td>' for c in line) + '</tr>' for line in [('<b>region</b>', '<b>pixels</b>', '<b>SAD</b>', '<b>MAD</b>', '<b>of the error</b>'), *cells])
-    return f'{head}<table>{rows}</table>'
+    return f'{head}<table style="line-height:1.4">{rows}</table>'
 
 # %% ../nbs/70_widgets.ipynb #a48bb47d
 @patch
@@ -887,7 +889,7 @@ def read_marks(
 @patch
 def _controls(self:ErrorExplorer):
     (note, attempt), last = _note(), lambda: max(0, len(self.rows) - 1)
-    index = self._linked(ipywidgets.IntSlider, 'index', 'rank', min=0, max=last())
+    index = self._linked(ipywidgets.IntSlider, 'index', min=0, max=last(), style=_NARROW)
     step = [ipywidgets.Button(icon=i, tooltip=t, layout=dict(width='40px')) for i, t in (('arrow-left', 'worse'), ('arrow-right', 'better'))]
     for b, by in zip(step, (-1, 1)): b.on_click(lambda _, by=by: setattr(self, 'index', min(max(0, min(self.index, last()) + by), last())))
     choose = {n: self._linked(ipywidgets.Dropdown, n, options=o, layout=dict(width='220px')) for n, o in (('run', list(self.result.runs)), ('metric', self.result.metrics), ('filter', self.traits()['filter'].values),
@@ -984,7 +986,7 @@ def text(self:TrainingView)->str:  # HTML
         best = int(np.nanargmin(np.array(series, float)))
         lines.append((c, f'{series[-1]:.4g}', f'{series[best]:.4g}', best))
     rows = ''.join('<tr>' + ''.join(f'<td style="padding:0 8px">{html.escape(str(v))}</td>' for v in line) + '</tr>' for line in lines)
-    return f'{head}<table>{rows}</table>'
+    return f'{head}<table style="line-height:1.4">{rows}</table>'
 
 @patch
 def _follow(self:TrainingView):

@@ -21,8 +21,10 @@ CHROMIUM, DRIVER = next(filter(None, map(shutil.which, ('chromium', 'chromium-br
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='Chromium or chromedriver is not installed: apt-get install chromium chromium-driver')]
 webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: pip install selenium')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed: pip install jupyterlab')
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 CELLS = dict(
     setup='''import cv2, numpy as np, tempfile
@@ -59,7 +61,7 @@ def until(condition, seconds=30, what='the page'):
     "The first true value of `condition()`."
     end = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(webdriver.support.expected_conditions.StaleElementReferenceException):
+        with contextlib.suppress(StaleElementReferenceException):
             if value := condition(): return value
         assert time.monotonic() < end, f'{what}: not within {seconds} s'
         time.sleep(.03)
@@ -129,9 +131,12 @@ class Page:
     def start(self, name):
         "Begin to run a cell, as a user does."
         cell = self.cell(name)
-        cell.find_element(By.CSS_SELECTOR, '.cm-content').click()
-        webdriver.ActionChains(self.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
-        return cell
+        prompt = lambda: cell.find_element(By.CSS_SELECTOR, '.jp-InputPrompt').text
+        for attempt in range(4):
+            cell.find_element(By.CSS_SELECTOR, '.cm-content').click()
+            webdriver.ActionChains(self.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+            with contextlib.suppress(AssertionError): return until(lambda: prompt().strip('[]: ') and cell, 3)  # a page that is still loading loses the focus
+        raise AssertionError(f'cell {name} does not run')
 
     def run(self, name, seconds=60):
         "Run a cell; its output."
@@ -181,12 +186,13 @@ def page(lab, tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
     page = None
     try:
-        page = Page(driver, lab, shots)
-        page.run('setup', 120)
+        try:
+            page = Page(driver, lab, shots)
+            page.run('setup', 120)
+        except BaseException: driver.save_screenshot(str(shots/'failed_start.png')); raise
         yield page
     finally:
         if page is not None: page.kernel.stop_channels()
-        else: driver.save_screenshot(str(shots/'start.png'))
         driver.quit()
 
 
@@ -257,14 +263,14 @@ def test_explorer(page):
     rows = page.state('[[r.image, r.sad, r.mse_t, r.file] for r in explorer.result.frame.itertuples()]')
     by_sad, by_mse = (sorted(rows, key=lambda r: -r[k]) for k in (1, 2))
     assert f'1 of 4 by sad: {by_sad[0][0]}' in cell.text
-    page.act('next image by a key', cell, lambda: page.control(cell, 'rank', '.noUi-handle').send_keys(Keys.ARROW_RIGHT))
+    page.act('next image by a key', cell, lambda: page.control(cell, 'index', '.noUi-handle').send_keys(Keys.ARROW_RIGHT))
     until(lambda: f'2 of 4 by sad: {by_sad[1][0]}' in cell.text)
-    page.act('mark by a click', cell, page.button(cell, 'relabel').click)
-    assert page.state('explorer.marks') == {by_sad[1][3]: 'relabel'}
-    webdriver.support.ui.Select(page.control(cell, 'metric', 'select')).select_by_visible_text('mse_t')
+    page.button(cell, 'relabel').click()
+    until(lambda: page.state('explorer.marks') == {by_sad[1][3]: 'relabel'} and '| relabel' in cell.text, what='the mark')
+    Select(page.control(cell, 'metric', 'select')).select_by_visible_text('mse_t')
     until(lambda: f'2 of 4 by mse_t: {by_mse[1][0]}' in cell.text)
     face = page.pixels(cell)
-    webdriver.support.ui.Select(page.control(cell, 'region', 'select')).select_by_visible_text('face')
+    Select(page.control(cell, 'region', 'select')).select_by_visible_text('face')
     until(lambda: page.state('explorer.region') == 'face' and not close(page.pixels(cell), face), what='the heat map of the face')
     page.button(cell, 'export').click()
     until(lambda: (page.root/'lists'/'marks.csv').exists() and '1 marked' in cell.text, what='the list')
@@ -279,9 +285,9 @@ def test_inspector(page):
     other = page.act('another seed', cell, lambda: seed.send_keys(Keys.ARROW_UP))
     assert page.state('inspector.seed') == 1 and not close(other, first)
     assert np.array_equal(page.act('the first seed again', cell, lambda: seed.send_keys(Keys.ARROW_DOWN)), first) and page.state('inspector.seed') == 0
-    webdriver.support.ui.Select(page.control(cell, 'augment', 'select')).select_by_visible_text('strong')
+    Select(page.control(cell, 'augment', 'select')).select_by_visible_text('strong')
     until(lambda: not close(page.pixels(cell), first), what='strong augmentation')
-    webdriver.support.ui.Select(page.control(cell, 'show', 'select')).select_by_visible_text('pair')
+    Select(page.control(cell, 'show', 'select')).select_by_visible_text('pair')
     until(lambda: not seed.is_displayed(), what='controls of the augmentation hidden')
     page.shot('inspector_used')
 
