@@ -366,10 +366,10 @@ def _controls(self:MatteViewer):
     saver, place = ipywidgets.Button(description='save', icon='save'), ipywidgets.Text(value=self.folder, description='into', continuous_update=False)
     traitlets.link((self, 'folder'), (place, 'value'))
     saver.on_click(lambda _: attempt(lambda: f'saved {self.save()}'))
-    probe = [self._linked(ipywidgets.BoundedIntText, n, min=-1, max=max(max(m.alpha.shape) for m in self.mattes) - 1, layout=dict(width='160px')) for n in ('probe_x', 'probe_y')]
+    probe = [self._linked(ipywidgets.BoundedIntText, n, min=-1, max=max(max(m.alpha.shape) for m in self.mattes) - 1, layout=dict(width='150px'), style=_NARROW) for n in ('probe_x', 'probe_y')]
     which = [self._linked(ipywidgets.IntSlider, 'index', 'matte', min=0, max=len(self.mattes) - 1)] if len(self.mattes) > 1 else []
     return [row(*which, self._linked(ipywidgets.ToggleButtons, 'mode', ' ', options=MODES, style=dict(button_width='105px'))),
-            self._navigation(), row(self._slider('split'), self._linked(ipywidgets.Checkbox, 'band', 'transition area'), self._linked(ipywidgets.BoundedIntText, 'kernel', min=1, max=200, layout=dict(width='160px')), *probe),
+            self._navigation(), row(self._slider('split'), self._linked(ipywidgets.Checkbox, 'band', 'transition area', indent=False, layout=dict(width='140px')), self._linked(ipywidgets.BoundedIntText, 'kernel', min=1, max=200, layout=dict(width='130px'), style=_NARROW), *probe),
             row(typed, picker, place, saver, note)]
 
 # %% ../nbs/70_widgets.ipynb #24687584
@@ -459,7 +459,7 @@ def text(self:MatteCompare)->str:  # HTML
 
 @patch
 def _controls(self:MatteCompare):
-    return [ipywidgets.HBox([self._linked(ipywidgets.ToggleButtons, 'show', ' ', options=('both', 'alpha', 'error')), self._slider('gain', 1, 100, .5)]), self._navigation()]
+    return [_row(self._linked(ipywidgets.ToggleButtons, 'show', ' ', options=('both', 'alpha', 'error'), style=dict(button_width='80px')), self._slider('gain', 1, 100, .5)), self._navigation()]
 
 # %% ../nbs/70_widgets.ipynb #f2cc43e3
 KINDS = {  # kind of problem -> what `P3M10k.check` says of it; anything else is 'unreadable'
@@ -627,7 +627,7 @@ def _controls(self:DatasetInspector):
     index = self._linked(ipywidgets.IntSlider, 'index', min=0, max=max(0, len(self.samples) - 1))
     def resize(change): index.max = max(0, len(self.samples) - 1)
     self.observe(resize, ['split', 'filter'])
-    checks = [self._linked(ipywidgets.Checkbox, n, d, indent=False, layout=dict(width='140px')) for n, d in (('band', 'transition area'), ('face', 'face mask'))]
+    checks = [self._linked(ipywidgets.Checkbox, n, d, indent=False, layout=dict(width='140px', margin='2px 2px 2px 12px')) for n, d in (('band', 'transition area'), ('face', 'face mask'))]
     choose = [self._linked(ipywidgets.Dropdown, n, options=o) for n, o in (('split', list(self.data.splits)), ('filter', self.traits()['filter'].values), ('show', self.traits()['show'].values), ('augment', tuple(AUGMENTS)))]
     draw = _row(choose[3], *(self._linked(ipywidgets.BoundedIntText, n, min=0, max=2**31 - 1, layout=dict(width='170px')) for n in ('seed', 'epoch')))
     def only_there(change=None): draw.layout.display = '' if self.show == 'augmented' else 'none'
@@ -649,6 +649,7 @@ class ObfuscationStudio(_View):
         **state,  # the traits, e.g. method='mosaic'
     ):
         self.image, self.alpha, self.finder, self._tried = load_image(image), None if alpha is None else load_alpha(alpha), finder or HaarFinder(), (None, None)
+        self._found = functools.lru_cache(4)(lambda size: self.finder(self._at(size)))  # faces before; finding them is what takes time
         if self.alpha is not None and self.alpha.shape != self.image.shape[:2]: raise ValueError(f'image is {self.image.shape[1]}x{self.image.shape[0]} but the alpha is {self.alpha.shape[1]}x{self.alpha.shape[0]}; they must have the same size')
         super().__init__(**state)
 
@@ -658,11 +659,12 @@ class ObfuscationStudio(_View):
         if box and not (len(box) == 4 and 0 <= box[0] < box[2] <= w and 0 <= box[1] < box[3] <= h): raise ValueError(f'box={box}: left, top, right, bottom inside {w}x{h} pixels were expected')
         return box
 
+    def _at(self, size): return fit_window(self.image, view_window(self.image.shape[:2]), size)
     def _hide(self, scale):
         "`obfuscate` at `scale` times the size: the picture before, and what it gave."
         size = tuple(max(1, round(n * scale)) for n in self.image.shape[:2])
-        image, alpha = (None if a is None else fit_window(a, view_window(a.shape[:2]), size) for a in (self.image, self.alpha))
-        finder = (lambda _: [Face(tuple(v * scale for v in self.box))]) if self.box else self.finder
+        image, alpha = self._at(size), None if self.alpha is None else fit_window(self.alpha, view_window(self.alpha.shape), size)
+        finder = lambda _: [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
         return image, obfuscate(image, alpha, self.method, self.strength, finder=finder, margin=self.margin, kernel=max(1, round(15 * scale)))
 
     def result(self)->Obfuscated: "The faces hidden, at full size."; return self._hide(1)[1]
@@ -695,7 +697,7 @@ def text(self:ObfuscationStudio)->str:
 
 @patch
 def _controls(self:ObfuscationStudio):
-    return [ipywidgets.HBox([self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS)), self._slider('strength', .01, 4), self._slider('margin', 0, 2)]), self._navigation()]
+    return [_row(self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS), style=dict(button_width='80px')), self._slider('strength', .01, 4), self._slider('margin', 0, 2)), self._navigation()]
 
 # %% ../nbs/70_widgets.ipynb #25493334
 REGIONS = ('whole', 'transition', 'foreground', 'background', 'face')
@@ -819,7 +821,7 @@ def render(self:ErrorExplorer)->np.ndarray:  # (height,width,3) uint8, at most 1
         cells.append(a if a.ndim == 3 else _gray(alpha_to_uint(a)))
     value = row[self.metric]
     label = 'not defined' if np.isnan(value) else f'{value:.4g}'
-    titles = dict(photo=row.image, alpha='true alpha', prediction=f'prediction  {self.metric} {label}', error=f'{self.heat} error x {self.gain:g}' + f', {self.region}' * (self.region != 'whole'))
+    titles = dict(photo=row.image, alpha='true alpha', prediction=f'prediction  {label}', error=f'error x {self.gain:g}' + f', {self.region}' * (self.region != 'whole'))
     return _grid([cells], [titles[n] for n in names])
 
 @patch
@@ -1107,7 +1109,8 @@ def _read_bounded(source, max_bytes, max_pixels):
     "The photograph `source`, unless its file is too large."
     n = len(source) if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).stat().st_size if isinstance(source, (str, Path)) else 0
     if n > max_bytes: raise ValueError(f'{n / 2**20:.1f} MB, at most {max_bytes / 2**20:.3g} MB a file')
-    return load_image(bytes(source) if isinstance(source, (bytearray, memoryview)) else source, max_pixels=max_pixels)
+    try: return load_image(bytes(source) if isinstance(source, (bytearray, memoryview)) else source, max_pixels=max_pixels)
+    except ValueError as e: raise ValueError(str(e).removeprefix('<bytes>: ')) from e  # it has a name here
 
 # %% ../nbs/70_widgets.ipynb #827701d5
 class BatchMatter(_View):
@@ -1182,13 +1185,13 @@ def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
     if not (self.report and self.report.done): return ''
     size = f'{len(self.zip) / 2**20:.1f} MB'
     if len(self.zip) > self.limit: return f'the zip has {size}, too much for a link; press save'
-    return f'<a download="mattes.zip" href="data:application/zip;base64,{base64.b64encode(self.zip).decode()}"><b>download mattes.zip</b></a> ({size})'
+    return f'<a download="mattes.zip" style="color:#0b63c5; text-decoration:underline" href="data:application/zip;base64,{base64.b64encode(self.zip).decode()}"><b>download mattes.zip</b></a> ({size})'
 
 @patch
 def _controls(self:BatchMatter):
     note, attempt = _note()
     upload = ipywidgets.FileUpload(accept='image/*', multiple=True, description='photographs')
-    place = ipywidgets.Text(description='or a folder', placeholder='of the computer that runs Jupyter', continuous_update=False)
+    place = ipywidgets.Text(description='or a folder', placeholder='of the computer that runs Jupyter', continuous_update=False, layout=dict(width='360px'))
     bar = ipywidgets.IntProgress(min=0, max=1, layout=dict(width='260px'))
     def tell(change): bar.max, bar.value = max(1, self.total), self.done
     self.observe(tell, ['done', 'total'])
