@@ -338,8 +338,9 @@ def test_training_and_stills(page):
     webdriver.ActionChains(page.driver).key_down(Keys.CONTROL).send_keys('s').key_up(Keys.CONTROL).perform()
     def stills():
         "The pictures that somebody without our kernel sees."
-        outputs = [o['data'] for c in json.loads((page.root/'widgets.ipynb').read_text())['cells'] for o in c['outputs'] if 'data' in o]
-        return [base64.b64decode(d['image/jpeg']) for d in outputs if 'image/jpeg' in d]
+        try: cells = json.loads((page.root/'widgets.ipynb').read_text())['cells']
+        except ValueError: return []  # it is being written
+        return [base64.b64decode(o['data']['image/jpeg']) for c in cells for o in c['outputs'] if 'image/jpeg' in o.get('data', {})]
     found = until(lambda: len(s := stills()) == len(CELLS) - 1 and s, what='the saved notebook')
     training = np.asarray(Image.open(io.BytesIO(found[-1]))).astype(float)
     assert close(training, last)  # not the empty one it began with
