@@ -10,6 +10,7 @@ __all__ = ['MODES', 'COMPARED', 'KINDS', 'REGIONS', 'MARKS', 'view_window', 'fit
 # %% ../nbs/70_widgets.ipynb #c3d8edca
 import base64, functools, html, io, json, re, time, zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import ipywidgets
@@ -894,7 +895,7 @@ def _controls(self:ErrorExplorer):
     index = self._linked(ipywidgets.IntSlider, 'index', min=0, max=last(), style=_NARROW)
     step = [ipywidgets.Button(icon=i, tooltip=t, layout=dict(width='40px')) for i, t in (('arrow-left', 'worse'), ('arrow-right', 'better'))]
     for b, by in zip(step, (-1, 1)): b.on_click(lambda _, by=by: setattr(self, 'index', min(max(0, min(self.index, last()) + by), last())))
-    choose = {n: self._linked(ipywidgets.Dropdown, n, options=o, layout=dict(width='220px')) for n, o in (('run', list(self.result.runs)), ('metric', self.result.metrics), ('filter', self.traits()['filter'].values),
+    choose = {n: self._linked(ipywidgets.Dropdown, n, options=o, layout=dict(width='185px'), style=_NARROW) for n, o in (('run', list(self.result.runs)), ('metric', self.result.metrics), ('filter', self.traits()['filter'].values),
               ('show', self.traits()['show'].values), ('region', REGIONS), ('heat', ('absolute', 'signed')))}
     marks = ipywidgets.ToggleButtons(options=MARKS, style=dict(button_width='80px'), tooltips=['no mark', 'the true alpha is wrong', 'leave it out'])
     why = ipywidgets.Text(placeholder='why', continuous_update=False, layout=dict(width='260px'))
@@ -929,8 +930,15 @@ class TrainingView(_View):
         recorder:Recorder,  # of a learner with `RecordLossParts`, as `p3m_learner` makes it
         **state,  # the traits, e.g. show='curves'
     ):
-        self.recorder, self.mattes, self._curves = recorder, {}, None
+        self.recorder, self.mattes = recorder, {}
+        self._take()
         super().__init__(**state)
+
+    def _take(self):
+        "Copy what the recorder holds: the next fit or validation empties it."
+        r = self.recorder
+        self.history = SimpleNamespace(metric_names=list(r.metric_names), values=[list(v) for v in r.values], parts={k: list(v) for k, v in r.parts.items()})
+        self.history.plot_parts, self._curves = functools.partial(Recorder.plot_parts, self.history), None
 
     @traitlets.validate('epoch')
     def _valid_epoch(self, proposal):
@@ -943,7 +951,8 @@ class TrainingView(_View):
         mattes:np.ndarray=None,  # (H,W,3) uint8: photographs and mattes after that epoch
     ):
         "Take what is new in the recorder, and show it."
-        self.status, self._curves = status or self.status, None
+        self.status = status or self.status
+        self._take()
         if mattes is not None: self.mattes[epoch] = encode_image(mattes, '.jpg', 85)
         if 'widget' in self.__dict__: self._follow(); self._refresh()
 
@@ -956,7 +965,7 @@ class TrainingView(_View):
 def curves(self:TrainingView)->np.ndarray:  # (height,screen,3) uint8
     "Loss parts and metrics, as `learner.plot_history` draws them."
     if self._curves is None or self._curves.shape[1] != self.screen:
-        figure = plot_history(self.recorder)
+        figure = plot_history(self.history)
         figure.set_dpi(self.screen / figure.get_figwidth())
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -979,7 +988,7 @@ def render(self:TrainingView)->np.ndarray:  # (height,width,3) uint8, at most 10
 @patch
 def text(self:TrainingView)->str:  # HTML
     "What the training does, and a table of the last and the best values."
-    columns, values = list(self.recorder.metric_names[1:]), [list(v) for v in self.recorder.values]
+    columns, values = self.history.metric_names[1:], self.history.values
     head = html.escape(self.status)
     if not values: return head
     lines = [('', 'last', 'best', 'in epoch')]
