@@ -1196,6 +1196,7 @@ def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
     if len(self.zip) > self.limit: return f'the zip has {size}, too much for a link; press save'
     return f'<a download="mattes.zip" style="color:#0b63c5; text-decoration:underline" href="data:application/zip;base64,{base64.b64encode(self.zip).decode()}"><b>download mattes.zip</b></a> ({size})'
 
+# %% ../nbs/70_widgets.ipynb #707fb5f6
 @patch
 def _controls(self:BatchMatter):
     note, attempt = _note()
