@@ -61,9 +61,11 @@ def until(condition, seconds=30, what='the page'):
     "The first true value of `condition()`."
     end = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(StaleElementReferenceException):
+        last = ''
+        try:
             if value := condition(): return value
-        assert time.monotonic() < end, f'{what}: not within {seconds} s'
+        except StaleElementReferenceException as e: last = f' ({e.msg[:80]})'  # replaced while we looked
+        assert time.monotonic() < end, f'{what}: not within {seconds} s{last}'
         time.sleep(.03)
 
 
@@ -76,9 +78,11 @@ def lab(tmp_path_factory):
     root.mkdir()
     nb = nbf.new_notebook(cells=[nbf.new_code_cell(c) for c in CELLS.values()], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')))
     (root/'widgets.ipynb').write_text(json.dumps(nb))
-    news = settings/'@jupyterlab'/'apputils-extension'/'notification.jupyterlab-settings'
-    news.parent.mkdir(parents=True)
-    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # no questions, no connections
+    for name, value in {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False),  # no questions, no connections
+                        'notebook-extension/tracker': dict(windowingMode='none')}.items():  # cells that are scrolled away stay in the page
+        file = settings/'@jupyterlab'/f'{name}.jupyterlab-settings'
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(value))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     token = secrets.token_hex(16)
     env = os.environ | dict(JUPYTER_TOKEN=token, JUPYTER_CONFIG_DIR=str(top/'config'), JUPYTER_DATA_DIR=str(top/'data'), JUPYTER_RUNTIME_DIR=str(top/'runtime'), IPYTHONDIR=str(top/'ipython'),
@@ -326,7 +330,7 @@ def test_training_and_stills(page):
     until(lambda: cell.find_elements(By.CSS_SELECTOR, 'img.widget-image'), 60, 'the monitor')
     seen = set()
     def finished():
-        seen.add(page.image(cell).get_attribute('src'))
+        for image in cell.find_elements(By.CSS_SELECTOR, 'img.widget-image'): seen.add(image.get_attribute('src'))  # none for a moment when the last one replaces the first
         return cell.find_element(By.CSS_SELECTOR, '.jp-InputPrompt').get_attribute('textContent').strip('[]: ').isdigit()
     until(finished, 120, 'training')
     assert len({s for s in seen if s.startswith('blob:')}) >= 3, 'the picture changes while the cell runs'
