@@ -50,11 +50,11 @@ explorer''',
 inspector''',
     studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image())
 studio''',
-    batch='''batch = BatchMatter(folder='saved')
-batch''',
     training='''monitor = TrainingMonitor(n=2, side=96, every=0)
 learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, num_workers=0, device='cpu'), 'lite', cbs=monitor, lr=1e-3)
-with learn.no_bar(), learn.no_logging(): learn.fit(2)''')
+with learn.no_bar(), learn.no_logging(): learn.fit(2)''',
+    batch='''batch = BatchMatter(folder='saved')
+batch''')
 
 
 def until(condition, seconds=30, what='the page'):
@@ -86,7 +86,8 @@ def lab(tmp_path_factory):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     token = secrets.token_hex(16)
     env = os.environ | dict(JUPYTER_TOKEN=token, JUPYTER_CONFIG_DIR=str(top/'config'), JUPYTER_DATA_DIR=str(top/'data'), JUPYTER_RUNTIME_DIR=str(top/'runtime'), IPYTHONDIR=str(top/'ipython'),
-                            JUPYTERLAB_SETTINGS_DIR=str(settings), JUPYTERLAB_WORKSPACES_DIR=str(top/'workspaces'), PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+                            JUPYTERLAB_SETTINGS_DIR=str(settings), JUPYTERLAB_WORKSPACES_DIR=str(top/'workspaces'), PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore',
+                            OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')  # numba, which estimates foregrounds, otherwise sets OpenMP's threads for PyTorch too: on a busy machine training then takes minutes
     with open(top/'server.log', 'wb') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', f'--ServerApp.root_dir={root}'],
                                   env=env, cwd=root, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -307,24 +308,6 @@ def test_studio(page):
     page.shot('studio_used')
 
 
-def test_batch(page, tmp_path):
-    from p3m_nb.core import save_image
-    from p3m_nb.synth import synth_portrait
-    cell = page.run('batch')
-    save_image(synth_portrait(3, 256).image, tmp_path/'Anna.png'); (tmp_path/'broken.jpg').write_bytes(b'no picture')
-    page.driver.execute_script('HTMLInputElement.prototype.click = function() { this.id = "chosen"; document.body.appendChild(this) }')  # a test cannot use the system's file dialog
-    cell.find_element(By.CSS_SELECTOR, 'button.jupyter-button').click()
-    page.driver.find_element(By.ID, 'chosen').send_keys(f'{tmp_path/"Anna.png"}\n{tmp_path/"broken.jpg"}')
-    link = until(lambda: next(iter(cell.find_elements(By.LINK_TEXT, 'download mattes.zip')), None), 60, 'the link')
-    assert 'broken.jpg' in shown(cell) and page.state('batch.report.done') == ['Anna.png'] and page.state('[batch.done, batch.total]') == [2, 2]
-    page.driver.execute_script('delete HTMLInputElement.prototype.click')
-    link.click()
-    file = page.root/'downloads'/'mattes.zip'
-    until(file.exists, what='the download')
-    assert zipfile.ZipFile(file).testzip() is None and sorted(zipfile.ZipFile(file).namelist()) == ['Anna_cutout.png', 'failed.txt']
-    page.shot('batch_used')
-
-
 def test_training_and_stills(page):
     cell = page.start('training')
     until(lambda: cell.find_elements(By.CSS_SELECTOR, 'img.widget-image'), 60, 'the monitor')
@@ -348,9 +331,27 @@ def test_training_and_stills(page):
         try: cells = json.loads((page.root/'widgets.ipynb').read_text())['cells']
         except ValueError: return []  # it is being written
         return [base64.b64decode(o['data']['image/jpeg']) for c in cells for o in c['outputs'] if 'image/jpeg' in o.get('data', {})]
-    found = until(lambda: len(s := stills()) == len(CELLS) - 1 and s, what='the saved notebook')
+    found = until(lambda: len(s := stills()) == len(CELLS) - 2 and s, what='the saved notebook')
     training = np.asarray(Image.open(io.BytesIO(found[-1]))).astype(float)
     assert close(training, last)  # not the empty one it began with
+
+
+def test_batch(page, tmp_path):
+    from p3m_nb.core import save_image
+    from p3m_nb.synth import synth_portrait
+    cell = page.run('batch')
+    save_image(synth_portrait(3, 256).image, tmp_path/'Anna.png'); (tmp_path/'broken.jpg').write_bytes(b'no picture')
+    page.driver.execute_script('HTMLInputElement.prototype.click = function() { this.id = "chosen"; document.body.appendChild(this) }')  # a test cannot use the system's file dialog
+    cell.find_element(By.CSS_SELECTOR, 'button.jupyter-button').click()
+    page.driver.find_element(By.ID, 'chosen').send_keys(f'{tmp_path/"Anna.png"}\n{tmp_path/"broken.jpg"}')
+    link = until(lambda: next(iter(cell.find_elements(By.LINK_TEXT, 'download mattes.zip')), None), 60, 'the link')
+    assert 'broken.jpg' in shown(cell) and page.state('batch.report.done') == ['Anna.png'] and page.state('[batch.done, batch.total]') == [2, 2]
+    page.driver.execute_script('delete HTMLInputElement.prototype.click')
+    link.click()
+    file = page.root/'downloads'/'mattes.zip'
+    until(file.exists, what='the download')
+    assert zipfile.ZipFile(file).testzip() is None and sorted(zipfile.ZipFile(file).namelist()) == ['Anna_cutout.png', 'failed.txt']
+    page.shot('batch_used')
 
 
 def test_nothing_went_wrong_and_reactions_are_quick(page):
