@@ -390,7 +390,7 @@ def _as_row(label, sample, scores, portrait, found):
     "`scores` with what tells the image."
     h, w = portrait.alpha.shape
     return scores | dict(run=label, image=sample.name, width=w, height=h, trimap='given' if sample.trimap else 'made', face_found=found,
-                         file=str(sample.image), alpha=str(sample.alpha), facemask=str(sample.facemask or ''))
+                         file=str(sample.image), alpha=str(sample.alpha), facemask=str(sample.facemask or ''), trimap_file=str(sample.trimap or ''))
 
 # %% ../nbs/60_benchmark.ipynb #78226661
 def evaluate(
@@ -419,7 +419,7 @@ def evaluate(
     unmatted = {} if n else {p: f'{p}: has no matte of the same name; add it or remove the image' for p in tests.unmatted}
     run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), scoring, obfuscation, report.failed | unmatted, kept)
     metrics = [m for m in TEN_METRICS + FACE_METRICS if names is None or m in names]
-    columns = ['run', 'image', 'width', 'height', *metrics, 'trimap', 'face_found', 'bits', 'seconds', 'file', 'alpha', 'facemask', 'prediction']
+    columns = ['run', 'image', 'width', 'height', *metrics, 'trimap', 'face_found', 'bits', 'seconds', 'file', 'alpha', 'facemask', 'trimap_file', 'prediction']
     return Result(pd.DataFrame(rows, columns=columns).astype({m: float for m in [*metrics, 'seconds']}), {label: run})
 
 # %% ../nbs/60_benchmark.ipynb #17a6c4b5

@@ -8,6 +8,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 
 
+def pytest_configure(config): config.addinivalue_line('markers', 'browser: needs Chromium, see test_browser.py')
+
+
 @pytest.fixture(scope='session')
 def weights(tmp_path_factory):
     "A weights file of the light network, untrained."
