@@ -75,7 +75,7 @@ def p3m_matte(
     out:str='matte',  # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
-    strategy:Literal['hybrid', 'resize']='hybrid',  # two passes (finer), or one (2 to 4 times faster)
+    strategy:Literal['hybrid', 'resize']=None,  # two passes (finer), or one (steadier, 2 to 4 times faster); by default what the weights ask for
     resize:Literal['default', 'paper']='default',  # scaling of the input: ours, or as published for reproduction
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
@@ -253,7 +253,7 @@ def p3m_eval(
     predictions:list=(),  # methods: folders of finished mattes, named as the images
     onnx:list=(),  # methods: ONNX files with an image as input
     method:list=(),  # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
-    strategy:Literal['hybrid', 'resize']='hybrid',  # of our networks: two passes, or one as in the paper's tables
+    strategy:Literal['hybrid', 'resize']=None,  # of our networks: two passes, or one as in the paper's tables; by default what the weights ask for
     resize:Literal['default', 'paper']='default',  # of our networks: our scaling, or the published one
     device:str=None,  # of our networks: cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # of our networks

@@ -241,12 +241,13 @@ class Matter:
     def __init__(self,
         weights=None,  # .safetensors or published .pth file, or a `P3MNet`; the shipped weights by default
         device:str|None=None,  # 'cpu', 'cuda', 'mps', ...; the fastest by default
-        strategy:str='hybrid',  # 'hybrid' (two passes) or 'resize' (one)
+        strategy:str|None=None,  # 'hybrid' (two passes, finer) or 'resize' (one, steadier); by default what the weights file asks for, else 'hybrid'
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
     ):
-        self.strategy, self.resize = _choice('strategy', strategy, ('hybrid', 'resize')), _choice('resize', resize, ('default', 'paper'))
+        strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
+        if strategy is not None: _choice('strategy', strategy, strategies)
         _choice('precision', precision, ('auto', *_DTYPES))
         if shorter is not None and not 32 <= shorter <= LONGEST: raise ValueError(f'shorter={shorter}: between 32 and {LONGEST}')
         try: self.device = torch.device(device or best_device()); torch.zeros(1, device=self.device)
@@ -255,6 +256,7 @@ class Matter:
         model = weights if isinstance(weights, P3MNet) else load_model(shipped_weights() if weights is None else weights)
         self.metadata = getattr(model, 'metadata', {'architecture': model.config})
         self.shorter = int(self.metadata.get('shorter', 540)) if shorter is None else shorter
+        self.strategy = strategy or _choice("the weights file's strategy", self.metadata.get('strategy', 'hybrid'), strategies)
         self.model = optimise(model, self.device, self.dtype)
 
     def __call__(self,

@@ -11,7 +11,7 @@ from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
 from p3m_nb.model import read_metadata, shipped_weights
 
-STORED = Path(__file__).parent/'data'/'grace_hopper_alpha.png'  # made with these weights (HYBRID), looked at (the white of the cap is partly missing, see the model card), and made small
+STORED = Path(__file__).parent/'data'/'grace_hopper_alpha.png'  # made with these weights and their default strategy, looked at, and made small
 
 def iou(a, b): return ((a > .5) & (b > .5)).sum() / ((a > .5) | (b > .5)).sum()
 
