@@ -52,7 +52,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', default=shared/'data')
     p.add_argument('--weights')
-    p.add_argument('--strategy', default='hybrid')
+    p.add_argument('--strategy', help='of Matter; what the weights file asks for by default')
     p.add_argument('--limit', type=int, default=40, help='photographs, spread evenly')
     args = p.parse_args()
     matter, rng, scores = Matter(args.weights, device='cpu', strategy=args.strategy), np.random.default_rng(0), {}
