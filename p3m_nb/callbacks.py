@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alpha_of', 'PortraitLoss', 'RecordLossParts', 'MattingMetric', 'TrainingDiverged', 'StopWhenNotFinite', 'preview_row',
            'PreviewMattes', 'blur_faces', 'PPTValidation', 'FaceImages', 'face_map', 'paste_features',
-           'CopyFaceFeatures']
+           'CopyFaceFeatures', 'FreezeBatchNorm']
 
 # %% ../nbs/41_callbacks.ipynb #c77bdfb2
 import math
@@ -378,3 +378,11 @@ class CopyFaceFeatures(Callback):
     def after_fit(self):
         if self.hook is not None: self.hook.remove()
         self.hook = None
+
+# %% ../nbs/41_callbacks.ipynb #a37077e9
+class FreezeBatchNorm(Callback):
+    "While training, batch norms use the statistics they have and do not change them; their weights learn on."
+    order, run_valid = Recorder.order - 40, False  # after fastai has set the mode, before anything runs the model
+    def before_train(self):
+        for m in self.model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
