@@ -29,23 +29,22 @@ def turned(a, degrees):
 
 def beside(a, b): return np.hstack([a, cv2.resize(b, a.shape[1::-1], interpolation=cv2.INTER_AREA if b.ndim == 3 else cv2.INTER_NEAREST)])
 
-def shrunk(image, alpha, mask, scene, scale):
+def shrunk(foreground, alpha, mask, scene, scale):
     "The person at `scale` of the height, standing at the bottom of `scene`."
     h, w = mask.shape
     put = lambda a, k: cv2.copyMakeBorder(cv2.resize(a, (round(w * scale), round(h * scale)), interpolation=k), h - round(h * scale), 0, (w - round(w * scale)) // 2, w - round(w * scale) - (w - round(w * scale)) // 2, cv2.BORDER_CONSTANT)
-    foreground = put(estimate_foreground(image, alpha), cv2.INTER_AREA)
-    return composite(foreground, put(alpha, cv2.INTER_AREA), cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)), put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
+    return composite(put(foreground, cv2.INTER_AREA), put(alpha, cv2.INTER_AREA), cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)), put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
 
 def conditions(image, alpha, mask, other, scene, rng):
     "{name: (image, mask)}"
     gray = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
     jpeg = cv2.imdecode(cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 10])[1], cv2.IMREAD_COLOR)[..., ::-1]
-    flat = mask.astype(np.uint8)
+    flat, foreground = mask.astype(np.uint8), estimate_foreground(image, alpha)
     turn = lambda d: (turned(image, d), turned(flat, d) > 0)
     return {'as it is': (image, mask), 'mirrored': (image[:, ::-1], mask[:, ::-1]), 'black and white': (gray, mask), 'JPEG quality 10': (np.ascontiguousarray(jpeg), mask),
             'a quarter of the light': (dark(image, .25, 800, rng), mask), 'a sixteenth of the light': (dark(image, .06, 800, rng), mask), 'out of focus (blur 4 px)': (cv2.GaussianBlur(image, (0, 0), 4), mask),
             'turned by 15 degrees': turn(15), 'turned by 45 degrees': turn(45), 'upside down': (image[::-1], mask[::-1]),
-            'two people': (beside(image, other[0]), beside(flat, other[1].astype(np.uint8)) > 0), 'at half the size in another scene': shrunk(image, alpha, mask, scene, .5), 'at a quarter of the size': shrunk(image, alpha, mask, scene, .25)}
+            'two people': (beside(image, other[0]), beside(flat, other[1].astype(np.uint8)) > 0), 'at half the size in another scene': shrunk(foreground, alpha, mask, scene, .5), 'at a quarter of the size': shrunk(foreground, alpha, mask, scene, .25)}
 
 def main():
     shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'

@@ -281,7 +281,7 @@ def train(args):
                 at['best'] = scores['iou']
                 facts = dict(held_out=json.dumps(scores), shorter=args.shorter, strategy='resize', steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
                 save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
-                    'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500; encoder started from ImageNet', licence=args.licence, half=True, **facts)
+                    f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
         with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
         save.last = time.time()
     save.since = save.last = start = time.time()
