@@ -138,6 +138,14 @@ def _block(c_in, c_out, depth, scale=1, last=True):
         if last or i < depth - 1: layers += [nn.BatchNorm2d(layers[-1].out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, *[nn.Upsample(scale_factor=scale, mode='bilinear', align_corners=False)] * (scale > 1))
 
+class _Refine(nn.Module):
+    "Logit of alpha out of a feature at half size and E0: as after a concatenation, but the feature's 1x1 convolution comes before the enlargement, with which it commutes."
+    def __init__(self, c, c_shallow):
+        super().__init__()
+        self.coarse, self.fine, self.alpha = nn.Conv2d(c, c_shallow, 1, bias=False), nn.Conv2d(c_shallow, c_shallow, 3, padding=1), nn.Conv2d(c_shallow, 1, 3, padding=1)
+
+    def forward(self, d, e0): return self.alpha(F.relu_(self.fine(e0).add_(_upsample(self.coarse(d), 2))))
+
 INTEGRATION = ('tfi', 'sbfi', 'dbfi')
 
 class P3MNet(nn.Module):
@@ -168,7 +176,7 @@ class P3MNet(nn.Module):
             if 'sbfi' in uses: add(f'sbfi_{k}', SBFI(cs[k], c0, 2 ** (k + 1)))
             if 'dbfi' in uses: add(f'dbfi_{k}', DBFI(cs[k], cs[4], 2 ** (4 - k)))
         # a max-unpooled feature is exact in place; an interpolated one needs E0 to find its edges again
-        self.decoder_final_l = nn.Conv2d(cs[0], 1, 3, padding=1) if self.encoder.indexed else nn.Sequential(*_block(cs[0] + c0, c0, 1), nn.Conv2d(c0, 1, 3, padding=1))
+        self.decoder_final_l = nn.Conv2d(cs[0], 1, 3, padding=1) if self.encoder.indexed else _Refine(cs[0], c0)
 
 # %% ../nbs/21_model.ipynb #f5238250
 @patch
@@ -208,7 +216,7 @@ def _focus(self:P3MNet, left, features):
         if 'sbfi' in uses and k < 4: d = self.get_submodule(f'sbfi_{k-1}')(d, left['e0'].pop(k - 1))
     d, indices = self.decoder0_l(d), left['indices'].pop()
     if self.encoder.indexed: return torch.sigmoid(_unpool_and_convolve(d, indices, self.decoder_final_l, self.unpool).float())
-    return torch.sigmoid(self.decoder_final_l(torch.cat([_upsample(d, 2), left['e0'].pop(None)], 1)).float())
+    return torch.sigmoid(self.decoder_final_l(d, left['e0'].pop(None)).float())
 
 # %% ../nbs/21_model.ipynb #aae2d2c1
 @patch

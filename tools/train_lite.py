@@ -14,6 +14,7 @@ with `--scenery` of 39 photographs from Debian's wallpaper packages, of which th
 Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
 """
 import argparse, copy, ctypes, json, math, os, platform, sys, time, zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -27,13 +28,14 @@ from p3m_nb.losses import loss_parts
 from p3m_nb.model import load_model, p3mnet_lite, save_model
 
 SETS = ('portraits/train', 'street/train')
-SHORTER = 448   # shorter side of a cached photograph
+SHORTER = 512   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
-# shapes (height, width) a batch may have, images a batch, steps, highest learning rate, share of `whole` views, frozen layers of the encoder
-STAGES = [dict(name='A', shapes=[(224, 224), (256, 192), (256, 192), (192, 256)], batch=12, steps=6000, lr=2e-3, whole=.5, frozen=7),
-          dict(name='B', shapes=[(384, 288), (384, 288), (320, 320), (288, 384)], batch=6, steps=4000, lr=7e-4, whole=.6, frozen=7),
-          dict(name='C', shapes=[(576, 448), (576, 448), (448, 448), (448, 576)], batch=3, steps=2000, lr=4e-4, whole=.6, frozen=7)]
-EMPTY = .1      # share of scenes without a person
+# shapes (height, width, images) a batch may have, steps, highest learning rate, share of `whole` views and of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder
+STAGES = [dict(name='A', shapes=[(224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)], steps=6000, lr=2e-3, whole=.5, empty=.1, harsh=1., frozen=7),
+          dict(name='B', shapes=[(384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)], steps=4000, lr=7e-4, whole=.6, empty=.1, harsh=1., frozen=7),
+          dict(name='C', shapes=[(576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)], steps=2000, lr=4e-4, whole=.6, empty=.1, harsh=1., frozen=7),
+          dict(name='D', shapes=[(256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 3), (512, 384, 2), (384, 384, 3), (288, 384, 4)], steps=4000, lr=8e-4, whole=.72, empty=.05, harsh=.5, frozen=7)]
+PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
 BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
 WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
 
@@ -55,7 +57,7 @@ def target_alpha(folder, stem):
     return np.where(alpha < .03, 0, np.where(alpha > .97, 1, alpha)).astype(np.float32)
 
 def cache_one(folder, stem, finder):
-    "(H,W,7) uint8: blurred photograph, its foreground colours, alpha; None if no face was found."
+    "(H,W,8) uint8: blurred photograph, its foreground colours, alpha, where it was blurred; None if no face was found."
     from p3m_nb.privacy import obfuscate
     image, alpha = load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)
     hidden = obfuscate(image, alpha, strength=BLUR, margin=0, finder=finder)
@@ -67,7 +69,7 @@ def cache_one(folder, stem, finder):
     half = lambda a: cv2.resize(a, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
     foreground = cv2.resize(estimate_foreground(half(image), half(alpha)), size, interpolation=cv2.INTER_LINEAR)  # colours are smooth; half the size takes a quarter of the time
     foreground = np.where(alpha[..., None] == 1, image, foreground)
-    return np.dstack([image, foreground, (alpha * 255 + .5).astype(np.uint8)])
+    return np.dstack([image, foreground, (alpha * 255 + .5).astype(np.uint8), small(hidden.mask.astype(np.uint8) * 255)])
 
 def build_cache(data, cache, which):
     "Make what is missing in `cache`; `no_face.json` lists the photographs left out."
@@ -89,6 +91,34 @@ def build_cache(data, cache, which):
             with atomic_write(cache/f'{name}.npy') as tmp:
                 with open(tmp, 'wb') as f: np.save(f, made)
         if i % 100 == 99: print(f'cache {i + 1}/{len(jobs)}, {len(none)} without a face', flush=True)
+
+
+def face_cutouts(folder, which):
+    "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
+    from p3m_nb.privacy import face_finder, find_faces, private_area
+    finder, out = face_finder(which), []
+    for path in sorted(folder.glob('*.jpg')):
+        image = load_image(path)
+        faces = find_faces(image, finder)
+        if faces: out.append((image, private_area(faces[0], image.shape).astype(np.uint8)))
+    return out
+
+def paste(rng, item, face, mask):
+    "A copy of a cached photograph with `face` in place of its largest blurred face, in that one's mean colour."
+    n, labels, stats, _ = cv2.connectedComponentsWithStats((item[..., 7] > 127).astype(np.uint8))
+    if n < 2: return item
+    x, y, w, h, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+    here = labels[y:y+h, x:x+w] == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    fx, fy, fw, fh = cv2.boundingRect(mask)
+    zoom, turn, flip = rng.uniform(1, 1.2) * max(w / fw, h / fh), math.radians(rng.normal(0, 8)), rng.choice((-1, 1))
+    m = zoom * np.array([[math.cos(turn) * flip, -math.sin(turn), 0], [math.sin(turn) * flip, math.cos(turn), 0]])
+    m[:, 2] = np.array([w / 2, h / 2]) - m[:, :2] @ (fx + fw / 2, fy + fh / 2)
+    moved = cv2.warpAffine(face, m, (w, h), flags=cv2.INTER_AREA if zoom < .5 else cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    item = item.copy()
+    part = item[y:y+h, x:x+w]
+    moved = np.clip(moved + part[..., :3][here].mean(0) - moved[here].mean(0), 0, 255).astype(np.uint8)
+    for colours in (part[..., :3], part[..., 3:6]): colours[here] = moved[here]
+    return item
 
 
 # --- one training example ------------------------------------------------------------------------------------------------------------------
@@ -161,11 +191,12 @@ def recolour(rng, x, strength):
     x = (x - .5) * np.float32(math.exp(n(.2))) + np.float32(.5 + n(.08)) + np.float32(rng.normal(0, .03 * strength, 3))
     return np.clip(x, 0, 1) ** np.float32(math.exp(n(.25)))
 
-def example(rng, item, shape, backgrounds, whole):
+def example(rng, item, shape, backgrounds, stage):
     "(image (H,W,3) float32 in 0..1, alpha (H,W) float32 in 0..1) for training."
-    if rng.random() < EMPTY: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
+    harsh = stage['harsh']
+    if rng.random() < stage['empty']: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
     else:
-        m, border, scale = view(rng, shape, item[..., 6], whole)
+        m, border, scale = view(rng, shape, item[..., 6], stage['whole'])
         replace = border == cv2.BORDER_CONSTANT or rng.random() < .4
         alpha = warp(item[..., 6], m, shape, scale, border).astype(np.float32) / 255
         image = warp(np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3]), m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
@@ -173,30 +204,34 @@ def example(rng, item, shape, backgrounds, whole):
             behind = scenery(rng, shape, backgrounds).astype(np.float32) / 255
             if rng.random() < .5: image = recolour(rng, image, .6)
             image = image * alpha[..., None] + behind * (1 - alpha[..., None])
-    if rng.random() < .8: image = recolour(rng, image, 1)
-    if rng.random() < .06: image = image * np.float32(rng.uniform(.15, .7))  # too little light
-    if rng.random() < .08: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
-    if rng.random() < .18: image = cv2.GaussianBlur(image, (0, 0), math.exp(rng.uniform(math.log(.4), math.log(4))))
-    if rng.random() < .25: image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.005, .05))
+    if rng.random() < .8: image = recolour(rng, image, harsh)
+    if rng.random() < .06 * harsh: image = image * np.float32(rng.uniform(.15, .7))  # too little light
+    if rng.random() < .08 * harsh: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
+    if rng.random() < .18 * harsh: image = cv2.GaussianBlur(image, (0, 0), math.exp(rng.uniform(math.log(.4), math.log(4))))
+    if rng.random() < .25 * harsh: image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.005, .05))
     image = np.clip(image, 0, 1)
-    if rng.random() < .3:
+    if rng.random() < .3 * harsh:
         data = cv2.imencode('.jpg', (image * 255 + .5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 95))])[1]
         image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
     return image.astype(np.float32), alpha
 
-def batch_of(seed, stage, step, files, backgrounds):
+POOL = ThreadPoolExecutor(os.cpu_count())  # while a batch is made, torch does nothing
+
+def batch_of(seed, stage, step, files, backgrounds, faces):
     "Batch number `step` of `stage`: the same for the same seed, whenever training was resumed."
     number = STAGES.index(stage)
     rng = np.random.default_rng((seed, number, step))
-    shape = stage['shapes'][rng.integers(len(stage['shapes']))]
-    n, first = stage['batch'], step * stage['batch']
+    *shape, n = stage['shapes'][rng.integers(len(stage['shapes']))]
+    most = max(s[2] for s in stage['shapes'])  # places in the order that a batch takes, some of them perhaps unused
     order = lambda epoch: np.random.default_rng((seed, number, epoch, 7)).permutation(len(files))
-    chosen = [order(i // len(files))[i % len(files)] for i in range(first, first + n)]
-    images, alphas, trimaps = [], [], []
-    for i in chosen:
-        image, alpha = example(rng, np.load(files[i], mmap_mode='r')[...], shape, backgrounds, stage['whole'])
+    chosen = [order(i // len(files))[i % len(files)] for i in range(step * most, step * most + n)]
+    def one(i, rng):
+        item = np.load(files[i], mmap_mode='r')[...]
+        if faces and rng.random() < PASTED: item = paste(rng, item, *faces[rng.integers(len(faces))])
+        image, alpha = example(rng, item, tuple(shape), backgrounds, stage)
         kernel = int(min(shape) * rng.uniform(.035, .065)) | 1
-        images.append((image - MEAN) / STD); alphas.append(alpha); trimaps.append(make_trimap((alpha * 255 + .5).astype(np.uint8), kernel))
+        return ((image - MEAN) / STD).astype(np.float32), alpha, make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
+    images, alphas, trimaps = zip(*POOL.map(one, chosen, rng.spawn(n)))
     tensor = lambda x: torch.from_numpy(np.stack(x))
     return tensor(images).permute(0, 3, 1, 2), tensor(alphas)[:, None], tensor(trimaps)[:, None]
 
@@ -257,6 +292,7 @@ def train(args):
     left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
     backgrounds = [scene(load_image(p)) for folder in (data/'backgrounds', *map(Path, args.scenery)) for p in sorted(folder.glob('*.jpg'))]
     backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
+    faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
@@ -277,11 +313,11 @@ def train(args):
             scores = validate(ema, held, args.shorter)
             keep_memory()  # inference gave it back
             print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
-            if at['best'] is None or scores['iou'] > at['best']:
-                at['best'] = scores['iou']
+            if at['best'] is None or scores['sad'] < at['best']:
+                at['best'] = scores['sad']
                 facts = dict(held_out=json.dumps(scores), shorter=args.shorter, strategy='resize', steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
                 save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
-                    f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
+                    f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}{f"; {len(faces)} official portraits, whose faces were pasted over blurred ones" if faces else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
         with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
         save.last = time.time()
     save.since = save.last = start = time.time()
@@ -292,8 +328,8 @@ def train(args):
         while at['step'] < stage['steps']:
             wait(args.pause_file)
             for g in optimizer.param_groups: g['lr'] = rate(stage, at['step']) * g['factor']
-            x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], files, backgrounds))
-            with torch.autocast(device.type, torch.bfloat16): out = model(x.to(memory_format=torch.channels_last))
+            x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], files, backgrounds, faces))
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'): out = model(x.to(memory_format=torch.channels_last))
             parts = loss_parts(out, alpha, trimap)
             loss = parts.total(WEIGHTING)
             loss.backward()
@@ -321,6 +357,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
     p.add_argument('--start', help='weights of p3mnet_lite to go on from, in place of --encoder')
+    p.add_argument('--faces', help='folder of .jpg photographs whose faces may be shown, to paste into others (P3M-CP)')
     p.add_argument('--scenery', nargs='*', default=[], help='more folders of .jpg photographs without people')
     p.add_argument('--data', default=shared/'data', help='folder with portraits, street and backgrounds')
     p.add_argument('--work', default='lite_work', help='folder for cache and checkpoint')
@@ -330,6 +367,7 @@ def arguments():
     p.add_argument('--steps', type=lambda s: [int(n) for n in s.split(',')], help='steps of the stages, such as 1500,600')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--threads', type=int, help='CPU threads')
+    p.add_argument('--precision', default='bf16' if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else 'fp32', choices=('bf16', 'fp32'), help='bf16 is slow on processors without it')
     p.add_argument('--minutes', type=float, help='stop after so many minutes; the same command goes on')
     p.add_argument('--save-minutes', type=float, default=4)
     p.add_argument('--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints')
