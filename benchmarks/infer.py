@@ -38,8 +38,8 @@ def published_forward(net, x):
     d2l = shallow(2, net.tfi_2(d3g, put(net.decoder3_l(d3l), 3), f.e2))
     d1l = shallow(1, net.tfi_1(d2g, put(net.decoder2_l(d2l), 2), f.e1))
     d0l = shallow(0, net.tfi_0(d1g, put(net.decoder1_l(d1l), 1), f.e0p))
-    d0l = put(net.decoder0_l(d0l), 0)
-    local = torch.sigmoid(net.decoder_final_l(d0l if f.indices else torch.cat([d0l, f.e0], 1)))
+    d0l = net.decoder0_l(d0l)
+    local = torch.sigmoid(net.decoder_final_l(put(d0l, 0)) if f.indices else net.decoder_final_l(d0l, f.e0))
     return logits, local, fuse(logits, local)
 
 

@@ -99,29 +99,33 @@ def _half_relus(module):
 
 # %% ../nbs/50_infer.ipynb #00efe314
 class _ConvReLU(nn.Conv2d):
-    "Convolution and ReLU in one pass of the CPU's library (oneDNN), through the operator that torch's compiler uses."
+    "Convolution and ReLU (or ReLU6) in one pass of the CPU's library (oneDNN), through the operator that torch's compiler uses."
+    activation = 'relu', []
     def forward(self, x):
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, 'relu', [], '')
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, '')
+
+class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
 
 @functools.cache
 def _can_fuse(dtype):
     "Whether this build of torch has that operator and it is right."
-    conv, x = nn.Conv2d(3, 4, 3, padding=1).to(dtype), torch.linspace(-2, 2, 300).view(1, 3, 10, 10).to(dtype)
+    conv, x = nn.Conv2d(3, 4, 3, padding=1).to(dtype), torch.linspace(-20, 20, 300).view(1, 3, 10, 10).to(dtype)
     with torch.inference_mode():
-        try: return torch.allclose(_as_conv_relu(copy.deepcopy(conv))(x), torch.relu(conv(x)), atol=1e-2)
+        try: return all(torch.allclose(_with_relu(copy.deepcopy(conv), relu)(x), relu(conv(x)), rtol=1e-2, atol=1e-2) for relu in (nn.ReLU(), nn.ReLU6()))
         except (AttributeError, RuntimeError, TypeError): return False
 
-def _as_conv_relu(conv):
-    conv.__class__ = _ConvReLU
+def _with_relu(conv, relu):
+    "`conv`, which from now on does the work of `relu` too."
+    conv.__class__ = _ConvReLU6 if isinstance(relu, nn.ReLU6) else _ConvReLU
     return conv
 
 def _fuse_relus(module):
     "Make (convolution, folded batch norm, ReLU) one `_ConvReLU`, in place."
     if isinstance(module, nn.Sequential):
         for i in range(len(module) - 2):
-            if type(module[i]) is nn.Conv2d and isinstance(module[i+1], nn.Identity) and isinstance(module[i+2], nn.ReLU):
-                _as_conv_relu(module[i]); module[i+2] = nn.Identity()
-    elif isinstance(module, (_Integrate, ResNet34MP)): _as_conv_relu(module.conv1); module.relu = nn.Identity()
+            if type(module[i]) is nn.Conv2d and isinstance(module[i+1], nn.Identity) and isinstance(module[i+2], (nn.ReLU, nn.ReLU6)):
+                _with_relu(module[i], module[i+2]); module[i+2] = nn.Identity()
+    elif isinstance(module, (_Integrate, ResNet34MP)): _with_relu(module.conv1, module.relu); module.relu = nn.Identity()
     for child in module.children(): _fuse_relus(child)
 
 # %% ../nbs/50_infer.ipynb #ae0cb92b
