@@ -36,7 +36,8 @@ HELD_OUT = 22   # every so manieth photograph of the training set is kept for ch
 STAGES = [dict(name='A', shapes=[(224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)], steps=6000, lr=2e-3, whole=.5, empty=.1, harsh=1., frozen=7),
           dict(name='B', shapes=[(384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)], steps=4000, lr=7e-4, whole=.6, empty=.1, harsh=1., frozen=7),
           dict(name='C', shapes=[(576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)], steps=2000, lr=4e-4, whole=.6, empty=.1, harsh=1., frozen=7),
-          dict(name='D', shapes=[(256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)], steps=4000, lr=8e-4, whole=.72, empty=.05, harsh=.5, frozen=7)]
+          dict(name='D', shapes=[(256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)], steps=1000, lr=8e-4, whole=.72, empty=.05, harsh=.5, frozen=7),
+          dict(name='E', shapes=[(384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)], steps=2000, lr=5e-4, whole=.78, empty=.04, harsh=.4, frozen=7)]
 RANK, WORLD = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1)))  # set by torchrun
 PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
 BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
