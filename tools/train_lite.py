@@ -9,10 +9,10 @@ blurred by `p3m_nb.privacy` and its foreground colours are estimated, once; phot
 unblurred face is trained on only where the finder overlooked one beside another. (2) `train`: the stages of
 `STAGES` one after the other, P3M loss, AdamW, an exponential moving average of the weights. Every `--save-minutes` it writes a checkpoint,
 measures the average on photographs held out of the training set, and keeps the best as `--out`. Stop it at any time; the same command goes on.
-The shipped weights came about in four runs on 2 CPU cores, about STUNDEN hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
+The shipped weights came about in four runs on 2 CPU cores, about three and a half hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
 with `--scenery` of 39 photographs from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3) `--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's last block was replaced
-by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,SCHRITTE` with `--scenery` and `--faces ../shared/data/faces`, by two processes of one thread each, which is 1.4 times as fast as two threads of one process:
-`OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
+by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces ../shared/data/faces`, by two processes of one thread each, which is 1.4 times as fast as two threads of one process:
+`OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was best on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
 Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
 """
 import argparse, copy, ctypes, json, math, os, platform, sys, time, zlib
@@ -270,9 +270,9 @@ def rate(stage, step):
 
 def iou(a, b): return (a & b).sum() / max(1, (a | b).sum())
 
-def validate(model, files, shorter):
-    "Mean IoU and SAD (thousands, at 448) against the training targets on held-out photographs with blurred faces."
-    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy='resize', shorter=shorter), []
+def validate(model, files, strategy, shorter):
+    "Mean IoU and SAD (thousands, at the size of the cache) against the training targets on held-out photographs with blurred faces."
+    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy=strategy, shorter=shorter), []
     for f in files:
         item = np.load(f)
         alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
@@ -329,12 +329,12 @@ def train(args):
         if RANK: return
         at['seconds'] += time.time() - save.since; save.since = time.time()
         if check:
-            scores = validate(ema, held, args.shorter)
+            scores = validate(ema, held, args.strategy, args.shorter)
             keep_memory()  # inference gave it back
             print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
             if at['best'] is None or scores['sad'] < at['best']:
                 at['best'] = scores['sad']
-                facts = dict(held_out=json.dumps(scores), shorter=args.shorter, strategy='resize', steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
+                facts = dict(held_out=json.dumps(scores), shorter=args.shorter, strategy=args.strategy, steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
                 save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
                     f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}{f"; {len(faces)} official portraits, whose faces were pasted over blurred ones" if faces else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
         with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
@@ -391,7 +391,8 @@ def arguments():
     p.add_argument('--save-minutes', type=float, default=4)
     p.add_argument('--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints')
     p.add_argument('--pause-file', help='wait between steps while this file exists')
-    p.add_argument('--shorter', type=int, default=320, help='shorter side for which the weights are measured and meant: `Matter` uses it')
+    p.add_argument('--strategy', default='hybrid', choices=('hybrid', 'resize'), help='for which the weights are measured and meant: `Matter` uses it')
+    p.add_argument('--shorter', type=int, default=256, help='shorter side of the semantic pass, in the same way')
     p.add_argument('--seed', type=int, default=20261123)
     p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
     p.add_argument('--cache-only', action='store_true')
