@@ -97,6 +97,8 @@ def build_cache(data, cache, which):
         if i % 100 == 99: print(f'cache {i + 1}/{len(jobs)}, {len(none)} without a face', flush=True)
 
 
+# --- faces that may be shown, in place of blurred ones (P3M-CP) ------------------------------------------------------------------------------
+
 def face_cutouts(folder, which):
     "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
     from p3m_nb.privacy import face_finder, find_faces, private_area
@@ -111,8 +113,9 @@ def paste(rng, item, face, mask):
     "A copy of a cached photograph with `face` in place of its largest blurred face, in that one's mean colour."
     n, labels, stats, _ = cv2.connectedComponentsWithStats((item[..., 7] > 127).astype(np.uint8))
     if n < 2: return item
-    x, y, w, h, _ = stats[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
-    here = labels[y:y+h, x:x+w] == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    x, y, w, h, _ = stats[largest]
+    here = labels[y:y+h, x:x+w] == largest
     fx, fy, fw, fh = cv2.boundingRect(mask)
     zoom, turn, flip = rng.uniform(1, 1.2) * max(w / fw, h / fh), math.radians(rng.normal(0, 8)), rng.choice((-1, 1))
     m = zoom * np.array([[math.cos(turn) * flip, -math.sin(turn), 0], [math.sin(turn) * flip, math.cos(turn), 0]])
@@ -256,7 +259,7 @@ def groups(model):
     return [dict(params=ps, factor=f, weight_decay=d) for (f, d), ps in out.items()]
 
 def set_mode(model, stage):
-    "Training mode; the pretrained encoder keeps its batch-norm statistics and its first `frozen` layers, the last stage keeps all statistics (small batches)."
+    "Training mode; the pretrained encoder keeps its batch-norm statistics and its first `frozen` layers, after the first stage all statistics are kept (small batches)."
     model.train()
     norms = model.encoder.features.modules() if stage is STAGES[0] else model.modules()
     for m in norms:
@@ -362,9 +365,10 @@ def train(args):
                 floats = [k for k in own if own[k].is_floating_point()]
                 torch._foreach_lerp_([average[k] for k in floats], [own[k] for k in floats], 1 - decay)
             running.append([loss.item(), parts.semantic.item(), parts.fusion_alpha.item(), parts.local_alpha.item()])
-            if at['total'] % 20 == 0 and RANK == 0:
+            if at['total'] % 20 == 0:
                 numbers = ' '.join(f'{v:.3f}' for v in np.mean(running, 0))
-                print(time.strftime('%H:%M:%S'), stage['name'], at['step'], f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s', flush=True); running = []
+                if RANK == 0: print(time.strftime('%H:%M:%S'), stage['name'], at['step'], f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s', flush=True)
+                running = []
             if over or time.time() - save.last > args.save_minutes * 60: checks += 1; save(checks % args.check_every == 0 or over)
             if over: return
         if stage['steps']: save(True)
