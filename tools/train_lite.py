@@ -29,7 +29,7 @@ from p3m_nb.infer import MEAN, STD, Matter
 from p3m_nb.losses import loss_parts
 from p3m_nb.model import load_model, p3mnet_lite, save_model
 
-SETS = ('portraits/train', 'street/train')
+SETS = {'portraits/train': 1, 'street/train': 2}   # how often a photograph is seen in an epoch
 SHORTER = 512   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
 # shapes (height, width, images) a batch may have, steps, highest learning rate, share of `whole` views and of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder
@@ -37,7 +37,8 @@ STAGES = [dict(name='A', shapes=[(224, 224, 12), (256, 192, 12), (256, 192, 12),
           dict(name='B', shapes=[(384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)], steps=4000, lr=7e-4, whole=.6, empty=.1, harsh=1., frozen=7),
           dict(name='C', shapes=[(576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)], steps=2000, lr=4e-4, whole=.6, empty=.1, harsh=1., frozen=7),
           dict(name='D', shapes=[(256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)], steps=1000, lr=8e-4, whole=.72, empty=.05, harsh=.5, frozen=7),
-          dict(name='E', shapes=[(384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)], steps=2000, lr=5e-4, whole=.78, empty=.04, harsh=.4, frozen=7)]
+          dict(name='E', shapes=[(384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)], steps=2000, lr=5e-4, whole=.78, empty=.04, harsh=.4, frozen=7),
+          dict(name='F', shapes=[(352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)], steps=9000, lr=5e-4, whole=.6, empty=.04, harsh=.4, frozen=0)]
 RANK, WORLD = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1)))  # set by torchrun
 PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
 BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
@@ -282,16 +283,16 @@ def validate(model, files, strategy, shorter):
         scores.append((iou(alpha > .5, true > .5), np.abs(alpha - true).sum() / 1000))
     return dict(zip(('iou', 'sad'), map(float, np.mean(scores, 0))))
 
-def combine(parameters, *numbers):
-    "Averages the gradients of `parameters` over all processes, in place; the largest of each of `numbers`."
-    if WORLD == 1: return numbers
+def combine(parameters, flag):
+    "Averages the gradients of `parameters` over all processes, in place; true if `flag` is so in any of them."
+    if WORLD == 1: return flag
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch._utils._flatten_dense_tensors(gradients)
     torch.distributed.all_reduce(flat)
     torch._foreach_copy_(gradients, [g.view_as(p) for g, p in zip(torch._utils._unflatten_dense_tensors(flat / WORLD, gradients), gradients)])
-    numbers = torch.tensor(numbers, dtype=torch.float64)
-    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-    return numbers.tolist()
+    flag = torch.tensor(float(flag))
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 def wait(pause_file):
     while pause_file and Path(pause_file).exists(): time.sleep(1)
@@ -310,6 +311,7 @@ def train(args):
     files = sorted(cache.glob('*.npy'))
     held = [f for f in files if is_held_out(f.stem)]
     files = [f for f in files if not is_held_out(f.stem)]
+    epoch = [f for s, n in SETS.items() for f in files if f.stem.startswith(s.replace('/', '_')) for _ in range(n)]
     left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
     backgrounds = [scene(load_image(p)) for folder in (data/'backgrounds', *map(Path, args.scenery)) for p in sorted(folder.glob('*.jpg'))]
     backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
@@ -350,12 +352,12 @@ def train(args):
         while at['step'] < stage['steps']:
             wait(args.pause_file)
             for g in optimizer.param_groups: g['lr'] = rate(stage, at['step']) * g['factor']
-            x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], files, backgrounds, faces))
+            x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], epoch, backgrounds, faces))
             with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'): out = model(x.to(memory_format=torch.channels_last))
             parts = loss_parts(out, alpha, trimap)
             loss = parts.total(WEIGHTING)
             loss.backward()
-            over = combine(model.parameters(), bool(args.minutes and time.time() - start > args.minutes * 60))[0]
+            over = combine(model.parameters(), bool(args.minutes and time.time() - start > args.minutes * 60))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
             optimizer.step(); optimizer.zero_grad(set_to_none=True)
             at['step'] += 1; at['total'] += 1
