@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py                       # light network, 8 images of 256 pixels
     python benchmarks/train_step.py --arch resnet34 --bs 2 --size 256
-A step is forward, the whole P3M loss, backward and Adam, as `p3m_learner` makes them. Variants take turns; each starts from the same weights and sees the same generated portraits.
+A step is forward, the whole P3M loss, backward and Adam, as `p3m_learner` makes them. Variants take turns, with `keep_memory` as in the learner; each starts from the same weights and sees the same generated portraits.
 bfloat16 rounds every feature, so the loss of one batch is off by chance, up or down; `--batches` more, without a step, tell whether it is off in the mean.
 """
 import argparse, copy, time
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from p3m_nb.callbacks import PortraitLoss
+from p3m_nb.core import keep_memory
 from p3m_nb.data import Portrait, PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
 from p3m_nb.model import load_model, make_model
@@ -33,7 +34,7 @@ class Variant:
         self.memory = memory = torch.channels_last if channels_last else torch.contiguous_format
         self.model, self.x, self.y = copy.deepcopy(model).train().to(memory_format=memory), x.as_subclass(torch.Tensor).contiguous(memory_format=memory), y
         self.opt, self.loss, self.cast = published_adam(p3m_splitter(self.model), lr=1e-5), PortraitLoss(), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
-        if not encoder: self.model.encoder.forward = torch.autocast(x.device.type, enabled=False)(self.model.encoder.forward)
+        self.model.float32_encoder = not encoder
         self.losses, self.times, self.others = [], [], []
 
     def loss_of(self, x, y):
@@ -59,12 +60,13 @@ def main():
     model, (x, y) = load_model(a.weights) if a.weights else make_model(a.arch), batch_of(a.bs, a.size)
     variants = {'float32': {}, 'float32, channels_last': dict(channels_last=True), 'bfloat16': dict(bf16=True), 'bfloat16, channels_last': dict(bf16=True, channels_last=True), 'the same, encoder in float32': dict(bf16=True, channels_last=True, encoder=False)}
     variants = {k: Variant(model, x, y, **kw) for k, kw in variants.items() if a.bf16 or not kw.get('bf16')}
-    for i in range(a.batches):  # before any step: all have the same weights
-        more, targets = batch_of(a.bs, a.size, a.bs * (i + 1))
-        for v in variants.values():
-            with torch.no_grad(): v.others.append(v.loss_of(more.as_subclass(torch.Tensor).contiguous(memory_format=v.memory), targets).item())
-    for _ in range(a.steps + 1):
-        for v in variants.values(): v.step()
+    with keep_memory(None):
+        for i in range(a.batches):  # before any step: all have the same weights
+            more, targets = batch_of(a.bs, a.size, a.bs * (i + 1))
+            for v in variants.values():
+                with torch.no_grad(): v.others.append(v.loss_of(more.as_subclass(torch.Tensor).contiguous(memory_format=v.memory), targets).item())
+        for _ in range(a.steps + 1):
+            for v in variants.values(): v.step()
     print(f'{a.arch}, {a.bs} images of {a.size} pixels, {a.threads} threads, best and median of {a.steps} steps\n')
     print(f'| variant | s/step, best | s/step, median | images/s | times faster (best) | loss of step 1 | relative difference | after all steps | mean of {a.batches + 1} batches |\n|---|---|---|---|---|---|---|---|---|')
     plain = variants['float32']

@@ -6,10 +6,10 @@
 __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'IMAGE_SUFFIXES', 'source_name', 'parse_colour', 'load_image', 'sample_image', 'load_alpha',
            'atomic_write', 'clear_temporaries', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha',
            'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite', 'image_files', 'FileReport',
-           'one_line', 'process_files', 'same_file']
+           'one_line', 'process_files', 'same_file', 'keep_memory']
 
 # %% ../nbs/00_core.ipynb #546f4865
-import contextlib, importlib.util, io, os, re, sys, threading, uuid
+import contextlib, ctypes, functools, importlib.util, io, os, platform, re, sys, threading, types, uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
@@ -435,3 +435,29 @@ def same_file(
 )->bool:
     "Whether two paths name the same file on disk, links followed."
     return os.path.realpath(a) == os.path.realpath(b) or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))
+
+# %% ../nbs/00_core.ipynb #d9838277
+@functools.cache
+def _libc():
+    "glibc's `mallopt` and `malloc_trim`, or None elsewhere."
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
+
+_kept = types.SimpleNamespace(on=False)
+
+@contextlib.contextmanager
+def keep_memory(
+    largest:int=16 << 20,  # bytes; larger blocks go back at once, for small ones would settle in the holes that they leave; None: none does
+):
+    "Let glibc keep freed memory for reuse inside the block and give it back to the system afterwards; nothing on other systems."
+    libc = _libc()
+    if libc is None or _kept.on: yield; return  # an outer block does it already
+    mmap_max, mmap_threshold, trim_threshold, top_pad = -4, -3, -1, -2
+    if largest is None: libc.mallopt(mmap_max, 0)
+    else: libc.mallopt(mmap_threshold, largest)
+    libc.mallopt(trim_threshold, 2**31 - 1); libc.mallopt(top_pad, 4 << 20 if largest else 64 << 20)
+    _kept.on = True
+    try: yield
+    finally:
+        _kept.on = False
+        for key, value in ((mmap_max, 65536), (mmap_threshold, 128 << 10), (trim_threshold, 128 << 10), (top_pad, 0)): libc.mallopt(key, value)
+        libc.malloc_trim(0)

@@ -8,7 +8,7 @@ __all__ = ['INTEGRATION', 'MODELS', 'P3MOutput', 'TFI', 'SBFI', 'DBFI', 'unpool'
            'shipped_weights']
 
 # %% ../nbs/21_model.ipynb #da378004
-import copy, hashlib, json, os, struct
+import contextlib, copy, hashlib, json, os, struct
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -150,6 +150,7 @@ INTEGRATION = ('tfi', 'sbfi', 'dbfi')
 
 class P3MNet(nn.Module):
     "P3M-Net (arXiv 2104.14222, section 4) over any `encoder` with the interface of `encoders`."
+    float32_encoder = False  # whether the encoder computes in float32 where the rest is in mixed precision
     def __init__(self,
         encoder='resnet34',  # 'resnet34', 'mobilenetv2' or a module
         integration:tuple=INTEGRATION,  # modules in use, of 'tfi', 'sbfi', 'dbfi'; () is the paper's BASIC
@@ -222,8 +223,9 @@ def _focus(self:P3MNet, left, features):
 @patch
 def _encode(self:P3MNet, x, shallow):
     if x.shape[-1] % 32 or x.shape[-2] % 32: raise ValueError(f'height and width must be multiples of 32, not {tuple(x.shape[-2:])}; resize or pad first')
-    if not torch.is_grad_enabled(): return self.encoder(x, shallow)
-    features = self.encoder(x)  # all is kept for the gradients anyway, and hooks see E0 itself
+    with torch.autocast(x.device.type, enabled=False) if self.float32_encoder else contextlib.nullcontext():
+        if not torch.is_grad_enabled(): return self.encoder(x, shallow)
+        features = self.encoder(x)  # all is kept for the gradients anyway, and hooks see E0 itself
     return features._replace(e0=shallow(features.e0))
 
 @patch

@@ -15,7 +15,7 @@ by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,7
 `OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was best on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
 Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
 """
-import argparse, copy, ctypes, json, math, os, platform, sys, time, zlib
+import argparse, copy, json, math, os, sys, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import atomic_write, estimate_foreground, load_alpha, load_image, make_trimap
+from p3m_nb.core import atomic_write, estimate_foreground, keep_memory, load_alpha, load_image, make_trimap
 from p3m_nb.infer import MEAN, STD, Matter
 from p3m_nb.losses import loss_parts
 from p3m_nb.model import load_model, p3mnet_lite, save_model
@@ -246,12 +246,6 @@ def batch_of(seed, stage, step, files, backgrounds, faces):
 
 # --- training ------------------------------------------------------------------------------------------------------------------------------
 
-def keep_memory():
-    "glibc: keep freed memory (getting it from the system is slow in virtual machines)."
-    if platform.libc_ver()[0] != 'glibc': return
-    libc = ctypes.CDLL(None)
-    for key, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)): libc.mallopt(key, value)
-
 def groups(model):
     "The pretrained part of the encoder learns at 0.3 of the rate; no decay on biases and norms."
     out = {}
@@ -298,7 +292,6 @@ def wait(pause_file):
     while pause_file and Path(pause_file).exists(): time.sleep(1)
 
 def train(args):
-    keep_memory()
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
     if WORLD > 1: torch.distributed.init_process_group('gloo')
@@ -335,7 +328,6 @@ def train(args):
         at['seconds'] += time.time() - save.since; save.since = time.time()
         if check:
             scores = validate(ema, held, args.strategy, args.shorter)
-            keep_memory()  # inference gave it back
             print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
             if at['best'] is None or scores['sad'] < at['best']:
                 at['best'] = scores['sad']
@@ -404,4 +396,5 @@ def arguments():
     p.add_argument('--cache-only', action='store_true')
     return p.parse_args()
 
-if __name__ == '__main__': train(arguments())
+if __name__ == '__main__':
+    with keep_memory(None): train(arguments())
