@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import load_alpha, load_image
-from p3m_nb.core import keep_memory
+from p3m_nb.core import keep_memory, load_alpha, load_image
 from p3m_nb.infer import MEAN, STD, Matter, optimise
 from p3m_nb.model import p3mnet_r34
 
