@@ -9,10 +9,11 @@ blurred by `p3m_nb.privacy` and its foreground colours are estimated, once; phot
 unblurred face is trained on only where the finder overlooked one beside another. (2) `train`: the stages of
 `STAGES` one after the other, P3M loss, AdamW, an exponential moving average of the weights. Every `--save-minutes` it writes a checkpoint,
 measures the average on photographs held out of the training set, and keeps the best as `--out`. Stop it at any time; the same command goes on.
-The shipped weights came about in four runs on 2 CPU cores, about three and a half hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
-with `--scenery` of 39 photographs from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3) `--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's last block was replaced
-by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces ../shared/data/faces`, by two processes of one thread each, which is 1.2 (batches of 8, `benchmarks/README.md`) to 1.4 times (batches of 4) as fast as two threads of one process:
-`OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was best on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
+The shipped weights came about in five runs on 2 CPU cores, five hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
+with `--scenery` of 39 pictures from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3) `--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's last block was replaced
+by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces ../shared/data/faces`; (5) the same with `--steps 0,0,0,0,0,8000` in bfloat16, the whole encoder learning, street photographs seen twice as often: 0.66 s a step. The last two by two processes of one thread each, which is
+1.2 (batches of 8, `benchmarks/README.md`) to 1.4 times (batches of 4) as fast as two threads of one process: `OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was
+among the best two on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
 Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
 """
 import argparse, copy, json, math, os, sys, time, zlib
