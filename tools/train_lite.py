@@ -33,13 +33,20 @@ from p3m_nb.model import load_model, p3mnet_lite, save_model
 SETS = {'portraits/train': 1, 'street/train': 2}   # how often a photograph is seen in an epoch
 SHORTER = 512   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
-# shapes (height, width, images) a batch may have, steps, highest learning rate, share of `whole` views and of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder
-STAGES = [dict(name='A', shapes=[(224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)], steps=6000, lr=2e-3, whole=.5, empty=.1, harsh=1., frozen=7),
-          dict(name='B', shapes=[(384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)], steps=4000, lr=7e-4, whole=.6, empty=.1, harsh=1., frozen=7),
-          dict(name='C', shapes=[(576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)], steps=2000, lr=4e-4, whole=.6, empty=.1, harsh=1., frozen=7),
-          dict(name='D', shapes=[(256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)], steps=1000, lr=8e-4, whole=.72, empty=.05, harsh=.5, frozen=7),
-          dict(name='E', shapes=[(384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)], steps=2000, lr=5e-4, whole=.78, empty=.04, harsh=.4, frozen=7),
-          dict(name='F', shapes=[(352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)], steps=9000, lr=5e-4, whole=.6, empty=.04, harsh=.4, frozen=0)]
+
+def views(whole, *shapes, zoom=2.6, replace=.4):
+    "Kinds of batches: `shapes` are (height, width, images); `whole` the share of whole photographs, `zoom` how close the closest crops are, `replace` the share of other backgrounds."
+    return [dict(shape=(h, w), images=n, whole=whole, zoom=zoom, replace=replace) for h, w, n in shapes]
+
+# kinds of batches, steps, highest learning rate, share of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder, further weight of the matting branch's absolute error `l1`
+STAGES = [dict(name='A', views=views(.5, (224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)), steps=6000, lr=2e-3, empty=.1, harsh=1., frozen=7, l1=0),
+          dict(name='B', views=views(.6, (384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)), steps=4000, lr=7e-4, empty=.1, harsh=1., frozen=7, l1=0),
+          dict(name='C', views=views(.6, (576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)), steps=2000, lr=4e-4, empty=.1, harsh=1., frozen=7, l1=0),
+          dict(name='D', views=views(.72, (256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)), steps=1000, lr=8e-4, empty=.05, harsh=.5, frozen=7, l1=0),
+          dict(name='E', views=views(.78, (384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)), steps=2000, lr=5e-4, empty=.04, harsh=.4, frozen=7, l1=0),
+          dict(name='F', views=views(.6, (352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)), steps=9000, lr=5e-4, empty=.04, harsh=.4, frozen=0, l1=0),
+          # what HYBRID's two passes see: whole photographs at 256 pixels, and crops at 512 (scale 1 of the cache) with their own background, as mattes are judged there
+          dict(name='G', views=views(.8, (352, 256, 8), (384, 256, 8), (256, 384, 8)) + views(.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=.15), steps=8000, lr=5e-4, empty=.04, harsh=.3, frozen=0, l1=4)]
 RANK, WORLD = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1)))  # set by torchrun
 PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
 BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
@@ -48,9 +55,11 @@ WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
 
 # --- cache ---------------------------------------------------------------------------------------------------------------------------------
 
+def cached_name(part, stem=''): return f'{part.replace("/", "_")}_{stem}'
+
 def photographs(data):
     "(name, folder, stem) of all training photographs."
-    return [(f'{s.replace("/", "_")}_{p.stem}', data/s, p.stem) for s in SETS for p in sorted((data/s/'image').glob('*.jpg'))]
+    return [(cached_name(s, p.stem), data/s, p.stem) for s in SETS for p in sorted((data/s/'image').glob('*.jpg'))]
 
 def is_held_out(name): return zlib.crc32(name.encode()) % HELD_OUT == 0
 
@@ -132,7 +141,7 @@ def paste(rng, item, face, mask):
 
 # --- one training example ------------------------------------------------------------------------------------------------------------------
 
-def view(rng, shape, alpha, whole):
+def view(rng, shape, alpha, whole, zoom):
     "2x3 matrix from cached photograph to window `shape`, and the border mode: a whole view, a crop, a head shot, or the person small in the scene."
     h, w = alpha.shape
     H, W = shape
@@ -144,7 +153,7 @@ def view(rng, shape, alpha, whole):
     elif kind < whole + .12:   # small in the scene, standing on its lower border; only with another background
         scale = inside * rng.uniform(.45, .9); cx += rng.uniform(-.3, .3) * (W / scale - w); cy = h - H / scale / 2 + rng.uniform(-.03, 0) * h; border = cv2.BORDER_CONSTANT
     else:
-        scale = fit * math.exp(rng.uniform(math.log(1.1), math.log(2.6)))
+        scale = fit * math.exp(rng.uniform(math.log(1.1), math.log(zoom)))
         ys, xs = np.nonzero(alpha[::8, ::8] > 127)
         if len(ys):
             if rng.random() < .5: keep = ys <= ys.min() + .25 * (ys.max() - ys.min()); ys, xs = ys[keep], xs[keep]
@@ -200,13 +209,13 @@ def recolour(rng, x, strength):
     x = (x - .5) * np.float32(math.exp(n(.2))) + np.float32(.5 + n(.08)) + np.float32(rng.normal(0, .03 * strength, 3))
     return np.clip(x, 0, 1) ** np.float32(math.exp(n(.25)))
 
-def example(rng, item, shape, backgrounds, stage):
+def example(rng, item, kind, backgrounds, stage):
     "(image (H,W,3) float32 in 0..1, alpha (H,W) float32 in 0..1) for training."
-    harsh = stage['harsh']
+    harsh, shape = stage['harsh'], kind['shape']
     if rng.random() < stage['empty']: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
     else:
-        m, border, scale = view(rng, shape, item[..., 6], stage['whole'])
-        replace = border == cv2.BORDER_CONSTANT or rng.random() < .4
+        m, border, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
+        replace = border == cv2.BORDER_CONSTANT or rng.random() < kind['replace']
         alpha = warp(item[..., 6], m, shape, scale, border).astype(np.float32) / 255
         image = warp(np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3]), m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
         if replace:
@@ -230,15 +239,15 @@ def batch_of(seed, stage, step, files, backgrounds, faces):
     "This process's part of batch number `step` of `stage`: the same for the same seed, whenever training was resumed."
     number = STAGES.index(stage)
     rng = np.random.default_rng((seed, number, step))
-    *shape, n = stage['shapes'][rng.integers(len(stage['shapes']))]
-    most = max(s[2] for s in stage['shapes'])  # places in the order that a batch takes, some of them perhaps unused
+    kind = stage['views'][rng.integers(len(stage['views']))]
+    n, most = kind['images'], max(v['images'] for v in stage['views'])  # places in the order that a batch takes, some of them perhaps unused
     order = lambda epoch: np.random.default_rng((seed, number, epoch, 7)).permutation(len(files))
     chosen = [order(i // len(files))[i % len(files)] for i in range(step * most, step * most + n)]
     def one(i, rng):
         item = np.load(files[i], mmap_mode='r')[...]
         if faces and rng.random() < PASTED: item = paste(rng, item, *faces[rng.integers(len(faces))])
-        image, alpha = example(rng, item, tuple(shape), backgrounds, stage)
-        kernel = int(min(shape) * rng.uniform(.035, .065)) | 1
+        image, alpha = example(rng, item, kind, backgrounds, stage)
+        kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
         return ((image - MEAN) / STD).astype(np.float32), alpha, make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
     images, alphas, trimaps = zip(*POOL.map(one, chosen[RANK::WORLD], rng.spawn(n)[RANK::WORLD]))
     tensor = lambda x: torch.from_numpy(np.stack(x))
@@ -305,7 +314,7 @@ def train(args):
     files = sorted(cache.glob('*.npy'))
     held = [f for f in files if is_held_out(f.stem)]
     files = [f for f in files if not is_held_out(f.stem)]
-    epoch = [f for s, n in SETS.items() for f in files if f.stem.startswith(s.replace('/', '_')) for _ in range(n)]
+    epoch = [f for s, n in SETS.items() for f in files if f.stem.startswith(cached_name(s)) for _ in range(n)]
     left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
     backgrounds = [scene(load_image(p)) for folder in (data/'backgrounds', *map(Path, args.scenery)) for p in sorted(folder.glob('*.jpg'))]
     backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
@@ -348,7 +357,7 @@ def train(args):
             x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], epoch, backgrounds, faces))
             with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'): out = model(x.to(memory_format=torch.channels_last))
             parts = loss_parts(out, alpha, trimap)
-            loss = parts.total(WEIGHTING)
+            loss = parts.total(WEIGHTING) + stage['l1'] * parts.local_alpha
             loss.backward()
             over = combine(model.parameters(), bool(args.minutes and time.time() - start > args.minutes * 60))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
