@@ -411,13 +411,14 @@ def sharpened(model, factor):
 
 def calibrate(args):
     "Measures `--weights` with each factor of `--sharpen` on the held-out photographs at native size, faces visible, and writes the one with the lowest geometric mean of both sets' SAD."
-    held = {s: [j for j in photographs(Path(args.data)) if is_held_out(j[0]) and j[0].startswith(cached_name(s))] for s in SETS}
-    model, found = load_model(args.weights), {}
+    held = {s: [(load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)) for name, folder, stem in photographs(Path(args.data)) if is_held_out(name) and name.startswith(cached_name(s))] for s in SETS}
+    model, means = load_model(args.weights), {}
     for factor in args.sharpen:
         matter = Matter(sharpened(model, factor), device=args.device, strategy=args.strategy, shorter=args.shorter)
-        found[factor] = [np.mean([np.abs(matter.alpha(load_image(folder/'image'/f'{stem}.jpg')) - target_alpha(folder, stem)).sum() / 1000 for _, folder, stem in jobs]) for jobs in held.values()]
-        print(factor, *(f'{s} {sad:.3f}' for s, sad in zip(SETS, found[factor])), f'geometric mean {np.prod(found[factor]) ** .5:.4f}', flush=True)
-    best = min(found, key=lambda f: np.prod(found[f]))
+        sads = {s: np.mean([np.abs(matter.alpha(image) - alpha).sum() / 1000 for image, alpha in pairs]) for s, pairs in held.items()}
+        means[factor] = math.prod(sads.values()) ** (1 / len(sads))
+        print(factor, *(f'{s} {sad:.3f}' for s, sad in sads.items()), f'geometric mean {means[factor]:.4f}', flush=True)
+    best = min(means, key=means.get)
     facts = {k: v for k, v in read_metadata(args.weights).items() if k not in ('format', 'architecture', 'sha256')}
     save_model(sharpened(model, best), args.out, half=True, **facts | dict(sharpened=str(best)))
 
