@@ -59,7 +59,7 @@ def matter_method(
     tensors = matter.model.state_dict()
     weights = _digest(*(k.encode() + t.detach().cpu().float().contiguous().numpy().tobytes() for k, t in sorted(tensors.items())))
     shorter = {} if matter.resize == 'paper' else dict(shorter=matter.shorter)
-    settings = dict(strategy=matter.strategy, resize=matter.resize) | shorter | dict(precision=str(matter.dtype).split('.')[-1], device=matter.device.type, weights=weights)
+    settings = dict(strategy=matter.strategy, resize=matter.resize) | shorter | (dict(min_part=matter.min_part) if matter.min_part else {}) | dict(precision=str(matter.dtype).split('.')[-1], device=matter.device.type, weights=weights)
     return Method(matter.alpha, name or _architecture(matter), settings)
 
 def _architecture(matter):

@@ -76,6 +76,7 @@ def p3m_matte(
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
     strategy:Literal['hybrid', 'resize']=None,  # two passes (finer), or one (steadier, 2 to 4 times faster); by default what the weights ask for
+    min_part:float=None,  # detached parts smaller than this share of the largest are taken out; 0: none (good for groups); by default what the weights ask for
     resize:Literal['default', 'paper']='default',  # scaling of the input: ours, or as published for reproduction
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
@@ -91,7 +92,7 @@ def p3m_matte(
     if single and out != '-' and not Path(out).suffix: out = str(Path(out)/('stdin_alpha.png' if alpha_only else 'stdin_cutout.png' if background is None else 'stdin_composite.jpg'))
     if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
     from p3m_nb.infer import Matter
-    matter = Matter(weights, device, strategy, resize, precision)
+    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part)
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'MEAN', 'STD', 'resize_paper', 'network_sizes', 'optimise', 'Matte', 'as_background', 'best_device',
-           'Matter', 'output_files']
+           'Matter', 'drop_small_parts', 'output_files']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
 import copy, functools
@@ -226,6 +226,7 @@ class Matter:
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
+        min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
     ):
         strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
         if strategy is not None: _choice('strategy', strategy, strategies)
@@ -237,6 +238,8 @@ class Matter:
         model = weights if isinstance(weights, P3MNet) else load_model(shipped_weights() if weights is None else weights)
         self.metadata = getattr(model, 'metadata', {'architecture': model.config})
         self.shorter = int(self.metadata.get('shorter', 540)) if shorter is None else shorter
+        self.min_part = float(self.metadata.get('min_part', 0) if self.resize == 'default' else 0) if min_part is None else min_part
+        if not 0 <= self.min_part <= 1: raise ValueError(f'min_part={self.min_part}: between 0 and 1')
         self.strategy = strategy or _choice("the weights file's strategy", self.metadata.get('strategy', 'hybrid'), strategies)
         self.model = optimise(model, self.device, self.dtype)
 
@@ -282,11 +285,11 @@ def alpha(self:Matter,
     low, high = network_sizes(size, self.strategy, self.resize, self.shorter)
     with keep_memory():
         if low == high: alpha = self._run('forward', image, low)[0, 0].numpy()
-        elif self.resize == 'paper': return self._hybrid_paper(image, low, high)
+        elif self.resize == 'paper': return drop_small_parts(self._hybrid_paper(image, low, high), self.min_part)
         else:
             logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
-    return _enlarge(alpha, size, self.resize)
+    return _enlarge(drop_small_parts(alpha, self.min_part), size, self.resize)
 
 @patch
 def _hybrid_paper(self:Matter, image, low, high):
@@ -296,6 +299,21 @@ def _hybrid_paper(self:Matter, image, low, high):
     labels = resize_paper(np.float32([0, 128, 255])[labels], size)
     local = resize_paper(self._run('matting', image, high)[0, 0].numpy(), size)
     return np.where(labels < .01, 0, np.where(labels > 254.99, 1, local)).astype(np.float32)
+
+# %% ../nbs/50_infer.ipynb #5b0d6f12
+def drop_small_parts(
+    alpha:np.ndarray,  # (H,W) float32 in 0..1
+    share:float,  # parts smaller than this share of the largest go, 0..1
+)->np.ndarray:  # (H,W) float32 in 0..1
+    "`alpha` without its small detached parts: connected areas above 0.7, each with what is nearest to it. Parts thinner than 1 % of the shorter side, such as loose hair, stay."
+    there = (alpha > .7).astype(np.uint8)  # above a half, so that a soft rim holds no pot
+    n, part, stats, _ = cv2.connectedComponentsWithStats(there, connectivity=8)
+    area = stats[1:, cv2.CC_STAT_AREA]
+    thick = np.bincount(part[cv2.erode(there, np.ones((round(.01 * min(alpha.shape)) | 1,) * 2)) > 0], minlength=n)[1:] > 0
+    small = np.r_[False, (area < share * area.max(initial=0)) & thick][part]
+    if not small.any(): return alpha
+    distance = lambda there: cv2.distanceTransform((~there).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(

@@ -12,7 +12,7 @@ measures the average on photographs held out of the training set, and keeps the 
 The shipped weights came about in six runs on 2 CPU cores, six and a half hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
 with `--scenery` of 39 pictures from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3) `--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's last block was replaced
 by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces ../shared/data/faces`; (5) the same with `--steps 0,0,0,0,0,8000` in bfloat16, the whole encoder learning, street photographs seen twice as often: 0.66 s a step;
-(6) the same with `--steps 0,0,0,0,0,0,8000`, then `--sharpen 1 1.05 1.1 1.15 1.2 1.25`, of which 1.15 was best. The last three by two processes of one thread each, which is
+(6) the same with `--steps 0,0,0,0,0,0,8000`, then `--sharpen 1 1.05 1.1 1.15 1.2 1.25`, of which 1.15 was best. Detached parts below `--min-part` are taken out since then; the weights are the same. The last three by two processes of one thread each, which is
 1.2 (batches of 8, `benchmarks/README.md`) to 1.4 times (batches of 4) as fast as two threads of one process: `OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; after run 5, of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was
 among the best two on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
 Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
@@ -39,17 +39,18 @@ def views(whole, *shapes, zoom=2.6, replace=.4):
     "Kinds of batches: `shapes` are (height, width, images); `whole` the share of whole photographs, `zoom` how close the closest crops are, `replace` the share of other backgrounds."
     return [dict(shape=(h, w), images=n, whole=whole, zoom=zoom, replace=replace) for h, w, n in shapes]
 
-# kinds of batches, steps, highest learning rate, share of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder, further weight `l1` of the matting branch's absolute error, share of other backgrounds with `clutter`
-STAGES = [dict(name='A', views=views(.5, (224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)), steps=6000, lr=2e-3, empty=.1, harsh=1., frozen=7, l1=0, clutter=0),
-          dict(name='B', views=views(.6, (384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)), steps=4000, lr=7e-4, empty=.1, harsh=1., frozen=7, l1=0, clutter=0),
-          dict(name='C', views=views(.6, (576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)), steps=2000, lr=4e-4, empty=.1, harsh=1., frozen=7, l1=0, clutter=0),
-          dict(name='D', views=views(.72, (256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)), steps=1000, lr=8e-4, empty=.05, harsh=.5, frozen=7, l1=0, clutter=0),
-          dict(name='E', views=views(.78, (384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)), steps=2000, lr=5e-4, empty=.04, harsh=.4, frozen=7, l1=0, clutter=0),
-          dict(name='F', views=views(.6, (352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)), steps=9000, lr=5e-4, empty=.04, harsh=.4, frozen=0, l1=0, clutter=0),
+def cycle(name, views, steps, lr, empty, harsh, frozen=7, l1=0):
+    "A stage: kinds of batches, steps, highest learning rate, share of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder, further weight `l1` of the matting branch's absolute error."
+    return dict(name=name, views=views, steps=steps, lr=lr, empty=empty, harsh=harsh, frozen=frozen, l1=l1)
+
+STAGES = [cycle('A', views(.5, (224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)), steps=6000, lr=2e-3, empty=.1, harsh=1.),
+          cycle('B', views(.6, (384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)), steps=4000, lr=7e-4, empty=.1, harsh=1.),
+          cycle('C', views(.6, (576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)), steps=2000, lr=4e-4, empty=.1, harsh=1.),
+          cycle('D', views(.72, (256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)), steps=1000, lr=8e-4, empty=.05, harsh=.5),
+          cycle('E', views(.78, (384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)), steps=2000, lr=5e-4, empty=.04, harsh=.4),
+          cycle('F', views(.6, (352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)), steps=9000, lr=5e-4, empty=.04, harsh=.4, frozen=0),
           # what HYBRID's two passes see: whole photographs at 256 pixels, and crops at 512 (scale 1 of the cache) with their own background, as mattes are judged there
-          dict(name='G', views=views(.8, (352, 256, 8), (384, 256, 8), (256, 384, 8)) + views(.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=.15), steps=8000, lr=5e-4, empty=.04, harsh=.3, frozen=0, l1=4, clutter=0),
-          # tried, not in the shipped weights: 1,300 steps of it took away a flower pot that G takes for a person, but held-out SAD was 5 % worse (part of one person was lost); so none by default, it wants a longer run
-          dict(name='H', views=views(.75, (352, 256, 8), (384, 256, 8), (256, 384, 8), replace=.6) + views(.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=.25), steps=0, lr=2e-4, empty=.04, harsh=.3, frozen=0, l1=4, clutter=.6)]
+          cycle('G', views(.8, (352, 256, 8), (384, 256, 8), (256, 384, 8)) + views(.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=.15), steps=8000, lr=5e-4, empty=.04, harsh=.3, frozen=0, l1=4)]
 RANK, WORLD = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1)))  # set by torchrun
 PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
 BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
@@ -204,23 +205,6 @@ def scenery(rng, shape, backgrounds):
     if rng.random() < .5: out = cv2.GaussianBlur(out, (0, 0), rng.uniform(.5, 6))
     return np.ascontiguousarray(out)
 
-def cluttered(rng, behind, item):
-    "`behind` (H,W,3) float32 with up to three objects in the colours of the person's clothes, so that colour alone makes no person."
-    H, W = behind.shape[:2]
-    ys, xs = np.nonzero(item[::8, ::8, 6] == 255)
-    if not len(ys): return behind
-    behind = behind.copy()
-    for _ in range(rng.integers(1, 4)):
-        i, (h, w) = rng.integers(len(ys)), (np.array([H, W]) * rng.uniform(.06, .3, 2)).astype(int)
-        y, x = (max(0, min(n * 8, full - side)) for n, full, side in ((ys[i], item.shape[0], h), (xs[i], item.shape[1], w)))
-        texture = recolour(rng, cv2.resize(np.ascontiguousarray(item[y:y+h, x:x+w, 3:6]), (w, h)).astype(np.float32) / 255, .5)
-        outline = cv2.convexHull((rng.uniform(.05, .95, (rng.integers(4, 12), 2)) * (w, h)).astype(np.int32)) if rng.random() < .6 else cv2.ellipse2Poly((w // 2, h // 2), (max(1, w // 2 - 1), max(1, h // 2 - 1)), 0, 0, 360, 10)
-        shape = cv2.GaussianBlur(cv2.fillPoly(np.zeros((h, w), np.float32), [outline], 1.), (0, 0), .7)[..., None]
-        top, left = rng.integers(0, H - h + 1), rng.integers(0, W - w + 1)
-        part = behind[top:top+h, left:left+w]
-        part += (texture - part) * shape
-    return behind
-
 def recolour(rng, x, strength):
     "Brightness, contrast, gamma, saturation and colour cast of float `x` in 0..1."
     n = lambda s: rng.normal(0, s * strength)
@@ -240,7 +224,6 @@ def example(rng, item, kind, backgrounds, stage):
         image = warp(np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3]), m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
         if replace:
             behind = scenery(rng, shape, backgrounds).astype(np.float32) / 255
-            if rng.random() < stage['clutter']: behind = cluttered(rng, behind, item)
             if rng.random() < .5: image = recolour(rng, image, .6)
             image = image * alpha[..., None] + behind * (1 - alpha[..., None])
     if rng.random() < .8: image = recolour(rng, image, harsh)
@@ -299,9 +282,13 @@ def rate(stage, step):
 
 def iou(a, b): return (a & b).sum() / max(1, (a | b).sum())
 
-def validate(model, files, strategy, shorter):
+def of_matter(args):
+    "For what the weights are measured and meant; their file says so, and `Matter` does it."
+    return dict(strategy=args.strategy, shorter=args.shorter, min_part=args.min_part)
+
+def validate(model, files, **settings):
     "Mean IoU and SAD (thousands, at the size of the cache) against the training targets on held-out photographs with blurred faces."
-    matter, scores = Matter(copy.deepcopy(model), device=model.device_, strategy=strategy, shorter=shorter), []
+    matter, scores = Matter(copy.deepcopy(model), device=model.device_, **settings), []
     for f in files:
         item = np.load(f)
         alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
@@ -352,17 +339,17 @@ def train(args):
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state['model']); ema.load_state_dict(state['ema']); optimizer.load_state_dict(state['optimizer']); at = state['at']
     if at.get('held') != len(held): at['best'], at['held'] = None, len(held)  # another set to compare on
-    print(f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out; at {at}', flush=True)
+    if RANK == 0: print(f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out; at {at}', flush=True)
 
     def save(check):
         if RANK: return
         at['seconds'] += time.time() - save.since; save.since = time.time()
         if check:
-            scores = validate(ema, held, args.strategy, args.shorter)
+            scores = validate(ema, held, **of_matter(args))
             print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
             if at['best'] is None or scores['sad'] < at['best']:
                 at['best'] = scores['sad']
-                facts = dict(held_out=json.dumps(scores), shorter=args.shorter, strategy=args.strategy, steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
+                facts = of_matter(args) | dict(held_out=json.dumps(scores), steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
                 save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
                     f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}{f"; {len(faces)} official portraits, whose faces were pasted over blurred ones" if faces else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
         with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
@@ -414,13 +401,13 @@ def calibrate(args):
     held = {s: [(load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)) for name, folder, stem in photographs(Path(args.data)) if is_held_out(name) and name.startswith(cached_name(s))] for s in SETS}
     model, means = load_model(args.weights), {}
     for factor in args.sharpen:
-        matter = Matter(sharpened(model, factor), device=args.device, strategy=args.strategy, shorter=args.shorter)
+        matter = Matter(sharpened(model, factor), device=args.device, **of_matter(args))
         sads = {s: np.mean([np.abs(matter.alpha(image) - alpha).sum() / 1000 for image, alpha in pairs]) for s, pairs in held.items()}
         means[factor] = math.prod(sads.values()) ** (1 / len(sads))
         print(factor, *(f'{s} {sad:.3f}' for s, sad in sads.items()), f'geometric mean {means[factor]:.4f}', flush=True)
     best = min(means, key=means.get)
     facts = {k: v for k, v in read_metadata(args.weights).items() if k not in ('format', 'architecture', 'sha256')}
-    save_model(sharpened(model, best), args.out, half=True, **facts | dict(sharpened=str(best)))
+    save_model(sharpened(model, best), args.out, half=True, **facts | of_matter(args) | dict(sharpened=str(best)))
 
 def arguments():
     shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
@@ -445,6 +432,7 @@ def arguments():
     p.add_argument('--pause-file', help='wait between steps while this file exists')
     p.add_argument('--strategy', default='hybrid', choices=('hybrid', 'resize'), help='for which the weights are measured and meant: `Matter` uses it')
     p.add_argument('--shorter', type=int, default=256, help='shorter side of the semantic pass, in the same way')
+    p.add_argument('--min-part', type=float, default=.03, help='share of the largest part below which detached ones are taken out, in the same way')
     p.add_argument('--seed', type=int, default=20261123)
     p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
     p.add_argument('--cache-only', action='store_true')
