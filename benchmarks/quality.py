@@ -112,6 +112,7 @@ def main():
     p.add_argument('--weights', help="another weights file than the shipped one, or 'none' for the peers only")
     p.add_argument('--strategy', default='hybrid,resize', help='of Matter, separated by commas')
     p.add_argument('--shorter', type=int, help='of Matter; what the weights file asks for by default')
+    p.add_argument('--min-part', type=float, help='of Matter, in the same way')
     for name in PEERS: p.add_argument(f'--{name}', help='ONNX file')
     p.add_argument('--finder', default='haar', help="finds the faces to blur: 'haar', 'centerface', an .onnx file, or 'none'")
     p.add_argument('--limit', type=int, help='photographs of each set, spread evenly')
@@ -123,7 +124,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    matters = {f'p3mnet_lite, {s}': Matter(args.weights, device='cpu', strategy=s, shorter=args.shorter) for s in args.strategy.split(',') if args.weights != 'none'}
+    matters = {f'p3mnet_lite, {s}': Matter(args.weights, device='cpu', strategy=s, shorter=args.shorter, min_part=args.min_part) for s in args.strategy.split(',') if args.weights != 'none'}
     peers = {k: make(getattr(args, k), args.threads) for k, make in PEERS.items() if getattr(args, k)}
     if not args.speed_only:
         methods = {k: m.alpha for k, m in matters.items()} | peers
