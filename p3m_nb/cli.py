@@ -76,7 +76,7 @@ def p3m_matte(
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
     strategy:Literal['hybrid', 'resize']=None,  # two passes (finer), or one (steadier, 2 to 4 times faster); by default what the weights ask for
-    min_part:float=None,  # detached parts smaller than this share of the largest are taken out; 0: none (good for groups); by default what the weights ask for
+    min_part:float=None,  # detached parts smaller than this share of the largest are taken out; 0: none; by default what the weights ask for
     resize:Literal['default', 'paper']='default',  # scaling of the input: ours, or as published for reproduction
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
