@@ -58,9 +58,9 @@ def matter_method(
     if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
     tensors = matter.model.state_dict()
     weights = _digest(*(k.encode() + t.detach().cpu().float().contiguous().numpy().tobytes() for k, t in sorted(tensors.items())))
-    shorter = {} if matter.resize == 'paper' else dict(shorter=matter.shorter)
-    settings = dict(strategy=matter.strategy, resize=matter.resize) | shorter | (dict(min_part=matter.min_part) if matter.min_part else {}) | dict(precision=str(matter.dtype).split('.')[-1], device=matter.device.type, weights=weights)
-    return Method(matter.alpha, name or _architecture(matter), settings)
+    settings = dict(strategy=matter.strategy, resize=matter.resize, shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
+                    precision=str(matter.dtype).split('.')[-1], device=matter.device.type, weights=weights)
+    return Method(matter.alpha, name or _architecture(matter), {k: v for k, v in settings.items() if v is not None})
 
 def _architecture(matter):
     "What to call the network of `matter`."

@@ -285,7 +285,7 @@ def alpha(self:Matter,
     low, high = network_sizes(size, self.strategy, self.resize, self.shorter)
     with keep_memory():
         if low == high: alpha = self._run('forward', image, low)[0, 0].numpy()
-        elif self.resize == 'paper': return drop_small_parts(self._hybrid_paper(image, low, high), self.min_part)
+        elif self.resize == 'paper': alpha = self._hybrid_paper(image, low, high)
         else:
             logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
@@ -306,13 +306,14 @@ def drop_small_parts(
     share:float,  # parts smaller than this share of the largest go, 0..1
 )->np.ndarray:  # (H,W) float32 in 0..1
     "`alpha` without its small detached parts: connected areas above 0.7, each with what is nearest to it. Parts thinner than 1 % of the shorter side, such as loose hair, stay."
+    if not share: return alpha
     there = (alpha > .7).astype(np.uint8)  # above a half, so that a soft rim holds no pot
     n, part, stats, _ = cv2.connectedComponentsWithStats(there, connectivity=8)
     area = stats[1:, cv2.CC_STAT_AREA]
     thick = np.bincount(part[cv2.erode(there, np.ones((round(.01 * min(alpha.shape)) | 1,) * 2)) > 0], minlength=n)[1:] > 0
     small = np.r_[False, (area < share * area.max(initial=0)) & thick][part]
     if not small.any(): return alpha
-    distance = lambda there: cv2.distanceTransform((~there).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = lambda inside: cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)
 
 # %% ../nbs/50_infer.ipynb #768788ea
