@@ -17,8 +17,8 @@ MAY_IMPORT = {name: rooms.split() for name, rooms in {
     'core': '', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
     'prepare': 'core jobs dataset privacy', 'crops': 'core dataset',
     # networks: no fastai
-    'registry': 'core', 'encoders': 'core registry', 'model': 'core encoders registry', 'weights': 'core encoders registry model networks.*', 'networks.*': 'core encoders registry model losses',
-    'losses': 'core', 'metrics': 'core',
+    'registry': 'core', 'encoders': 'core registry', 'model': 'core encoders registry', 'weights': 'core encoders registry model networks.*', 'networks.*': 'core encoders registry model losses trimap_losses',
+    'losses': 'core', 'trimap_losses': 'losses', 'metrics': 'core',
     # work
     'data': 'core jobs dataset crops privacy', 'callbacks': 'core dataset crops privacy losses metrics data model', 'resume': 'core data callbacks',
     'learner': 'core jobs dataset privacy registry encoders model weights losses metrics data callbacks resume',
@@ -30,7 +30,7 @@ MAY_IMPORT = {name: rooms.split() for name, rooms in {
     'widgets': 'core synth privacy prepare encoders model losses metrics data callbacks learner infer benchmark',  # until it is split into widgets.*
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
-WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops', 'registry', 'encoders', 'model', 'weights', 'losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
+WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops', 'registry', 'encoders', 'model', 'weights', 'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
 WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
 
 
