@@ -154,7 +154,7 @@ def p3m_prepare(
 def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
-    arch:Literal['resnet34', 'lite']='resnet34',  # the network of the paper, or the light one
+    arch:str='p3mnet_r34',  # a network by name, see p3m_nb.list_models
     epochs:int=150,  # how often all images are seen
     lr:float=1e-5,  # learning rate, with one-cycle the highest
     schedule:Literal['flat', 'one-cycle']='flat',  # as published, or up and down

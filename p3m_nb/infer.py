@@ -22,7 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from . import core
 from .core import image_files, keep_memory, load_image, process_files, save_alpha, save_image, source_name
 from .encoders import ResNet34MP
-from .model import P3MNet, _Integrate, fuse, load_model, shipped_weights
+from .model import P3MNet, _Integrate, fuse
+from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
 def _along(a, size, axis):

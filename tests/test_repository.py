@@ -13,13 +13,14 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 
 # what each module may import of ours; below stands only what it must not know (guide: architecture)
 MAY_IMPORT = {
-    'core': [], 'synth': ['core'], 'privacy': ['core'], 'prepare': ['core', 'privacy'], 'encoders': [], 'model': ['core', 'encoders'],
+    'core': [], 'synth': ['core'], 'privacy': ['core'], 'prepare': ['core', 'privacy'], 'encoders': [], 'registry': [], 'model': ['encoders', 'losses', 'registry'],
+    'weights': ['core', 'encoders', 'model', 'registry'],
     'losses': [], 'metrics': [], 'data': ['core', 'privacy'], 'callbacks': ['core', 'privacy', 'losses', 'metrics', 'data', 'model'],
-    'learner': ['core', 'privacy', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'encoders', 'model'],
+    'learner': ['core', 'privacy', 'encoders', 'model', 'weights', 'registry', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'encoders', 'model', 'registry', 'weights'],
     'benchmark': ['core', 'privacy', 'metrics', 'data', 'infer', 'model'],
     'widgets': ['core', 'synth', 'privacy', 'prepare', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks', 'learner', 'infer', 'benchmark'],
 }
-WITHOUT_FASTAI = ('core', 'encoders', 'model', 'losses', 'metrics', 'infer')
+WITHOUT_FASTAI = ('core', 'encoders', 'registry', 'model', 'weights', 'losses', 'metrics', 'infer')
 
 
 def cells(path): return json.loads(path.read_text())['cells']
