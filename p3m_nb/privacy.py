@@ -18,7 +18,8 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
 
-from .core import FileReport, atomic_write, clear_temporaries, encode_image, image_files, load_alpha, load_image, make_trimap, one_line, process_files, save_image
+from .core import atomic_write, clear_temporaries, encode_image, load_alpha, load_image, make_trimap, one_line, save_image
+from .jobs import FileReport, image_files, process_files
 
 # %% ../nbs/10_privacy.ipynb #93dcad08
 @dataclass

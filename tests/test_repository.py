@@ -12,14 +12,17 @@ MODULES = {p.stem.split('_', 1)[1]: p for p in NOTEBOOKS if re.match(r'\d\d_', p
 DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cuda', 'data', 'browser', 'echo:', 'output:'}
 
 # what each module may import of ours; below stands only what it must not know (guide: architecture)
+GROUND = ['core', 'jobs', 'dataset']
 MAY_IMPORT = {
-    'core': [], 'synth': ['core'], 'privacy': ['core'], 'prepare': ['core', 'privacy'], 'encoders': [], 'model': ['core', 'encoders'],
-    'losses': [], 'metrics': [], 'data': ['core', 'privacy'], 'callbacks': ['core', 'privacy', 'losses', 'metrics', 'data', 'model'],
-    'learner': ['core', 'privacy', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'encoders', 'model'],
-    'benchmark': ['core', 'privacy', 'metrics', 'data', 'infer', 'model'],
-    'widgets': ['core', 'synth', 'privacy', 'prepare', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks', 'learner', 'infer', 'benchmark'],
+    'core': [], 'jobs': ['core'], 'synth': ['core'], 'dataset': ['core', 'jobs'], 'privacy': [*GROUND], 'prepare': [*GROUND, 'privacy'],
+    'crops': GROUND, 'encoders': [], 'model': ['core', 'encoders'], 'losses': [], 'metrics': [], 'data': [*GROUND, 'crops'],
+    'callbacks': [*GROUND, 'crops', 'privacy', 'losses', 'metrics', 'data', 'model'],
+    'learner': [*GROUND, 'crops', 'privacy', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'jobs', 'encoders', 'model'],
+    'benchmark': [*GROUND, 'crops', 'privacy', 'metrics', 'infer', 'model'],
+    'widgets': [*GROUND, 'crops', 'synth', 'privacy', 'prepare', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks', 'learner', 'infer', 'benchmark'],
 }
-WITHOUT_FASTAI = ('core', 'encoders', 'model', 'losses', 'metrics', 'infer')
+WITHOUT_FASTAI = ('core', 'jobs', 'dataset', 'privacy', 'prepare', 'crops', 'encoders', 'model', 'losses', 'metrics', 'infer')
+WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'privacy', 'prepare', 'crops')
 
 
 def cells(path): return json.loads(path.read_text())['cells']
@@ -35,6 +38,7 @@ def test_imports_go_one_way(module):
     if module in MAY_IMPORT: assert ours <= set(MAY_IMPORT[module]), f'{module} imports {ours - set(MAY_IMPORT[module])}'
     elif module not in ('cli', 'export'): pytest.fail(f'{module} is not in the architecture table of this test')
     if module in WITHOUT_FASTAI: assert not any(n.split('.')[0] == 'fastai' for n in imports(module))
+    if module in WITHOUT_TORCH: assert not any(n.split('.')[0] in ('torch', 'torchvision') for n in imports(module, top_only=True))
     if module != 'widgets': assert not any(n.split('.')[0] == 'ipywidgets' for n in imports(module))
 
 
