@@ -13,11 +13,12 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 
 # what each module may import of ours; below stands only what it must not know (guide: architecture)
 MAY_IMPORT = {
-    'core': [], 'synth': ['core'], 'privacy': ['core'], 'prepare': ['core', 'privacy'], 'encoders': [], 'model': ['core', 'encoders'],
+    'core': [], 'synth': ['core'], 'faces': ['core'], 'privacy': ['core', 'faces'],
+    'audit': ['core', 'faces', 'privacy'], 'prepare': ['core', 'privacy'], 'encoders': [], 'model': ['core', 'encoders'],
     'losses': [], 'metrics': [], 'data': ['core', 'privacy'], 'callbacks': ['core', 'privacy', 'losses', 'metrics', 'data', 'model'],
     'learner': ['core', 'privacy', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks'], 'infer': ['core', 'encoders', 'model'],
     'benchmark': ['core', 'privacy', 'metrics', 'data', 'infer', 'model'],
-    'widgets': ['core', 'synth', 'privacy', 'prepare', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks', 'learner', 'infer', 'benchmark'],
+    'widgets': ['core', 'synth', 'faces', 'privacy', 'prepare', 'encoders', 'model', 'losses', 'metrics', 'data', 'callbacks', 'learner', 'infer', 'benchmark'],
 }
 WITHOUT_FASTAI = ('core', 'encoders', 'model', 'losses', 'metrics', 'infer')
 
