@@ -564,7 +564,7 @@ def _learner_of(out, s, resume):
     colours = {None: None, 'files': True, 'estimate': 'estimate', 'none': False}[s['colours']]
     device = torch.device(s['device'] or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type == 'cuda' and num_distrib(): torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
-    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], n_workers=s['num_workers'],
+    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], n_workers=s['n_workers'],
                   facemask=bool(s['ppt'] or s['copy_faces']), device=device, path=out)
     learn = p3m_learner(dls, s['arch'], s['pretrained'] if not (resume and (out/'checkpoint.pt').exists()) else None, s['weighting'], precision=s['precision'], channels_last=s['channels_last'],
                         ema=s['ema'], accumulate=s['accumulate'], clip=s['clip'], lr=s['lr'], cbs=_run_callbacks(out, s, resume))
