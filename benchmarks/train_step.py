@@ -12,7 +12,8 @@ import torch
 
 from p3m_nb.callbacks import PortraitLoss
 from p3m_nb.core import keep_memory
-from p3m_nb.data import Portrait, PortraitToFloat, _to_tensors
+from p3m_nb.crops import Portrait
+from p3m_nb.data import PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
 from p3m_nb.weights import load_model, create_model
 from p3m_nb.synth import synth_portrait

@@ -30,7 +30,8 @@ from torch import nn
 
 from .callbacks import CopyFaceFeatures, FaceImages, MattingMetric, PortraitLoss, PPTValidation, PreviewMattes, RecordLossParts, StopWhenNotFinite
 from .core import atomic_write, keep_memory, load_image
-from .data import P3M10k, PortraitDL, p3m_dls, set_epoch
+from .dataset import P3M10k
+from .data import p3m_dls, PortraitDL, set_epoch
 from .encoders import load_encoder_weights, load_strictly
 from .model import P3MNet
 from .weights import load_model, save_model, create_model
@@ -564,7 +565,7 @@ def _learner_of(out, s, resume):
     colours = {None: None, 'files': True, 'estimate': 'estimate', 'none': False}[s['colours']]
     device = torch.device(s['device'] or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type == 'cuda' and num_distrib(): torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
-    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], num_workers=s['num_workers'],
+    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], n_workers=s['n_workers'],
                   facemask=bool(s['ppt'] or s['copy_faces']), device=device, path=out)
     learn = p3m_learner(dls, s['arch'], s['pretrained'] if not (resume and (out/'checkpoint.pt').exists()) else None, s['weighting'], precision=s['precision'], channels_last=s['channels_last'],
                         ema=s['ema'], accumulate=s['accumulate'], clip=s['clip'], lr=s['lr'], cbs=_run_callbacks(out, s, resume))
