@@ -7,7 +7,6 @@ __all__ = ['SpreadNorm', 'conv_norm', 'separable', 'InvertedResidual', 'IndexBlo
            'IndexUp', 'IndexDecoder', 'IndexNet', 'indexnet']
 
 # %% ../../nbs/networks/indexnet.ipynb #0c80c383
-import re
 from collections import OrderedDict
 
 import torch
@@ -192,6 +191,7 @@ class IndexNet(Network):
         super().__init__()
         self.config = dict(frozen_norm=frozen_norm)
         self.backbone = nn.ModuleDict(dict(encoder=IndexEncoder(), decoder=IndexDecoder()))
+        self.train()
 
     def alpha_of(self, output):
         "`output` cut to 0..1."
@@ -254,8 +254,9 @@ _OFFICIAL = _official_encoder() | {
 # %% ../../nbs/networks/indexnet.ipynb #60aeaf5d
 def _from_official(key):
     "Our name of the tensor that the authors call `key`."
-    prefix, place, leaf = re.fullmatch(r'(.*?)(\w+)\.(\w+)', key).groups()
-    ours, names = _OFFICIAL.get(prefix, (None, {}))
+    layer, _, leaf = key.rpartition('.')
+    prefix, dot, place = layer.rpartition('.')
+    ours, names = _OFFICIAL.get(prefix + dot, (None, {}))
     return f'{ours}{names[place]}.{leaf}' if place in names else key
 
 # %% ../../nbs/networks/indexnet.ipynb #2800045c
@@ -302,7 +303,7 @@ IndexNet.recipes = dict(
         epochs=30, bs=16, size=320, lr=1e-2, schedule='step', groups={'backbone.encoder.layers': .01},
         source='arXiv 1908.00672 and the authors\' code',
         notes='Learning rate x0.1 at epochs 20 and 26 of 30, each of 43,100 composites. Crops of 320, 480 or 640 '
-              'about an unknown pixel, resized to 320, flipped; unknown are all pixels within r of a fractional alpha, r '
+              'about an unknown pixel, resized to 320, flipped; unknown are pixels within r of a fractional alpha, r '
               'drawn from 1..19. The encoder starts from MobileNetV2 on ImageNet (`start_encoder`); mmagic freezes its '
               'batch norms (`frozen_norm=True`).'),
     fast=Recipe(
