@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .core import image_files
 from .infer import MEAN, STD, Matter, _enlarge
+from .jobs import image_files
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
 @dataclass

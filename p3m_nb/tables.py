@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .benchmark import KERNEL, Result, read_matte, read_portrait
 from .core import atomic_write
-from .data import Sample
+from .dataset import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, metric_names
 

@@ -14,9 +14,9 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from .. import core
-from ..core import alpha_to_uint, encode_image, image_files, load_image, process_files
+from ..core import alpha_to_uint, encode_image, load_image
 from ..infer import Matter, as_background
+from ..jobs import FileReport, image_files, process_files
 from .common import (TITLE_HEIGHT, View, as_folder, control_row, fit_window, message_line,
                                    screen_size, title_strip, view_window, write_own)
 
@@ -52,7 +52,7 @@ def mattes_zip(
     max_zip:int=500 << 20,  # bytes; what would make the zip larger is left out
     progress=None,  # called as progress(begun, of how many, name)
     each=None,  # called with each `Matte`
-)->tuple:  # bytes of the zip, `core.FileReport` of the names
+)->tuple:  # bytes of the zip, `FileReport` of the names
     "The mattes of many photographs in a zip file."
     if odd := [k for k in kinds if k not in _KINDS]: raise ValueError(f"kinds: '{odd[0]}' is unknown; choose of {', '.join(_KINDS)}")
     if not kinds: raise ValueError(f'kinds is empty; choose of {", ".join(_KINDS)}')
@@ -112,7 +112,7 @@ class BatchMatter(View):
     def run(self,
         files,  # see `mattes_zip`
         **limits,  # of `mattes_zip`, e.g. max_files=10
-    )->core.FileReport:
+    )->FileReport:
         "Matte `files`; the zip is in `zip`, and `save()` writes it."
         if self.matter is None: self.matter = Matter()
         previews = []

@@ -13,10 +13,12 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import make_trimap, one_line
-from ..data import AUGMENTS, P3M10k, PortraitTransform, Sample, read_alpha, read_image
-from .common import (BAND_COLOUR, FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window,
-                                   gray_rgb, picture_grid, screen_size, tint, title_strip, view_window)
+from ..core import make_trimap, one_line, read_alpha, read_image
+from ..crops import AUGMENTS
+from ..data import PortraitTransform
+from ..dataset import P3M10k, Sample
+from .common import (BAND_COLOUR, FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, gray_rgb,
+                                   picture_grid, screen_size, tint, title_strip, view_window)
 
 # %% ../../nbs/widgets/dataset.ipynb #f2cc43e3
 KINDS = {  # kind of problem -> what `P3M10k.check` says of it; anything else is 'unreadable'

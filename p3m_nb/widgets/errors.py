@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..benchmark import Result, read_matte, read_portrait
 from ..core import alpha_to_uint, one_line
-from ..data import Sample
+from ..dataset import Sample
 from ..metrics import face_errors, trimap_errors, whole_errors
 from .common import (NARROW, TITLE_HEIGHT, View, control_row, error_map, fit_large, fit_window,
                                    gray_rgb, half_size, message_line, picture_grid, screen_size, title_strip,

@@ -15,7 +15,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import load_alpha, load_image
-from ..privacy import MARGIN, METHODS, Face, HaarFinder, Obfuscated, find_faces, obfuscate
+from ..faces import Face, HaarFinder, find_faces
+from ..privacy import MARGIN, METHODS, Obfuscated, obfuscate
 from .common import (FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, picture_grid,
                                    screen_size, view_window)
 

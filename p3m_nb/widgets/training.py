@@ -21,8 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ..callbacks import PreviewMattes
 from ..core import encode_image, load_image
 from ..learner import plot_history
-from .common import (TITLE_HEIGHT, View, control_row, fit_window, screen_size, title_strip,
-                                   view_window)
+from .common import TITLE_HEIGHT, View, control_row, fit_window, screen_size, title_strip, view_window
 
 # %% ../../nbs/widgets/training.ipynb #1da2241c
 class TrainingView(View):

@@ -16,7 +16,7 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import alpha_to_uint, composite, cover, encode_image, estimate_foreground, make_trimap
-from ..data import _dilate_bits, _pack, _unpack
+from ..crops import dilate_bits, pack_bits, unpack_bits
 from ..infer import Matte, as_background
 from .common import (BAND_COLOUR, NARROW, View, as_folder, checkerboard, control_row, fit_large,
                                    fit_window, gray_rgb, half_size, message_line, screen_size, tint, view_window,
@@ -28,7 +28,7 @@ _FOREGROUND_PIXELS = 1_000_000  # for the screen; larger ones take seconds
 
 def _fast_trimap(alpha, kernel):
     "`make_trimap` for large pictures and kernels, 64 pixels at a time."
-    seen, open_ = (_unpack(_dilate_bits(_pack(mask), kernel), 0, alpha.shape[1]) for mask in (alpha > 0, alpha < 1))
+    seen, open_ = (unpack_bits(dilate_bits(pack_bits(mask), kernel), 0, alpha.shape[1]) for mask in (alpha > 0, alpha < 1))
     return cv2.addWeighted(seen, 128, 1 - open_, 127, 0)
 
 def _checked_mattes(mattes):
