@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..model import unpool
-from .fba import bottlenecks, group_norm
+from .fba import bottlenecks, group_norm, load_resnet50
 from ..registry import Network, Recipe, keep_known, register_network
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
@@ -48,13 +48,15 @@ class _Atrous(nn.Module):
 
     def forward(self, x): return F.relu(self.bn(self.atrous_conv(x)))
 
+# %% ../../nbs/networks/alphagan.ipynb #d1e71f47
 class ASPP(nn.Module):
     "Atrous spatial pyramid pooling, 2048 to 256 channels."
     def __init__(self):
         super().__init__()
         self.aspp_1 = _Atrous(1, 1)
         self.aspp_6, self.aspp_12, self.aspp_18 = (_Atrous(3, d) for d in (6, 12, 18))
-        self.image_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(2048, 256, 1, bias=False), group_norm(256), nn.ReLU())
+        pooled = nn.Conv2d(2048, 256, 1, bias=False)
+        self.image_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), pooled, group_norm(256), nn.ReLU())
         self.conv1 = nn.Sequential(nn.Conv2d(1280, 256, 1, bias=False), group_norm(256), nn.ReLU())
 
     def forward(self, x):
@@ -66,11 +68,13 @@ class ASPP(nn.Module):
 def _blocks(*channels):
     "3x3 convolutions from each number of channels to the next, with group norm and ReLU."
     layers = []
-    for c_in, c_out in zip(channels, channels[1:]): layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), group_norm(c_out), nn.ReLU()]
+    for c_in, c_out in zip(channels, channels[1:]):
+        layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), group_norm(c_out), nn.ReLU()]
     return layers
 
 def _skip(c_in, c_out): return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), group_norm(c_out), nn.ReLU())
 
+# %% ../../nbs/networks/alphagan.ipynb #01d75ff0
 class AlphaGANDecoder(nn.Module):
     "From the encoder's features to the logit of alpha."
     def __init__(self):
@@ -111,21 +115,23 @@ def frozen(
     state = {k: v.detach() for k, v in module.named_parameters()} | {k: v.clone() for k, v in module.named_buffers()}
     return functional_call(module, state, inputs)
 
+# %% ../../nbs/networks/alphagan.ipynb #49e8c34a
 def adversarial_losses(
     discriminator:nn.Module,  # of a picture and a trimap
     composite:Tensor,  # (B,3,H,W) made with the predicted alpha
     image:Tensor,  # (B,3,H,W) photograph
     trimap:Tensor,  # (B,1,H,W) in 0..1
 )->tuple:  # of two scalars: for the generator, and for the discriminator
-    "Least-squares losses: the generator wants 1 for its composites, the discriminator 0 for them and 1 for photographs."
+    "Least squares: the generator wants 1 for its composites, the discriminator 0 for them and 1 for photographs."
     deceive = (frozen(discriminator, composite, trimap) - 1).square().mean()
     made, real = discriminator(composite.detach(), trimap), discriminator(image, trimap)
     return deceive, .5 * ((real - 1).square().mean() + made.square().mean())
 
 # %% ../../nbs/networks/alphagan.ipynb #9e96df56
 class AlphaGAN(Network):
-    "AlphaGAN's generator with group norm (arXiv 1807.10088), layout of the released weights; in training with its discriminator."
+    "AlphaGAN (arXiv 1807.10088) with group norm, layout of the released weights; a discriminator in training."
     multiple, smallest, tiles = 32, 32, False
+    random_trimap = 'repeated'  # how training makes trimaps, see `trimaps`
 
     def __init__(self,
         discriminator:bool=False,  # with the discriminator, which training needs
@@ -141,6 +147,10 @@ class AlphaGAN(Network):
         "Alpha (B,1,H,W) of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         half, indices, quarter, deep = self.encoder.resnet50(torch.cat([image, (trimap / 255).to(image.dtype)], 1))
         return self.decoder(self.encoder.aspp(deep), quarter, half, indices, image).float().sigmoid()
+
+    def load_encoder(self, source):
+        "Start the encoder from ImageNet weights (file or state dict) of a ResNet-50."
+        return load_resnet50(self.encoder.resnet50, source, 'conv_1')
 
     def begin_training(self):
         "Add the discriminator, if there is none."
@@ -159,6 +169,7 @@ class AlphaGANLosses(NamedTuple):
 
 WEIGHTS = AlphaGANLosses()
 
+# %% ../../nbs/networks/alphagan.ipynb #52e28ea1
 @patch
 def losses(self:AlphaGAN,
     output:Tensor,  # (B,1,H,W), of `forward`
@@ -177,17 +188,19 @@ def losses(self:AlphaGAN,
     deceive, judgement = adversarial_losses(self.discriminator, made, colours[0], trimap)
     return parts | dict(adversarial=WEIGHTS.adversarial * deceive, discriminator=WEIGHTS.discriminator * judgement)
 
-# %% ../../nbs/networks/alphagan.ipynb #52e28ea1
+# %% ../../nbs/networks/alphagan.ipynb #6eb62ec2
 AlphaGAN.recipes = {
     'published': Recipe(
         epochs=100_000, bs=1, size=320, lr=4e-4, schedule='cosine', optimizer='adam', wd=5e-4, warmup=500,
-        source='the public reconstruction', notes='the released weights are from far earlier; crops of 320, 480 or 640 around unknown pixels; '
-        'the discriminator is trained in the same step, with the same learning rate'),
+        source='the public reconstruction', notes='the released weights are from far earlier; crops of 320, 480 or 640 '
+        'around unknown pixels; the discriminator is trained in the same step, with the same learning rate'),
     'fast': Recipe(
-        epochs=20, bs=4, size=320, lr=2e-4, schedule='one-cycle', optimizer='adam', clip=1., source='ours', notes='for small data sets')}
+        epochs=20, bs=4, size=320, lr=2e-4, schedule='one-cycle', optimizer='adam', clip=1.,
+        source='ours', notes='for small data sets')}
 
+# %% ../../nbs/networks/alphagan.ipynb #9a9b5450
 @register_network('alphagan', kind='trimap-based', source='AlphaGAN, arXiv 1807.10088 (public reconstruction)',
-                  terms='with the public reconstruction, which states no licence; trained on the Adobe data set: not for commercial use')
+                  terms="with the public reconstruction, no licence stated; trained on Adobe data: non-commercial")
 def alphagan(
     discriminator:bool=False,  # with the discriminator, which training needs
 )->AlphaGAN:
