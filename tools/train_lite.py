@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, estimate_foreground, keep_memory, load_alpha, load_image, make_trimap
 from p3m_nb.infer import MEAN, STD, Matter
 from p3m_nb.losses import loss_parts
-from p3m_nb.model import load_model, p3mnet_lite, read_metadata, save_model
+
+from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 
 SETS = {'portraits/train': 1, 'street/train': 2}   # how often a photograph is seen in an epoch
 SHORTER = 512   # shorter side of a cached photograph
@@ -92,7 +93,7 @@ def cache_one(folder, stem, finder):
 
 def build_cache(data, cache, which):
     "Make what is missing in `cache`; `no_face.json` lists the photographs left out."
-    from p3m_nb.privacy import face_finder
+    from p3m_nb.faces import face_finder
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
     none = set(json.loads(log.read_text())) if log.exists() else set()
@@ -116,7 +117,8 @@ def build_cache(data, cache, which):
 
 def face_cutouts(folder, which):
     "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
-    from p3m_nb.privacy import face_finder, find_faces, private_area
+    from p3m_nb.faces import face_finder, find_faces
+    from p3m_nb.privacy import private_area
     finder, out = face_finder(which), []
     for path in sorted(folder.glob('*.jpg')):
         image = load_image(path)
@@ -330,7 +332,7 @@ def train(args):
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    model = load_model(args.weights) if args.weights else p3mnet_lite(pretrained=args.encoder)
+    model = load_model(args.weights) if args.weights else create_model('p3mnet_lite', encoder_weights=args.encoder)
     model = model.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
     optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
