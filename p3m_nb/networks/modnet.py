@@ -355,7 +355,7 @@ def soc_adapt(
 
 # %% ../../nbs/networks/modnet.ipynb #b1114b01
 @register_network(
-    'modnet', source='Ke, Sun, Li, Yan, Lau: MODNet (AAAI 2022), arXiv 2011.11961',
+    'modnet', source='Ke et al.: MODNet (AAAI 2022), arXiv 2011.11961',
     terms="weights for photographs and for webcams are linked from the authors' repository ZHKKKe/MODNet (Apache-2.0)")
 def modnet(
     published:bool=False,  # predict as the published script does, with its faults
