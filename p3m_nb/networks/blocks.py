@@ -8,6 +8,7 @@ __all__ = ['RESNETS', 'conv_bn_relu', 'enlarge', 'BasicBlock', 'Bottleneck', 'Re
 
 # %% ../../nbs/networks/blocks.ipynb #da5a4946
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,10 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(c_in, c, stride)
 
-    def forward(self, x):
+    def forward(self,
+        x:Tensor,  # (B,c_in,H,W)
+    )->Tensor:  # (B,c,h,w)
+        "Both convolutions, plus the shortcut."
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
@@ -86,7 +90,10 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(c_in, 4 * c, stride)
 
-    def forward(self, x):
+    def forward(self,
+        x:Tensor,  # (B,c_in,H,W)
+    )->Tensor:  # (B,4c,h,w)
+        "The three convolutions, plus the shortcut."
         out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         return self.relu(self.bn3(self.conv3(out)) + (x if self.downsample is None else self.downsample(x)))
 
@@ -122,6 +129,7 @@ class ResNet(nn.Module):
     def forward(self,
         x:Tensor,  # (B,3,H,W)
     )->list:  # five tensors (B,channels[i],h,w), at 1/2, 1/4, ... of the size
+        "The five levels."
         e0 = self.relu(self.bn1(self.conv1(x)))
         levels = [e0, self.layer1(self.pool(e0))]
         for layer in (self.layer2, self.layer3, self.layer4): levels.append(layer(levels[-1]))
@@ -154,6 +162,7 @@ class PyramidPool(nn.Module):
     def forward(self,
         x:Tensor,  # (B,c,H,W)
     )->Tensor:  # (B,channels,H,W)
+        "The means, enlarged, and `x`."
         shape = dict(size=x.shape[-2:], mode='bilinear', align_corners=self.align_corners)
         return torch.cat([*(F.interpolate(stage(x), **shape) for stage in self.stages), x], 1)
 
@@ -171,12 +180,13 @@ class SqueezeExcite(nn.Module):
     def forward(self,
         x:Tensor,  # (B,c,H,W)
     )->Tensor:  # (B,c,H,W)
+        "`x` with its channels weighed."
         return x * self.fc(x.mean((2, 3)))[:, :, None, None]
 
 # %% ../../nbs/networks/blocks.ipynb #09f32722
 def merge_copies(
     state:dict,  # name -> tensor
-    rename,  # function from a published name to ours, or to None for what is not needed
+    rename:Callable,  # from a published name to ours, or to None for what is not needed
 )->OrderedDict:  # our names -> tensors
     "`state` with our names, each tensor once; `ValueError` if two copies of one tensor differ."
     out = OrderedDict()

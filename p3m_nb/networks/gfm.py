@@ -103,7 +103,11 @@ class GFM(Network):
         "The ways of fusion that have heads."
         return FUSIONS[:3] if self.fusion == 'rim' else (self.fusion,)
 
-    def alpha_of(self, output): return output.alpha.clamp(0, 1) if self.fusion == 'rim' else output.alpha
+    def alpha_of(self,
+        output:NamedTuple,  # what `forward` returned
+    )->Tensor:  # (B,1,H,W) in 0..1
+        "The fused alpha; RIM's is clipped."
+        return output.alpha.clamp(0, 1) if self.fusion == 'rim' else output.alpha
 
 # %% ../../nbs/networks/gfm.ipynb #c48f90a1
 @patch
@@ -158,7 +162,7 @@ def _pair(self:GFM, glance, focus, kind):
 @patch
 def forward(self:GFM,
     image:Tensor,  # (B,3,H,W) RGB in 0..255, H and W multiples of 32
-    trimap=None,  # not used
+    trimap:Tensor|None=None,  # not used
 )->GFMOutput|RIMOutput:
     "Glance, focus and the alpha that they make together."
     if image.shape[-1] % 32 or image.shape[-2] % 32:
@@ -270,7 +274,7 @@ class _Colours(NamedTuple):
 def losses(self:GFM,
     output:GFMOutput|RIMOutput,  # what `forward` returned
     image:Tensor,  # (B,3,H,W) ImageNet-normalised
-    targets,  # fields alpha, trimap, foreground and background (or None)
+    targets:object,  # fields alpha, trimap, foreground and background (or None)
 )->dict:  # name -> weighted scalar
     "A quarter of each term: glance, focus, fusion and composition; with RIM of each pair, and of the mix."
     colours = [None if c is None else self.unit(c) for c in (targets.foreground, targets.background)]

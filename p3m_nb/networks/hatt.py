@@ -43,6 +43,7 @@ class ChannelAttention(nn.Module):
     def forward(self,
         x:Tensor,  # (B,c,H,W)
     )->Tensor:  # (B,c,H,W)
+        "`x` with its channels weighed."
         return x * self.fc(x.amax((2, 3)))[:, :, None, None]
 
 # %% ../../nbs/networks/hatt.ipynb #1a9a3be7
@@ -61,6 +62,7 @@ class SpatialAttention(nn.Module):
     def forward(self,
         deep:Tensor,  # (B,c,H,W)
     )->Tensor:  # (B,1,H,W) in 0..1
+        "The map."
         return torch.sigmoid(self.join(torch.cat([path(deep) for path in self.paths], 1)))
 
 # %% ../../nbs/networks/hatt.ipynb #bde09287
@@ -77,6 +79,7 @@ class PatchCritic(nn.Module):
         image:Tensor,  # (B,3,H,W), sides of at least 32
         alpha:Tensor,  # (B,1,H,W) in 0..1
     )->Tensor:  # (B,1,h,w), a verdict a patch
+        "1 for drawn, 0 for computed, about."
         return self.layers(torch.cat([image, alpha], 1))
 
 # %% ../../nbs/networks/hatt.ipynb #4344728c
@@ -116,7 +119,7 @@ class HATTOutput(NamedTuple):
 @patch
 def forward(self:HATT,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
-    trimap=None,  # not used
+    trimap:Tensor|None=None,  # not used
 )->HATTOutput:
     "The alpha, and where the first features are heard."
     if image.shape[-1] % 32 or image.shape[-2] % 32:
@@ -168,7 +171,7 @@ def _adversarial_terms(self:HATT, alpha, image, true_alpha):
 def losses(self:HATT,
     output:HATTOutput,  # what `forward` returned
     image:Tensor,  # (B,3,H,W) ImageNet-normalised
-    targets,  # field alpha
+    targets:object,  # field alpha
 )->dict:  # name -> weighted scalar
     "Terms mse and ssim, in training with a critic also adversarial and critic."
     with torch.autocast(image.device.type, enabled=False):

@@ -90,7 +90,10 @@ class LateFusion(Network):
         self.fusion = _fusion_branch()
         self.set_stage(stage)
 
-    def train(self, mode=True):
+    def train(self,
+        mode:bool=True,  # False: evaluation
+    )->nn.Module:  # itself
+        "Training mode, but for what the stage keeps fixed."
         super().train(mode)
         if self.stage == 'fusion':
             for fixed in (self.encoder, self.decoder_f, self.decoder_b): fixed.eval()
@@ -110,7 +113,7 @@ def set_stage(self:LateFusion,
 @patch
 def forward(self:LateFusion,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
-    trimap=None,  # not used
+    trimap:Tensor|None=None,  # not used
 )->LateFusionOutput:
     "Foreground, background, their weight, and the alpha they make."
     if image.shape[-1] % 32 or image.shape[-2] % 32:
@@ -156,8 +159,8 @@ def _result_loss(alpha, wanted, transition):
 @patch
 def losses(self:LateFusion,
     output:LateFusionOutput,  # what `forward` returned
-    image,  # not used
-    targets,  # fields alpha and trimap
+    image:Tensor|None,  # not used
+    targets:object,  # fields alpha and trimap
 )->dict:  # name -> scalar
     "Terms of the stage: foreground and background, fusion, or all three."
     alpha, transition = targets.alpha.float(), (targets.trimap == 128).float()

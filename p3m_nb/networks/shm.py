@@ -124,7 +124,7 @@ def set_stage(self:SHM,
 @patch
 def forward(self:SHM,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 16
-    trimap=None,  # not used
+    trimap:Tensor|None=None,  # not used
 )->SHMOutput:
     "The trimap's logits, the raw alpha and the two mixed."
     if image.shape[-1] % 16 or image.shape[-2] % 16:
@@ -149,7 +149,7 @@ def _prediction_terms(self, alpha, image, targets):
 def losses(self:SHM,
     output:SHMOutput,  # what `forward` returned
     image:Tensor,  # (B,3,H,W) ImageNet-normalised
-    targets,  # fields alpha, trimap, foreground and background (or None)
+    targets:object,  # fields alpha, trimap, foreground and background (or None)
 )->dict:  # name -> weighted scalar
     "Terms alpha, composition and trimap."
     entropy = semantic_loss(output.logits, trimap_classes(targets.trimap))
