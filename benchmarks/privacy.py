@@ -2,13 +2,9 @@
 
     python benchmarks/privacy.py find --data ../shared/data      # finders: recall under seven conditions, false boxes, time
     python benchmarks/privacy.py hide --data ../shared/data      # what independent detectors still see
-    python benchmarks/privacy.py identity --data ../shared/data  # what a recogniser still recognises (extra: identity)
     python benchmarks/privacy.py speed --data ../shared/data     # photographs per second of a folder run
-
-`identity` also takes the people of the package openpeople where it is installed (pip install --no-deps openpeople).
 """
 import argparse
-import importlib.util
 import statistics
 import sys
 import tempfile
@@ -21,7 +17,7 @@ import numpy as np
 
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
-from p3m_nb.privacy import METHODS, obfuscate, obfuscate_folder
+from p3m_nb.privacy import obfuscate, obfuscate_folder
 
 
 def table(head, rows):
@@ -124,3 +120,61 @@ def find(data, every, pool, finders):
             recall = f'{sum(hit)} of {sum(n)} ({sum(hit) / sum(n):.1%})' if sum(n) else '-'
             rows.append([label, len(files), name, recall, sum(extra), f'{statistics.median(spent):.2f}'])
     table(['set', 'images', 'finder', 'faces found', 'other boxes', 's CPU per megapixel'], rows)
+
+
+HIDE = [('nothing', 0.), ('blur', .2), ('blur', .6), ('mosaic', .1), ('mosaic', .2), ('zero', 0.), ('replace', 0.), ('paper', .2)]
+
+
+def hide(data, every, pool, finders):
+    "Print at how many hidden faces each judge still sees one."
+    judges = {'RFB-320': OnnxFaceFinder(), 'CenterFace': CenterFaceFinder()}
+    people, rows = photos(data/'portraits/validation/image', every), []
+    def look(path, banded):
+        image, seen = load_image(path), {}
+        alpha = matte(path) if banded else None
+        faces, spared = find_faces(image, finders[0], alpha)[:1], 0.
+        for method, strength in HIDE if faces else []:
+            out = image
+            if method != 'nothing':
+                done = obfuscate(image, alpha, method, strength or None, finder=lambda _: faces)
+                out, spared = done.image, done.spared
+            seen[method, strength] = [same(faces[0], judge(out)) for judge in judges.values()]
+        return seen, spared
+    sets = [('faces', photos(data/'faces', every), False), ('portraits, transition area kept', people, True)]
+    for label, files, banded in sets:
+        results = [r for r in pool.map(lambda p: look(p, banded), files) if r[0]]
+        for job in HIDE:
+            counts = [sum(r[0][job][k] for r in results) for k in range(len(judges))]
+            rows.append([label, len(results), job[0], job[1] or '-', *(f'{c} ({c / len(results):.1%})' for c in counts)])
+        spared = [r[1] for r in results]
+        print(f'{label}: left visible: median {statistics.median(spared):.1%}, most {max(spared):.1%}', file=sys.stderr)
+    table(['set', 'faces', 'method', 'strength', *(f'{j} still sees' for j in judges)], rows)
+
+
+def speed(data, every, pool, finders):
+    "Print photographs per second of the folder run, by threads, interleaved."
+    with tempfile.TemporaryDirectory() as d:
+        source, times = Path(d)/'in', {1: [], 2: []}
+        source.mkdir()
+        for p in photos(data/'portraits/validation/image')[:24]: (source/p.name).symlink_to(p.resolve())
+        for k in range(3):
+            for n in times:
+                began = time.perf_counter()
+                obfuscate_folder(source, f'{d}/out{k}{n}', n_workers=n, progress=False, finder=finders[0])
+                times[n].append(24 / (time.perf_counter() - began))
+    table(['threads', 'photographs (600x800) per second'], [[n, f'{max(t):.2f}'] for n, t in times.items()])
+
+
+PARTS = {'find': find, 'hide': hide, 'speed': speed}
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('part', choices=PARTS)
+    parser.add_argument('--data', type=Path, default='../shared/data', help='the folder with faces, street, portraits, backgrounds')
+    parser.add_argument('--every', type=int, default=1, help='only every n-th photograph')
+    parser.add_argument('--finders', nargs='+', default=['centerface', 'rfb', 'haar'], help='names; the first one hides')
+    parser.add_argument('--threads', type=int, default=2, help='photographs worked on at once')
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(args.threads) as pool: PARTS[args.part](args.data, args.every, pool, args.finders)
