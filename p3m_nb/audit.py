@@ -70,7 +70,7 @@ _AUDIT_HEAD = ('number', 'file', 'score', 'left', 'top', 'right', 'bottom')
 
 def audit(
     source,  # folder of images, or a list of files, folders and patterns
-    finder=None,  # what `face_finder` takes; default 'rfb'
+    finder=None,  # what `face_finder` takes
     out=None,  # folder for `audit.csv` and contact sheets
     n_workers:int=None,  # threads; default one per processor
     progress:bool=True,  # show a progress bar where stderr is a terminal

@@ -103,7 +103,7 @@ def p3m_matte(
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # face-coloured or black, which leave no detail; blur, blocks; paper: for training on your own machine
+    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # the first two leave no detail of a face
     strength:float=None,  # share of the face's size: the blur's standard deviation, the mosaic's block (default: measured, see the privacy notebook)
     masks:str=None,  # folder of facemasks of the same names: they are hidden, and no face is looked for
     alphas:str=None,  # folder of mattes of the same names: their transition area is never changed

@@ -267,7 +267,9 @@ class FaceSearch:
         h, w = (max(1, round(n * shrink)) for n in image.shape[:2])
         small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)  # averages: turning alone would skip pixels
         m, size = _turn(h, w, angle, 1)
-        view = cv2.warpAffine(small, m, size, flags=cv2.INTER_LINEAR) if angle else small
+        centres = m.copy()
+        centres[:, 2] += m[:, :2].sum(1) / 2 - .5  # OpenCV counts from the middle of the first pixel, boxes from its edge
+        view = cv2.warpAffine(small, centres, size, flags=cv2.INTER_LINEAR) if angle else small
         m[:, :2] *= w / image.shape[1]
         return [_turned_back(f, m) for f in self.detector(view)]
 
