@@ -54,7 +54,7 @@ def _check_size(trimap, size, name):
 
 # %% ../nbs/48_trimaps.ipynb #0e1f9054
 def as_trimap(
-    source,  # path, bytes, PIL image, array or tensor: (H,W) of 0, 128, 255, or floats of 0, 0.5, 1
+    source:object,  # path, bytes, PIL image, array or tensor: (H,W) of 0, 128, 255, or floats of 0, 0.5, 1
     size:tuple|None=None,  # (height, width) of the photograph: another size is refused
     snap:bool=False,  # take the nearest class of other gray values, see `SNAP`
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
@@ -140,7 +140,9 @@ class Tile(NamedTuple):
     bottom: int
     right: int
 
-    def of(self, a): return a[self.top:self.bottom, self.left:self.right]
+    def of(self, a:np.ndarray)->np.ndarray:
+        "The part of `a` (H,W[,C]) that lies in the tile."
+        return a[self.top:self.bottom, self.left:self.right]
 
 # %% ../nbs/48_trimaps.ipynb #30cd9017
 def _starts(first, last, length, tile, overlap):
@@ -212,8 +214,8 @@ def _check_network(network, tile):
 # %% ../nbs/48_trimaps.ipynb #d913844d
 def refine_with(
     network:Network,  # of kind 'trimap-based', in evaluation mode
-    image,  # photograph, see `load_image`
-    trimap,  # trimap of the same size, see `as_trimap`
+    image:object,  # photograph, see `load_image`
+    trimap:object,  # trimap of the same size, see `as_trimap`
     alpha:np.ndarray|None=None,  # (H,W) in 0..1, a first matte whose known pixels are kept
     tile:int|None=None,  # side of a tile in pixels; 1024 by default
     overlap:int|None=None,  # of tiles, in pixels; an eighth of a tile by default
