@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'AlphaGANResNet', 'ASPP', 'AlphaGANDecoder', 'Discriminator', 'frozen', 'adversarial_losses', 'AlphaGAN',
-           'AlphaGANLosses', 'alphagan']
+           'alphagan']
 
 # %% ../../nbs/networks/alphagan.ipynb #8efa241a
 from pathlib import Path
@@ -166,16 +166,24 @@ class AlphaGAN(Network):
         self.options = self.options | self.config
 
 # %% ../../nbs/networks/alphagan.ipynb #7c88b327
-class AlphaGANLosses(NamedTuple):
-    "Weights of the parts of the loss (paper, section 3.2, and the public code)."
-    alpha: float = .5
-    composition: float = .5
-    adversarial: float = .001
-    discriminator: float = 1.
-
-WEIGHTS = AlphaGANLosses()
+WEIGHTS = dict(alpha=.5, composition=.5, adversarial=.001, discriminator=1.)  # of the parts of the loss
 
 # %% ../../nbs/networks/alphagan.ipynb #52e28ea1
+@patch
+def _unweighted(self:AlphaGAN, output, image, targets):
+    "The parts of the loss before they are weighted."
+    region, trimap = unknown_region(targets.trimap), targets.trimap.float() / 255
+    parts = dict(alpha=unknown_alpha_loss(output, targets.alpha, region, extra=1))
+    if targets.foreground is None or targets.background is None: return parts
+    image, foreground, background = (x.float() for x in (image, targets.foreground, targets.background))
+    parts['composition'] = unknown_composition_loss(output, image, foreground, background, region, extra=1)
+    if self.discriminator is None: return parts
+    alpha = keep_known(output, targets.trimap)
+    made = alpha * foreground + (1 - alpha) * background
+    deceive, judgement = adversarial_losses(self.discriminator, made, image, trimap)
+    return parts | dict(adversarial=deceive, discriminator=judgement)
+
+# %% ../../nbs/networks/alphagan.ipynb #9728e675
 @patch
 def losses(self:AlphaGAN,
     output:Tensor,  # (B,1,H,W), of `forward`
@@ -183,16 +191,7 @@ def losses(self:AlphaGAN,
     targets:object,  # alpha, trimap, foreground, background (or None)
 )->dict:  # name -> weighted scalar
     "L1 and composition in the unknown region, and both sides of the adversarial loss where there is a discriminator."
-    region, trimap = unknown_region(targets.trimap), targets.trimap.float() / 255
-    parts = dict(alpha=WEIGHTS.alpha * unknown_alpha_loss(output, targets.alpha, region, extra=1))
-    if targets.foreground is None or targets.background is None: return parts
-    colours = image.float(), targets.foreground.float(), targets.background.float()
-    parts['composition'] = WEIGHTS.composition * unknown_composition_loss(output, *colours, region, extra=1)
-    if self.discriminator is None: return parts
-    alpha = keep_known(output, targets.trimap)
-    made = alpha * colours[1] + (1 - alpha) * colours[2]
-    deceive, judgement = adversarial_losses(self.discriminator, made, colours[0], trimap)
-    return parts | dict(adversarial=WEIGHTS.adversarial * deceive, discriminator=WEIGHTS.discriminator * judgement)
+    return {name: WEIGHTS[name] * part for name, part in self._unweighted(output, image, targets).items()}
 
 # %% ../../nbs/networks/alphagan.ipynb #6eb62ec2
 AlphaGAN.recipes = {
