@@ -23,7 +23,8 @@ from . import core, jobs
 from .core import keep_memory, load_image, save_alpha, save_image, source_name
 from .jobs import image_files, process_files
 from .encoders import ResNet34MP
-from .model import P3MNet, _Integrate, fuse, load_model, shipped_weights
+from .model import P3MNet, _Integrate, fuse
+from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
 def _along(a, size, axis):

@@ -52,7 +52,7 @@ inspector''',
     studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image())
 studio''',
     training='''monitor = TrainingMonitor(n=2, side=96, every=0)
-learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu'), 'lite', cbs=monitor, lr=1e-3)
+learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu'), 'p3mnet_lite', cbs=monitor, lr=1e-3)
 with learn.no_bar(), learn.no_logging(): learn.fit(2)''',
     batch='''batch = BatchMatter(folder='saved')
 batch''')

@@ -1,6 +1,5 @@
 "Trainings that are killed, full, shared by two processes, logged; and what p3m_train says to bad input."
 import os, re, signal, subprocess, sys, time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from conftest import ROOT
 from p3m_nb.core import save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 
-SMALL = ['--arch', 'lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
+SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +112,7 @@ def test_fastai_loggers(tree, tmp_path):
     from p3m_nb.learner import p3m_learner
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     dls = p3m_dls(P3M10k(tree, valid_pct=.4), bs=3, size=64, n_workers=0, device='cpu', path=tmp_path)
-    learn = p3m_learner(dls, 'lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
+    learn = p3m_learner(dls, 'p3mnet_lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
     with learn.no_bar(): learn.fit(2, 1e-3)
     table = learn.csv_logger.read_log()
     assert list(table.columns) == list(learn.recorder.metric_names) and np.allclose(table.fusion, [v[list(table.columns).index('fusion') - 1] for v in learn.recorder.values])
