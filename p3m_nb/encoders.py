@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .core import choose
 from .registry import list_models
-from .state_dicts import load_strictly, load_what_fits, read_state_dict
+from .state_dicts import clean_state_dict, load_strictly, load_what_fits, read_state_dict, read_torch_file
 
 # %% ../nbs/20_encoders.ipynb #be594ed3
 class Features(NamedTuple):
@@ -58,7 +58,8 @@ class BasicBlock(nn.Module):
         self.relu, self.downsample = nn.ReLU(inplace=True), None
         if c_in != c_out: self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:  # (B,c_in,h,w) -> (B,c_out,h,w)
+        "The block's features."
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(out.add_(x if self.downsample is None else self.downsample(x)))
 
@@ -80,6 +81,7 @@ class ResNet34MP(nn.Module):
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
         shallow:Callable|None=None,  # function of E0 whose result stands in its place
     )->Features:
+        "Features and indices of a photograph."
         pool = IndexedPool(3, small=shallow is not None)
         e0 = self.relu(self.bn1(self.conv1(x)))
         e0p = pool(e0)
@@ -110,7 +112,9 @@ class InvertedResidual(nn.Module):
         depthwise = nn.Sequential(*_conv_bn(hidden, hidden, 3, stride, hidden))
         self.conv = nn.Sequential(*widen, depthwise, *_conv_bn(hidden, c_out, 1, act=False))
 
-    def forward(self, x): return x + self.conv(x) if self.shortcut else self.conv(x)
+    def forward(self, x:Tensor)->Tensor:  # (B,c_in,h,w) -> (B,c_out,h/stride,w/stride)
+        "The block's features."
+        return x + self.conv(x) if self.shortcut else self.conv(x)
 
 # %% ../nbs/20_encoders.ipynb #d27b55c3
 _STAGES = [  # MobileNetV2's table 2: expansion, channels, blocks, stride of the first
@@ -146,13 +150,14 @@ class MobileNetV2Encoder(nn.Module):
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
         shallow:Callable|None=None,  # function of E0 whose result stands in its place
     )->Features:
+        "Features of a photograph."
         levels, y = [self.stem(x) if shallow is None else shallow(self.stem(x))], x
         for i, layer in enumerate(self.features):
             y = layer(y)
             if i in _LEVELS: levels.append(self.lateral[len(levels) - 1](y))
         return Features(*levels)
 
-    def load_imagenet(self, state, name):
+    def load_imagenet(self, state:dict, name:str):
         "Weights are for the layers of torchvision's network; the rest starts at random."
         load_strictly(self.features, {k.removeprefix('features.'): v for k, v in state.items()}, name)
 
@@ -169,7 +174,12 @@ class TokenStem(nn.Module):
         self.proj3, self.norm = nn.Conv2d(c1, c1, 3, padding=1), nn.LayerNorm(c1, eps=1e-5)
         self.last_relu = last_relu
 
-    def forward(self, x, pool, shallow=None):
+    def forward(self,
+        x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
+        pool:IndexedPool,  # which collects the indices
+        shallow:Callable|None=None,  # function of the first map whose result stands in its place
+    )->tuple:  # (B,c0,H,W), (B,c1,H/2,W/2) and tokens (B,H/4,W/4,c1)
+        "Two feature maps and the tokens."
         e0 = F.relu(self.proj1(x))
         x = pool(e0)
         if shallow is not None: e0 = shallow(e0)
@@ -187,7 +197,8 @@ class TokenMerge(nn.Module):
         super().__init__()
         self.norm, self.linear = nn.LayerNorm(c, eps=1e-5), nn.Linear(c, 2 * c, bias=False)
 
-    def forward(self, tokens, pool):
+    def forward(self, tokens:Tensor, pool:IndexedPool)->tuple:  # (B,h,w,c) -> (B,c,h,w), (B,h/2,w/2,2c)
+        "The feature map, and the tokens of half the grid."
         feature = self.norm(tokens).permute(0, 3, 1, 2)
         return feature, self.linear(pool(feature).permute(0, 2, 3, 1))
 
@@ -200,7 +211,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
 
-    def forward(self, x): return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x:Tensor)->Tensor:  # (...,c)
+        "Each token by itself."
+        return self.fc2(F.gelu(self.fc1(x)))
 
 # %% ../nbs/20_encoders.ipynb #7c1ef7bd
 def start_linear(

@@ -150,14 +150,22 @@ def _first_of(found, kind):
     "The number of names `found`, and the first two."
     return f'{len(found)} {kind} ({", ".join(found[:2])}{", ..." if len(found) > 2 else ""})'
 
+def _needed(own):
+    "The names in the state dict `own` that a file must have: all but counters of batches."
+    return [k for k in own if not k.endswith('num_batches_tracked')]
+
+def _fitting(own, state):
+    "The names in both `own` and `state` with equal shapes."
+    return [k for k in state if k in own and state[k].shape == own[k].shape]
+
 def _differences(own, state):
     "How names and shapes of `state` differ from those of `own`, as text; empty if they do not."
-    both = [k for k in state if k in own]
-    other = [k for k in both if state[k].shape != own[k].shape]
+    fit, both = set(_fitting(own, state)), own.keys() & state.keys()
+    shapes = [f'{k} is {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in state if k in both - fit]
     kinds = {
-        'missing': [k for k in own if k not in state and not k.endswith('num_batches_tracked')],
-        'unknown': [k for k in state if k not in own],
-        'of another shape': [f'{k} is {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in other]}
+        'missing': [k for k in _needed(own) if k not in both],
+        'unknown': [k for k in state if k not in both],
+        'of another shape': shapes}
     return '; '.join(_first_of(found, kind) for kind, found in kinds.items() if found)
 
 def _another(module, state, name, differences):
@@ -194,10 +202,9 @@ def load_what_fits(
 )->StartWeights:
     "Put into `module` what of `state` fits by name and shape; `ValueError` if that is less than half of `module`."
     own = module.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    needed = [k for k in own if not k.endswith('num_batches_tracked')]
-    fresh = [k for k in needed if k not in fits]
-    if len(fresh) * 2 > len(needed): raise _another(module, state, name, _differences(own, state))
+    fits = {k: state[k] for k in _fitting(own, state)}
+    fresh = [k for k in _needed(own) if k not in fits]
+    if len(fresh) * 2 > len(_needed(own)): raise _another(module, state, name, _differences(own, state))
     _check_tensors(own, fits, name)
     module.load_state_dict(fits, strict=False)
     return StartWeights(list(fits), fresh, [k for k in state if k not in fits])

@@ -93,7 +93,11 @@ class WindowAttention(nn.Module):
         "(heads,49,49) by relative position."
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
-    def forward(self, windows, mask=None):
+    def forward(self,
+        windows:Tensor,  # (B,windows,49,C)
+        mask:Tensor|None=None,  # (windows,49,49), True: the two do not see each other
+    )->Tensor:  # (B,windows,49,C)
+        "What each token takes from those of its window."
         b, n, tokens, c = windows.shape
         qkv = self.qkv(windows).view(b, n, tokens, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
@@ -111,12 +115,15 @@ class StochasticDepth(nn.Module):
         super().__init__()
         self.p = p
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:  # (B,...)
+        "`x`, in training without the branch of some pictures."
         if not self.training or not self.p: return x
         kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.p
         return x * (kept / (1 - self.p)).to(x.dtype)
 
-    def extra_repr(self): return f'p={self.p:.3g}'
+    def extra_repr(self):
+        "`p`, for printing."
+        return f'p={self.p:.3g}'
 
 # %% ../../nbs/networks/swin.ipynb #db8311b1
 class SwinBlock(nn.Module):
@@ -133,8 +140,8 @@ class SwinBlock(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(c, eps=1e-5), FeedForward(c)
         self.drop_path = StochasticDepth(drop)
 
-    def attend(self, x):
-        "Attention of normalised tokens (B,h,w,C): pad, shift, cut into windows, and back."
+    def attend(self, x:Tensor)->Tensor:  # (B,h,w,C), normalised
+        "Attention: pad, shift, cut into windows, and back."
         _, h, w, _ = x.shape
         shifts = tuple(self.shift if n > WINDOW else 0 for n in (h, w))
         x = F.pad(x, (0, 0, 0, _padded(w) - w, 0, _padded(h) - h))
@@ -143,7 +150,8 @@ class SwinBlock(nn.Module):
         if any(shifts): x = x.roll(shifts, (1, 2))
         return x[:, :h, :w]
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:  # (B,h,w,C)
+        "The tokens after attention and feed-forward network."
         x = x + self.drop_path(self.attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -180,6 +188,7 @@ class SwinT(nn.Module):
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
         shallow:Callable|None=None,  # function of E0 whose result stands in its place
     )->Features:
+        "Features and indices of a photograph."
         pool, levels = IndexedPool(2, small=shallow is not None), []
         e0, e0p, x = self.patch_embed(x, pool, shallow)
         for stage in self.layers:
@@ -194,7 +203,7 @@ _CONSTANTS = ('attn_mask', 'relative_position_index')  # of Swin, in published f
 
 class P3MNetTokens(P3MNet):
     "P3M-Net over an encoder of tokens, in the layout of the extension's code."
-    def convert_published(self, state):
+    def convert_published(self, state:dict)->dict:
         "Our names for the tensors of a published file: without `decoder.`, without constants and classifier."
         kept = {k: v for k, v in state.items() if k.rpartition('.')[2] not in _CONSTANTS}
         return {k.removeprefix('decoder.'): v for k, v in kept.items() if not k.startswith('encoder.head.')}

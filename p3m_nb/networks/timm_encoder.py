@@ -100,6 +100,7 @@ def forward(self:TimmEncoder,
     x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
     shallow:Callable|None=None,  # function of E0 whose result stands in its place
 )->Features:
+    "Features of a photograph, at the widths `channels`."
     maps, levels = self.body(x * self.factor + self.offset), [self.stem(x)]
     for level, lateral, c in zip(self.levels, self.lateral, self.channels[1:]):
         levels.append(lateral(_channels_first(maps[level[0]], level[1]) if level else levels[-1]))

@@ -58,17 +58,18 @@ class Performer(nn.Module):
         if self.w.dtype != w.dtype: self.w = w.to(self.w.device)
         return self
 
-    def features(self, u):
-        "phi of the tokens `u` (B,T,C): (B,T,32), in float32."
+    def features(self, u:Tensor)->Tensor:  # (B,T,C) -> (B,T,32)
+        "phi of the tokens `u`."
         exponent = u @ self.w[0].T.to(u.dtype) - u.square().sum(-1, keepdim=True) / 2
         return exponent.exp() / FEATURES ** .5
 
-    def forward(self, x):  # (B,T,C)
+    def forward(self, x:Tensor)->Tensor:  # (B,T,C)
+        "What each token takes from all."
         k, q, v = self.kqv(x).chunk(3, -1)
         with _in_float32(x.device): y = self.attend(k.float(), q.float(), v.float())
         return self.proj(y.to(x.dtype))
 
-    def attend(self, k, q, v):
+    def attend(self, k:Tensor, q:Tensor, v:Tensor)->Tensor:  # (B,T,C)
         "The mean of `v`, weighted by phi(q) . phi(k)."
         q, k = self.features(q), self.features(k)
         weighted, total = q @ (k.mT @ v), q @ k.sum(1)[..., None]
@@ -84,7 +85,8 @@ class GlobalAttention(nn.Module):
         self.heads = c // 64
         self.qkv, self.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
 
-    def forward(self, x):  # (B,T,C)
+    def forward(self, x:Tensor)->Tensor:  # (B,T,C)
+        "What each token takes from all."
         b, t, c = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c))
@@ -110,7 +112,8 @@ class NormalCell(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(c, eps=1e-6), FeedForward(c)
         self.PCM = _convolutions(c, groups)
 
-    def forward(self, x):  # (B,h,w,C)
+    def forward(self, x:Tensor)->Tensor:  # (B,h,w,C)
+        "The tokens after both branches and the feed-forward network."
         near = self.PCM(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.attn(self.norm1(x).flatten(1, 2)).view(x.shape) + near
         return x + self.mlp(self.norm2(x))
@@ -154,6 +157,7 @@ class ViTAES(nn.Module):
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
         shallow:Callable|None=None,  # function of E0 whose result stands in its place
     )->Features:
+        "Features and indices of a photograph."
         pool, levels = IndexedPool(2, small=shallow is not None), []
         e0, e0p, x = self.layers[0].RC(x, pool, shallow)
         x = self.layers[0].NC(x)
@@ -166,7 +170,7 @@ class ViTAES(nn.Module):
 # %% ../../nbs/networks/vitae.ipynb #8727086d
 class P3MNetViTAE(P3MNetTokens):
     "P3M-Net (ViTAE-S), which keeps its random features when a file has none."
-    def convert_published(self, state):
+    def convert_published(self, state:dict)->dict:
         "Our names for the tensors of a published file, with the random features of the file or of this network."
         own = {k: v for k, v in self.state_dict().items() if k.endswith('.attn.w')}
         return own | super().convert_published(state)
