@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SNAP', 'RANDOM_TRIMAPS', 'snap_trimap', 'as_trimap', 'trimap_of_logits', 'random_trimap', 'random_trimaps', 'Tile',
-           'tiles_over', 'refine_with']
+           'tiles_over', 'refine_with', 'second_stage']
 
 # %% ../nbs/48_trimaps.ipynb #71dd0954
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .core import choose, load_image, same_size, source_name
-from .registry import Network, list_models
+from .registry import Network, list_models, network_entry
+from .weights import create_model
 
 # %% ../nbs/48_trimaps.ipynb #b875f9c5
 SNAP = (85, 170)  # gray values: below the first background, from the second on foreground
@@ -204,7 +206,7 @@ def _whole(network, image, trimap, longest):
     return cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 # %% ../nbs/48_trimaps.ipynb #25581bfb
-def _check_network(network, tile):
+def _check_network(network, tile=None):
     if getattr(network, 'kind', '') != 'trimap-based':
         name = getattr(network, 'name', '') or type(network).__name__
         raise ValueError(f'{name} takes no trimap; choose one of {", ".join(list_models("trimap-based"))}')
@@ -233,3 +235,21 @@ def refine_with(
     if network.tiles: fresh = _in_tiles(network, image, trimap, tile, overlap)
     else: fresh = _whole(network, image, trimap, longest)
     return np.where(unknown, np.clip(fresh, 0, 1), known)
+
+# %% ../nbs/48_trimaps.ipynb #ba746571
+def second_stage(
+    refine:str|Network,  # a name of `list_models('trimap-based')`, or a network
+    weights:str|Path|None=None,  # file with its weights, .safetensors or in the published layout
+    device:str|torch.device='cpu',  # where it computes
+)->Network:  # in evaluation mode
+    "The network that refines a first matte; `ValueError` says where its weights can be had."
+    if isinstance(refine, Network): network = refine
+    else:
+        entry = network_entry(refine)
+        _check_network(entry)
+        if weights is None:
+            raise ValueError(f"refine='{refine}': no weights of it come with the package; give refine_weights=FILE. "
+                             f'Published ones: {entry.terms}')
+        network = create_model(refine, pretrained=weights)
+    _check_network(network)
+    return network.eval().requires_grad_(False).to(device)
