@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_inputs', 'grey_planes', 'VGGEncoder', 'UnpoolDecoder', 'Refiner', 'DIMOutput', 'DIM', 'colours_of',
-           'dim_losses', 'widen_inputs', 'dim']
+           'dim_losses', 'widen_inputs', 'read_imagenet', 'dim']
 
 # %% ../../nbs/networks/dim.ipynb #0ff61631
 from itertools import pairwise
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..state_dicts import clean_state_dict, read_torch_file
 from ..model import unpool
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
@@ -128,6 +129,8 @@ def _start(network):
 # %% ../../nbs/networks/dim.ipynb #aa355f2e
 class DIM(Network):
     "Deep Image Matting with VGG-16, in the layout of mmagic."
+    random_trimap = 'ellipses'  # how training makes trimaps, see `trimaps`
+
     def __init__(self,
         stage:int=3,  # 1: no refiner; 2: only the refiner is trained; 3: everything is trained
     ):
@@ -219,12 +222,21 @@ def widen_inputs(
     "`weight` with zeros for further input planes, which therefore change nothing at first."
     return F.pad(weight, (0, 0, 0, 0, 0, planes - weight.shape[1]))
 
+# %% ../../nbs/networks/dim.ipynb #5da855d4
+def read_imagenet(
+    source,  # file or state dict
+)->dict:  # names -> tensors
+    "The tensors of an ImageNet network, in float32."
+    state = clean_state_dict(source) if isinstance(source, dict) else read_torch_file(source)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
 # %% ../../nbs/networks/dim.ipynb #1649c151
 @patch
-def start_encoder(self:DIM,
-    state:dict,  # VGG-16 with torchvision's names: features.0.weight, ...
+def load_encoder(self:DIM,
+    source,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
 )->DIM:  # self
     "Start the 13 convolutions from ImageNet weights, and the trimap's plane from zero."
+    state = read_imagenet(source)
     convs = [m for m in self.backbone.encoder.modules() if isinstance(m, nn.Conv2d)][:13]
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     ours = {f'features.{n}.{leaf}': getattr(c, leaf) for n, c in zip(places, convs) for leaf in ('weight', 'bias')}
@@ -240,7 +252,7 @@ DIM.recipes = dict(
         epochs=23, bs=1, size=320, lr=1e-5, source='arXiv 1703.03872; mmagic, configs/dim',
         notes='Each stage: 1,000,000 steps = 23 epochs of 43,100 composites. Crops of 320, 480 or 640 about an unknown '
               'pixel, resized to 320, flipped with p=.5; trimap from that alpha: ellipses of size 1..29, drawn '
-              'separately for erosion and dilation. Starts from VGG-16 on ImageNet (`start_encoder`). '
+              'separately for erosion and dilation. Starts from VGG-16 on ImageNet (`load_encoder`). '
               "create_model('dim', stage=1), then 2 and 3, each from the weights of the stage before."),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-4, schedule='one-cycle', clip=1., source='ours',
