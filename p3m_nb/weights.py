@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from .core import atomic_write
-from .encoders import clean_state_dict, load_encoder_weights, load_strictly, read_torch_file
+from .encoders import load_encoder_weights
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
+from .state_dicts import clean_state_dict, load_strictly, read_torch_file
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
@@ -265,7 +266,7 @@ def create_model(
     return model
 
 def _start_encoder(model, source):
-    "Put ImageNet weights into the encoder; a network whose encoder has a layout of its own brings `load_encoder`."
+    "A network may know itself how to start from weights of three colours (`load_encoder`)."
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 
