@@ -92,7 +92,7 @@ def _bits(alpha):
     "8 where eight bits hold `alpha` exactly, otherwise 16."
     return 8 if np.array_equal(alpha_to_uint(alpha).astype(np.float32) / np.float32(255), alpha) else 16
 
-@delegates(obfuscate_folder, but=['alphas'])
+@delegates(obfuscate_folder)
 def obfuscate_dataset(
     root,  # folder of the data set
     out,  # folder for the copy; not inside `root`

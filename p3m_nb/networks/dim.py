@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, read_torch_file
+from ..state_dicts import clean_state_dict, read_torch_file
 from ..model import unpool
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
