@@ -59,7 +59,8 @@ def matrix(self:SpectralConv)->Tensor:  # (C',C * kernel * kernel)
 def iterate(self:SpectralConv,
     steps:int,  # at least 1
 )->None:
-    "Steps of power iteration on the two vectors."
+    "Steps of power iteration on the two vectors; none where there are no numbers."
+    if self.weight_orig.is_meta: return
     with torch.no_grad():
         matrix, u = self.matrix(), self.weight_u.float()
         for _ in range(steps):

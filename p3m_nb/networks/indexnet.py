@@ -175,6 +175,9 @@ class IndexDecoder(nn.Module):
         super().__init__()
         self.decoder_layers = nn.ModuleList(IndexUp(*channels) for channels in _DECODER)
         self.pred = nn.Sequential(conv_norm(32, 1, 5), nn.Conv2d(1, 1, 5, padding=2, bias=False))
+        nn.init.constant_(self.pred[0].bn.weight, .25)
+        nn.init.constant_(self.pred[0].bn.bias, .5)
+        nn.init.dirac_(self.pred[1].weight)
 
     def forward(self,
         x:Tensor,  # (B,160,H/32,W/32)
