@@ -15,7 +15,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import alpha_to_uint
-from .common import checkerboard, fit_window, picture_grid, screen_size, view_window
+from .common import (FACE_COLOUR, TITLE_HEIGHT, checkerboard, fit_window, screen_size, title_strip,
+                                   view_window)
 
 # %% ../../nbs/widgets/tiles.ipynb #25f836a0
 SIDE = 512  # of a tile in pixels
@@ -190,12 +191,14 @@ class Scene:
     size: tuple  # (height, width) of the picture
     layers: dict = field(default_factory=dict)  # name -> `Layer`
     panes: list = field(default_factory=list)  # of `Pane`
+    columns: int = 0  # of panes; 0: as many as fit best
 
     def state(self)->dict:
         "What the browser needs to know, as plain values."
         panes = [dict(title=p.title, layers=list(p.layers), wipe=list(p.wipe),
                       boxes=[dict(box=[float(v) for v in b], colour='#ff00c8') for b in p.boxes]) for p in self.panes]
-        return dict(size=list(self.size), layers={n: layer.version for n, layer in self.layers.items()}, panes=panes)
+        versions = {n: layer.version for n, layer in self.layers.items()}
+        return dict(size=list(self.size), layers=versions, panes=panes, columns=self.columns)
 
 def picture_scene(
     image:np.ndarray,  # (H,W,3) uint8
@@ -236,7 +239,7 @@ def draw_pane(
     if 0 < column < size[1]: out[:, max(0, column - 1):column + 1] = 255
     for box in pane.boxes:
         at = [round((v - window[1 - i % 2]) * size[1 - i % 2] / window[3 - i % 2]) for i, v in enumerate(box)]
-        cv2.rectangle(out, tuple(at[:2]), tuple(at[2:]), (255, 0, 200), 2)
+        cv2.rectangle(out, tuple(at[:2]), tuple(at[2:]), FACE_COLOUR, 2)
     return out
 
 def draw_scene(
@@ -248,8 +251,11 @@ def draw_scene(
     wipe:float=0.,  # see `draw_pane`
 )->np.ndarray:  # (height,width,3) uint8
     "All panes of a `scene` beside each other, with their titles."
-    window = view_window(scene.size, zoom, x, y)
-    titled = any(p.title for p in scene.panes)
-    size = screen_size(scene.size, screen // len(scene.panes), screen - 18 * titled)
+    window, titled = view_window(scene.size, zoom, x, y), any(p.title for p in scene.panes)
+    columns = scene.columns or len(scene.panes)
+    rows = math.ceil(len(scene.panes) / columns)
+    size = screen_size(scene.size, screen // columns, screen // rows - TITLE_HEIGHT * titled)
     drawn = [draw_pane(scene, p, window, size, wipe) for p in scene.panes]
-    return picture_grid([drawn], [p.title for p in scene.panes]) if titled else np.hstack(drawn)
+    if titled: drawn = [np.vstack([title_strip(p.title, size[1]), a]) for p, a in zip(scene.panes, drawn)]
+    drawn += [np.full_like(drawn[0], 255)] * (rows * columns - len(drawn))
+    return np.vstack([np.hstack(drawn[i * columns:(i + 1) * columns]) for i in range(rows)])

@@ -374,8 +374,8 @@ class Viewer {
     while (this.panes.length < panes.length) { this.panes.push(new Pane(this)); this.grid.append(this.panes.at(-1).element); }
     while (this.panes.length > panes.length) this.panes.pop().element.remove();
     const [h, w] = this.scene.size, fitted = n => { const rows = Math.ceil(panes.length / n); return Math.min(width / n / w, height / rows / h); };
-    let columns = 1;
-    for (let n = 2; n <= panes.length; n++) if (fitted(n) > fitted(columns) * 1.001) columns = n;
+    let columns = this.scene.columns || 1;
+    if (!this.scene.columns) for (let n = 2; n <= panes.length; n++) if (fitted(n) > fitted(columns) * 1.001) columns = n;
     const rows = Math.ceil(panes.length / columns), across = (width - 4 * (columns - 1)) / columns - 2;
     const down = Math.max(60, Math.min(height / rows - 4, Math.max(160 / rows, across * h / w)));
     this.grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;

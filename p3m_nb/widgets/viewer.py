@@ -84,9 +84,9 @@ def pixel(self:Viewer,
 @patch
 def _answer(self:Viewer, widget, content, buffers):
     "Answer a message of the browser."
-    try: kind, work = content['kind'], {'tiles': self._send_tiles, 'pixel': self._send_pixel, 'stroke': self._take_stroke}
-    except (KeyError, TypeError): return
-    if kind in work: work[kind](content)
+    kind = content.get('kind') if isinstance(content, dict) else None
+    work = dict(tiles=self._send_tiles, pixel=self._send_pixel, stroke=self._take_stroke).get(kind)
+    if work: work(content)
 
 @patch
 def _send_tiles(self:Viewer, content):
@@ -100,7 +100,9 @@ def _send_pixel(self:Viewer, content):
 
 @patch
 def _take_stroke(self:Viewer, content):
-    if self.stroke: self.stroke(content['tool'], float(content['radius']), [tuple(map(float, p)) for p in content['points']])
+    if not self.stroke: return
+    points = [tuple(map(float, p)) for p in content['points']]
+    self.stroke(content['tool'], float(content['radius']), points)
 
 @patch
 def render(self:Viewer,
@@ -119,6 +121,8 @@ class View(traitlets.HasTraits):
     height = traitlets.Int(520, min=100, max=4000, help='of the viewer, in pixels of the screen')
     theme = traitlets.Enum(THEMES, 'auto', help="colours of the viewer; 'auto' is that of the notebook")
     _quiet = ()  # traits that change nothing in the picture
+    _wipe = ''  # trait for the place of the wipe line
+    _live = True  # False: the picture itself is sent, for long cells, in which the kernel answers no questions
     _of_viewer = ('zoom', 'x', 'y', 'height', 'theme')  # traits that the viewer has too
 
     def __init__(self,
@@ -135,7 +139,8 @@ class View(traitlets.HasTraits):
 
     def render(self)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
         "The picture of the present state."
-        return draw_scene(self.scene(), self.zoom, self.x, self.y, self.screen, getattr(self, 'split', 0))
+        wipe = getattr(self, self._wipe) if self._wipe else 0
+        return draw_scene(self.scene(), self.zoom, self.x, self.y, self.screen, wipe)
 
     def text(self)->str:  # HTML
         "What is written below the picture."
@@ -149,6 +154,8 @@ class View(traitlets.HasTraits):
         return ''
 
 # %% ../../nbs/widgets/viewer.ipynb #a11927f9
+_STILL = dict(max_width='calc(100% - 4px)', object_fit='contain', align_self='flex-start')
+
 @patch
 def jpeg(self:View,
     quality:int=85,
@@ -169,19 +176,29 @@ def widget(self:View)->ipywidgets.VBox:
 
 @patch
 def _assemble(self:View):
-    self.viewer = Viewer(self.scene(), self.read, label=type(self).__name__, **{n: getattr(self, n) for n in self._of_viewer})
+    if self._live: self.viewer = self._make_viewer()
+    else: self.viewer = ipywidgets.Image(value=self.jpeg(), format='jpeg', layout=_STILL)
     self.message = ipywidgets.HTML(self.text())
-    for name in self._of_viewer: traitlets.link((self, name), (self.viewer, name))
-    if self.has_trait('split'): traitlets.link((self, 'split'), (self.viewer, 'wipe'))
     box = ipywidgets.VBox([*self._controls(), self.viewer, self.message])
-    self.observe(self._refresh, [n for n in self.trait_names() if n not in (*self._quiet, *self._of_viewer, 'split')])
+    unseen = (*self._quiet, *self._of_viewer, self._wipe)
+    self.observe(self._refresh, [n for n in self.trait_names() if n not in unseen])
     return box
+
+@patch
+def _make_viewer(self:View):
+    "A viewer with the same state."
+    state = {name: getattr(self, name) for name in self._of_viewer}
+    viewer = Viewer(self.scene(), self.read, label=type(self).__name__, **state)
+    for name in self._of_viewer: traitlets.link((self, name), (viewer, name))
+    if self._wipe: traitlets.link((self, self._wipe), (viewer, 'wipe'))
+    return viewer
 
 @patch
 def _refresh(self:View, change=None):
     "Show what the state is now, if anything is shown."
-    if '_widget' not in self.__dict__ and not hasattr(self, 'viewer'): return
-    self.viewer.show(self.scene())
+    if not hasattr(self, 'viewer'): return
+    if self._live: self.viewer.show(self.scene())
+    else: self.viewer.value = self.jpeg()
     self.message.value = self.text()
 
 # %% ../../nbs/widgets/viewer.ipynb #a4eccd2c
@@ -206,7 +223,8 @@ def _slider(self:View, name, low=0., high=1., step=.01, **kwargs):
 @patch
 def _choice(self:View, name, width='95px'):
     "Buttons, one for each value that the trait `name` may have."
-    return self._linked(ipywidgets.ToggleButtons, name, ' ', options=self.traits()[name].values, style=dict(button_width=width))
+    options = self.traits()[name].values
+    return self._linked(ipywidgets.ToggleButtons, name, ' ', options=options, style=dict(button_width=width))
 
 @patch
 def _check(self:View, name, description='', width='140px'):
