@@ -32,7 +32,8 @@ from .callbacks import CopyFaceFeatures, FaceImages, MattingMetric, PortraitLoss
 from .core import atomic_write, keep_memory, load_image
 from .dataset import P3M10k
 from .data import p3m_dls, PortraitDL, set_epoch
-from .encoders import load_encoder_weights, load_strictly
+from .encoders import load_encoder_weights
+from .state_dicts import load_strictly
 from .model import P3MNet
 from .weights import load_model, save_model, create_model
 

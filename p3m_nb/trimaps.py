@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SNAP', 'RANDOM_TRIMAPS', 'snap_trimap', 'as_trimap', 'trimap_of_logits', 'random_trimap', 'random_trimaps', 'Tile',
-           'tiles_over', 'refine_with']
+           'tiles_over', 'refine_with', 'second_stage']
 
 # %% ../nbs/48_trimaps.ipynb #71dd0954
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .core import choose, load_image, same_size, source_name
-from .registry import Network, list_models
+from .registry import Network, list_models, network_entry
+from .weights import create_model
 
 # %% ../nbs/48_trimaps.ipynb #b875f9c5
 SNAP = (85, 170)  # gray values: below the first background, from the second on foreground
@@ -54,7 +56,7 @@ def _check_size(trimap, size, name):
 
 # %% ../nbs/48_trimaps.ipynb #0e1f9054
 def as_trimap(
-    source,  # path, bytes, PIL image, array or tensor: (H,W) of 0, 128, 255, or floats of 0, 0.5, 1
+    source:object,  # path, bytes, PIL image, array or tensor: (H,W) of 0, 128, 255, or floats of 0, 0.5, 1
     size:tuple|None=None,  # (height, width) of the photograph: another size is refused
     snap:bool=False,  # take the nearest class of other gray values, see `SNAP`
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
@@ -140,7 +142,9 @@ class Tile(NamedTuple):
     bottom: int
     right: int
 
-    def of(self, a): return a[self.top:self.bottom, self.left:self.right]
+    def of(self, a:np.ndarray)->np.ndarray:
+        "The part of `a` (H,W[,C]) that lies in the tile."
+        return a[self.top:self.bottom, self.left:self.right]
 
 # %% ../nbs/48_trimaps.ipynb #30cd9017
 def _starts(first, last, length, tile, overlap):
@@ -202,7 +206,7 @@ def _whole(network, image, trimap, longest):
     return cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 # %% ../nbs/48_trimaps.ipynb #25581bfb
-def _check_network(network, tile):
+def _check_network(network, tile=None):
     if getattr(network, 'kind', '') != 'trimap-based':
         name = getattr(network, 'name', '') or type(network).__name__
         raise ValueError(f'{name} takes no trimap; choose one of {", ".join(list_models("trimap-based"))}')
@@ -212,8 +216,8 @@ def _check_network(network, tile):
 # %% ../nbs/48_trimaps.ipynb #d913844d
 def refine_with(
     network:Network,  # of kind 'trimap-based', in evaluation mode
-    image,  # photograph, see `load_image`
-    trimap,  # trimap of the same size, see `as_trimap`
+    image:object,  # photograph, see `load_image`
+    trimap:object,  # trimap of the same size, see `as_trimap`
     alpha:np.ndarray|None=None,  # (H,W) in 0..1, a first matte whose known pixels are kept
     tile:int|None=None,  # side of a tile in pixels; 1024 by default
     overlap:int|None=None,  # of tiles, in pixels; an eighth of a tile by default
@@ -231,3 +235,21 @@ def refine_with(
     if network.tiles: fresh = _in_tiles(network, image, trimap, tile, overlap)
     else: fresh = _whole(network, image, trimap, longest)
     return np.where(unknown, np.clip(fresh, 0, 1), known)
+
+# %% ../nbs/48_trimaps.ipynb #ba746571
+def second_stage(
+    refine:str|Network,  # a name of `list_models('trimap-based')`, or a network
+    weights:str|Path|None=None,  # file with its weights, .safetensors or in the published layout
+    device:str|torch.device='cpu',  # where it computes
+)->Network:  # in evaluation mode
+    "The network that refines a first matte; `ValueError` says where its weights can be had."
+    if isinstance(refine, Network): network = refine
+    else:
+        entry = network_entry(refine)
+        _check_network(entry)
+        if weights is None:
+            raise ValueError(f"refine='{refine}': no weights of it come with the package; give refine_weights=FILE. "
+                             f'Published ones: {entry.terms}')
+        network = create_model(refine, pretrained=weights)
+    _check_network(network)
+    return network.eval().requires_grad_(False).to(device)

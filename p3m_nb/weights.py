@@ -7,7 +7,7 @@ __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', '
            'create_model']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import hashlib, json
+import functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from .core import atomic_write
-from .encoders import clean_state_dict, load_encoder_weights, load_strictly, read_torch_file
+from .encoders import load_encoder_weights
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
+from .state_dicts import clean_state_dict, load_strictly, read_torch_file
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
@@ -29,10 +30,15 @@ def _read_state(source):
 
 def _shapes(model): return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
 
+@functools.cache
+def _on_meta(name):
+    "The network called `name` without memory for its weights, and the shapes of these."
+    with torch.device('meta'): model = network_entry(name).make()
+    return model, _shapes(model)
+
 def _fits(name, state):
     "The share of the tensors of the network called `name` that `state` has, in the published layout or in ours, 0..1."
-    with torch.device('meta'): model = network_entry(name).make()
-    own = _shapes(model)
+    model, own = _on_meta(name)
     try: converted = model.convert_published(dict(state))
     except ValueError: converted = {}
     share = lambda found: sum(own.get(k) == tuple(v.shape) for k, v in found.items()) / len(own)
@@ -256,8 +262,13 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: load_encoder_weights(model.encoder, encoder_weights)
+    if encoder_weights is not None: _start_encoder(model, encoder_weights)
     return model
+
+def _start_encoder(model, source):
+    "A network may know itself how to start from weights of three colours (`load_encoder`)."
+    if hasattr(model, 'load_encoder'): model.load_encoder(source)
+    else: load_encoder_weights(model.encoder, source)
 
 def _pretrained(entry, source, options):
     if options: raise ValueError(f'{entry.name}: options {sorted(options)} beside pretrained=; the file decides')

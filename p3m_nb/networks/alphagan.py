@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'AlphaGANResNet', 'ASPP', 'AlphaGANDecoder', 'Discriminator', 'frozen', 'adversarial_losses', 'AlphaGAN',
-           'AlphaGANLosses', 'alphagan']
+           'alphagan']
 
 # %% ../../nbs/networks/alphagan.ipynb #8efa241a
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,8 @@ class AlphaGANResNet(nn.Module):
         self.layer3 = bottlenecks(512, 256, (2, *[1] * 5), conv=nn.Conv2d)
         self.layer4 = bottlenecks(1024, 512, (4, 1, 1), conv=nn.Conv2d)
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->tuple:
+        "Features of `x` (B,4,H,W) at 1/2, the pool's indices, features at 1/4 and, the deepest, 1/8."
         half = F.relu(self.bn1(self.conv_1(x)))
         pooled, indices = F.max_pool2d(half, 3, 2, 1, return_indices=True)
         quarter = self.layer1(pooled)
@@ -59,7 +61,8 @@ class ASPP(nn.Module):
         self.image_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), pooled, group_norm(256), nn.ReLU())
         self.conv1 = nn.Sequential(nn.Conv2d(1280, 256, 1, bias=False), group_norm(256), nn.ReLU())
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,2048,h,w) to (B,256,h,w)."
         ranges = [branch(x) for branch in (self.aspp_1, self.aspp_6, self.aspp_12, self.aspp_18)]
         everywhere = self.image_pooling(x).expand_as(ranges[0])
         return self.conv1(torch.cat([*ranges, everywhere], 1))
@@ -86,7 +89,8 @@ class AlphaGANDecoder(nn.Module):
         self.deconv3_x = nn.Sequential(*_blocks(35, 32, 32))
         self.deconv4_x = nn.Sequential(nn.Conv2d(32, 1, 3, padding=1, bias=False))
 
-    def forward(self, deep, quarter, half, indices, image):
+    def forward(self, deep:Tensor, quarter:Tensor, half:Tensor, indices:Tensor, image:Tensor)->Tensor:
+        "The logit of alpha (B,1,H,W) from the encoder's features and the photograph."
         x = F.interpolate(deep, scale_factor=2, mode='bilinear', align_corners=True)
         x = self.deconv1_x(torch.cat([x, self.skip_3(quarter)], 1))
         x = unpool(x, indices, 'framework' if x.device.type == 'cpu' else 'deterministic')
@@ -104,7 +108,9 @@ class Discriminator(nn.Module):
             nn.Conv2d(128, 256, 4, 1, 1, bias=False), nn.BatchNorm2d(256), nn.LeakyReLU(.2),
             nn.Conv2d(256, 1, 4, 1, 1))
 
-    def forward(self, picture, trimap): return self.layers(torch.cat([picture, trimap], 1))
+    def forward(self, picture:Tensor, trimap:Tensor)->Tensor:
+        "How real each patch of `picture` (B,3,H,W) looks, with its `trimap` (B,1,H,W) in 0..1."
+        return self.layers(torch.cat([picture, trimap], 1))
 
 # %% ../../nbs/networks/alphagan.ipynb #34d3b6ac
 def frozen(
@@ -143,12 +149,12 @@ class AlphaGAN(Network):
         self.decoder = AlphaGANDecoder()
         self.discriminator = Discriminator() if discriminator else None
 
-    def forward(self, image, trimap=None):
+    def forward(self, image:Tensor, trimap:Tensor|None=None)->Tensor:
         "Alpha (B,1,H,W) of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         half, indices, quarter, deep = self.encoder.resnet50(torch.cat([image, (trimap / 255).to(image.dtype)], 1))
         return self.decoder(self.encoder.aspp(deep), quarter, half, indices, image).float().sigmoid()
 
-    def load_encoder(self, source):
+    def load_encoder(self, source:str|Path|dict):
         "Start the encoder from ImageNet weights (file or state dict) of a ResNet-50."
         return load_resnet50(self.encoder.resnet50, source, 'conv_1')
 
@@ -160,33 +166,32 @@ class AlphaGAN(Network):
         self.options = self.options | self.config
 
 # %% ../../nbs/networks/alphagan.ipynb #7c88b327
-class AlphaGANLosses(NamedTuple):
-    "Weights of the parts of the loss (paper, section 3.2, and the public code)."
-    alpha: float = .5
-    composition: float = .5
-    adversarial: float = .001
-    discriminator: float = 1.
-
-WEIGHTS = AlphaGANLosses()
+WEIGHTS = dict(alpha=.5, composition=.5, adversarial=.001, discriminator=1.)  # of the parts of the loss
 
 # %% ../../nbs/networks/alphagan.ipynb #52e28ea1
+@patch
+def _unweighted(self:AlphaGAN, output, image, targets):
+    "The parts of the loss before they are weighted."
+    region, trimap = unknown_region(targets.trimap), targets.trimap.float() / 255
+    parts = dict(alpha=unknown_alpha_loss(output, targets.alpha, region, extra=1))
+    if targets.foreground is None or targets.background is None: return parts
+    image, foreground, background = (x.float() for x in (image, targets.foreground, targets.background))
+    parts['composition'] = unknown_composition_loss(output, image, foreground, background, region, extra=1)
+    if self.discriminator is None: return parts
+    alpha = keep_known(output, targets.trimap)
+    made = alpha * foreground + (1 - alpha) * background
+    deceive, judgement = adversarial_losses(self.discriminator, made, image, trimap)
+    return parts | dict(adversarial=deceive, discriminator=judgement)
+
+# %% ../../nbs/networks/alphagan.ipynb #9728e675
 @patch
 def losses(self:AlphaGAN,
     output:Tensor,  # (B,1,H,W), of `forward`
     image:Tensor,  # (B,3,H,W) as our data loaders give it
-    targets,  # alpha, trimap, foreground, background (or None)
+    targets:object,  # alpha, trimap, foreground, background (or None)
 )->dict:  # name -> weighted scalar
     "L1 and composition in the unknown region, and both sides of the adversarial loss where there is a discriminator."
-    region, trimap = unknown_region(targets.trimap), targets.trimap.float() / 255
-    parts = dict(alpha=WEIGHTS.alpha * unknown_alpha_loss(output, targets.alpha, region, extra=1))
-    if targets.foreground is None or targets.background is None: return parts
-    colours = image.float(), targets.foreground.float(), targets.background.float()
-    parts['composition'] = WEIGHTS.composition * unknown_composition_loss(output, *colours, region, extra=1)
-    if self.discriminator is None: return parts
-    alpha = keep_known(output, targets.trimap)
-    made = alpha * colours[1] + (1 - alpha) * colours[2]
-    deceive, judgement = adversarial_losses(self.discriminator, made, colours[0], trimap)
-    return parts | dict(adversarial=WEIGHTS.adversarial * deceive, discriminator=WEIGHTS.discriminator * judgement)
+    return {name: WEIGHTS[name] * part for name, part in self._unweighted(output, image, targets).items()}
 
 # %% ../../nbs/networks/alphagan.ipynb #6eb62ec2
 AlphaGAN.recipes = {

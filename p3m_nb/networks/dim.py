@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_inputs', 'grey_planes', 'VGGEncoder', 'UnpoolDecoder', 'Refiner', 'DIMOutput', 'DIM', 'colours_of',
-           'dim_losses', 'widen_inputs', 'dim']
+           'dim_losses', 'is_rgb', 'renamed', 'dim']
 
 # %% ../../nbs/networks/dim.ipynb #0ff61631
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..model import unpool
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/dim.ipynb #5ff63eb7
@@ -128,6 +131,8 @@ def _start(network):
 # %% ../../nbs/networks/dim.ipynb #aa355f2e
 class DIM(Network):
     "Deep Image Matting with VGG-16, in the layout of mmagic."
+    random_trimap = 'ellipses'  # how training makes trimaps, see `trimaps`
+
     def __init__(self,
         stage:int=3,  # 1: no refiner; 2: only the refiner is trained; 3: everything is trained
     ):
@@ -212,26 +217,35 @@ def convert_published(self:DIM,
     return state
 
 # %% ../../nbs/networks/dim.ipynb #ece773e6
-def widen_inputs(
-    weight:Tensor,  # (O,I,k,k) of a convolution
-    planes:int,  # input planes wanted, at least I
-)->Tensor:  # (O,planes,k,k)
-    "`weight` with zeros for further input planes, which therefore change nothing at first."
-    return F.pad(weight, (0, 0, 0, 0, 0, planes - weight.shape[1]))
+def is_rgb(
+    weight:Tensor|None,  # of a convolution
+)->bool:
+    "Whether `weight` is that of a convolution of three planes."
+    return weight is not None and weight.dim() == 4 and weight.shape[1] == 3
+
+# %% ../../nbs/networks/dim.ipynb #5da855d4
+def renamed(
+    state:dict,  # names -> tensors
+    names:dict,  # names of layers -> our names of them
+)->dict:
+    "The tensors of the layers in `names` under our names."
+    split = {key: key.rpartition('.') for key in state}
+    return {f'{names[layer]}.{leaf}': state[key] for key, (layer, _, leaf) in split.items() if layer in names}
 
 # %% ../../nbs/networks/dim.ipynb #1649c151
 @patch
-def start_encoder(self:DIM,
-    state:dict,  # VGG-16 with torchvision's names: features.0.weight, ...
+def load_encoder(self:DIM,
+    source:str|Path|dict,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
 )->DIM:  # self
-    "Start the 13 convolutions from ImageNet weights, and the trimap's plane from zero."
-    convs = [m for m in self.backbone.encoder.modules() if isinstance(m, nn.Conv2d)][:13]
+    "Start the 13 convolutions from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    ours = [n for n, m in self.backbone.encoder.named_modules() if isinstance(m, nn.Conv2d)]
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    ours = {f'features.{n}.{leaf}': getattr(c, leaf) for n, c in zip(places, convs) for leaf in ('weight', 'bias')}
-    found = {k: widen_inputs(v, 4) if k == 'features.0.weight' else v for k, v in state.items() if k in ours}
-    wrong = [k for k, p in ours.items() if k not in found or found[k].shape != p.shape]
-    if wrong: raise ValueError(f"not torchvision's VGG-16 without batch norm: {wrong[0]} is missing or does not fit")
-    for k, p in ours.items(): p.data.copy_(found[k])
+    found = renamed(state, {f'features.{n}': layer for n, layer in zip(places, ours)})
+    if is_rgb(found.get('layer1.0.weight')): found['layer1.0.weight'] = with_planes(found['layer1.0.weight'], 4)
+    layers = nn.ModuleDict({f'layer{i}': self.backbone.encoder.get_submodule(f'layer{i}') for i in range(1, 6)})
+    layers.name = 'VGG-16'
+    load_strictly(layers, found, name)
     return self
 
 # %% ../../nbs/networks/dim.ipynb #4f2e8770
@@ -240,7 +254,7 @@ DIM.recipes = dict(
         epochs=23, bs=1, size=320, lr=1e-5, source='arXiv 1703.03872; mmagic, configs/dim',
         notes='Each stage: 1,000,000 steps = 23 epochs of 43,100 composites. Crops of 320, 480 or 640 about an unknown '
               'pixel, resized to 320, flipped with p=.5; trimap from that alpha: ellipses of size 1..29, drawn '
-              'separately for erosion and dilation. Starts from VGG-16 on ImageNet (`start_encoder`). '
+              'separately for erosion and dilation. Starts from VGG-16 on ImageNet (`load_encoder`). '
               "create_model('dim', stage=1), then 2 and 3, each from the weights of the stage before."),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-4, schedule='one-cycle', clip=1., source='ours',

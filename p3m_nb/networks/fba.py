@@ -9,6 +9,7 @@ __all__ = ['SCALES', 'LENGTH', 'known_planes', 'distance_planes', 'WSConv2d', 'g
 
 # %% ../../nbs/networks/fba.ipynb #e110174b
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, load_strictly, read_torch_file
+from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from ..losses import smooth_l1
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown_composition_loss, unknown_region
@@ -49,7 +50,8 @@ def distance_planes(
 # %% ../../nbs/networks/fba.ipynb #2ba337ef
 class WSConv2d(nn.Conv2d):
     "Convolution whose filters are standardised over their inputs: mean 0, variance 1."
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,C,H,W) convolved with the standardised filters."
         w = self.weight.float()
         var, mean = torch.var_mean(w, (1, 2, 3), correction=0, keepdim=True)
         w = ((w - mean) * torch.rsqrt(var + 1e-5)).to(self.weight.dtype)
@@ -81,7 +83,8 @@ class Bottleneck(nn.Module):
         shortcut = [conv(c_in, c_out, 1, stride, bias=False), group_norm(c_out)]
         self.downsample = nn.Sequential(*shortcut) if stride > 1 or c_in != c_out else None
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,C,H,W) through the block."
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         return F.relu(self.bn3(self.conv3(out)) + (x if self.downsample is None else self.downsample(x)))
@@ -109,7 +112,8 @@ class FBAEncoder(nn.Module):
         self.layer3 = bottlenecks(512, 256, (1, *[2] * 5))
         self.layer4 = bottlenecks(1024, 512, (2, 4, 4))
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->tuple:
+        "Features of `x` (B,11,H,W) at 1/2, 1/4 and, the deepest, 1/8."
         half = F.relu(self.bn1(self.conv1(x)))
         quarter = self.layer1(F.max_pool2d(half, 3, 2, 1))
         return half, quarter, self.layer4(self.layer3(self.layer2(quarter)))
@@ -125,7 +129,7 @@ def with_planes(
 # %% ../../nbs/networks/fba.ipynb #ec470857
 def load_resnet50(
     encoder:nn.Module,  # a ResNet-50 with torchvision's names, but for the first convolution
-    source,  # file or state dict of ImageNet weights
+    source:str|Path|dict,  # file or state dict of ImageNet weights
     first:str='conv1',  # name of the first convolution
 )->nn.Module:  # `encoder`
     "Start `encoder` from ImageNet weights; the classifier and the running means of batch norms are left out."
@@ -159,7 +163,8 @@ class FBADecoder(nn.Module):
         self.conv_up4 = nn.Sequential(nn.Conv2d(72, 32, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(32, 16, 3, padding=1),
                                       nn.LeakyReLU(), nn.Conv2d(16, 7, 1))
 
-    def forward(self, features, image, image01, known):
+    def forward(self, features:tuple, image:Tensor, image01:Tensor, known:Tensor)->Tensor:
+        "The seven planes (B,7,H,W) of the encoder's `features` and the photograph."
         half, quarter, deep = features
         pooled = [_resize(pool(deep), deep.shape[-2:]) for pool in self.ppm]
         x = _double(self.conv_up1(torch.cat([deep, *pooled], 1)))
@@ -200,16 +205,16 @@ class FBA(Network):
         self.encoder, self.decoder = FBAEncoder(), FBADecoder()
         nn.init.constant_(self.decoder.conv_up4[4].bias[:1], .5)  # alpha is clipped, not squashed: start between
 
-    def load_encoder(self, source):
+    def load_encoder(self, source:str|Path|dict):
         "Start the encoder from ImageNet weights (file or state dict) of such a ResNet-50, see `load_resnet50`."
         return load_resnet50(self.encoder, source)
 
-    def planes(self, image, trimap):
+    def planes(self, image:Tensor, trimap:Tensor)->tuple:
         "The four inputs: normalised photograph, photograph in 0..1, known pixels, distances."
         known = known_planes(trimap)
         return image, self.unit(image), known.to(image.dtype), distance_planes(known).to(image.dtype)
 
-    def from_planes(self, image, image01, known, distances, fused=True):
+    def from_planes(self, image:Tensor, image01:Tensor, known:Tensor, distances:Tensor, fused:bool=True):
         "The output of the four inputs; the seven planes if not `fused`."
         features = self.encoder(torch.cat([image, distances, known], 1))
         seven = self.decoder(features, image, image01, known)
@@ -218,7 +223,7 @@ class FBA(Network):
         alpha, foreground, background = seven[:, :1].clamp(0, 1), seven[:, 1:4].sigmoid(), seven[:, 4:].sigmoid()
         return FBAOutput(*fusion(alpha, image01.float(), foreground, background))
 
-    def forward(self, image, trimap=None):
+    def forward(self, image:Tensor, trimap:Tensor|None=None)->FBAOutput:
         "Alpha, foreground and background of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         return self.from_planes(*self.planes(image, trimap))
 
@@ -237,7 +242,7 @@ def exclusion_loss(
 def fba_losses(
     output:FBAOutput,  # the network's output
     image:Tensor,  # (B,3,H,W) RGB in 0..1
-    targets,  # alpha (B,1,H,W), trimap (B,1,H,W), foreground and background (B,3,H,W) RGB in 0..1, or None
+    targets:object,  # alpha, trimap (B,1,H,W), foreground and background (B,3,H,W) RGB in 0..1, or None
 )->dict:  # name -> weighted scalar
     "The weighted parts of FBA's loss."
     region, alpha = unknown_region(targets.trimap), targets.alpha.float()
@@ -281,7 +286,7 @@ class _Targets(NamedTuple):
 def losses(self:FBA,
     output:FBAOutput,  # of `forward`
     image:Tensor,  # (B,3,H,W) as our data loaders give it
-    targets,  # alpha, trimap, foreground, background (or None)
+    targets:object,  # alpha, trimap, foreground, background (or None)
 )->dict:  # name -> weighted scalar
     "See `fba_losses`."
     return fba_losses(output, self.unit(image.float()), _fba_targets(self, targets))

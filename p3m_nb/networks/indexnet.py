@@ -8,14 +8,17 @@ __all__ = ['SpreadNorm', 'conv_norm', 'separable', 'InvertedResidual', 'IndexBlo
 
 # %% ../../nbs/networks/indexnet.ipynb #0c80c383
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .dim import colours_of, grey_planes, widen_inputs
+from .dim import colours_of, grey_planes, is_rgb, renamed
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/indexnet.ipynb #45c30e6b
@@ -102,6 +105,7 @@ _ROWS = ((1, 32, 16, 1), (6, 16, 24, 2), (6, 24, 32, 3), (6, 32, 64, 4),
          (6, 64, 96, 3), (6, 96, 160, 3), (6, 160, 320, 1))  # expansion, channels in and out, blocks
 _POOLED = {0: 32, 2: 24, 3: 32, 4: 64, 6: 160}  # rows with an index block behind -> channels
 
+# %% ../../nbs/networks/indexnet.ipynb #b88ac978
 def _row(expansion, c_in, c_out, repeats):
     "`repeats` inverted residuals; all but the first add their input."
     blocks = [InvertedResidual(c_in if i == 0 else c_out, c_out, expansion, i > 0) for i in range(repeats)]
@@ -149,6 +153,7 @@ class IndexEncoder(nn.Module):
 # %% ../../nbs/networks/indexnet.ipynb #ee795fe9
 _DECODER = ((320, 96), (192, 64), (128, 32), (64, 24), (48, 16), (32, 32), (64, 32))
 
+# %% ../../nbs/networks/indexnet.ipynb #63cb8dac
 class IndexUp(nn.Module):
     "Enlarge by an index, join with the encoder's feature, 5x5 convolution."
     def __init__(self,
@@ -173,6 +178,9 @@ class IndexDecoder(nn.Module):
         super().__init__()
         self.decoder_layers = nn.ModuleList(IndexUp(*channels) for channels in _DECODER)
         self.pred = nn.Sequential(conv_norm(32, 1, 5), nn.Conv2d(1, 1, 5, padding=2, bias=False))
+        nn.init.constant_(self.pred[0].bn.weight, .25)
+        nn.init.constant_(self.pred[0].bn.bias, .5)
+        nn.init.dirac_(self.pred[1].weight)
 
     def forward(self,
         x:Tensor,  # (B,160,H/32,W/32)
@@ -185,6 +193,8 @@ class IndexDecoder(nn.Module):
 # %% ../../nbs/networks/indexnet.ipynb #62414370
 class IndexNet(Network):
     "IndexNet matting with MobileNetV2, in the layout of mmagic; `forward` returns alpha unlimited."
+    random_trimap = 'distance'  # how training makes trimaps, see `trimaps`
+
     def __init__(self,
         frozen_norm:bool=False,  # the encoder's batch norms keep their statistics in training
     ):
@@ -193,16 +203,20 @@ class IndexNet(Network):
         self.backbone = nn.ModuleDict(dict(encoder=IndexEncoder(), decoder=IndexDecoder()))
         self.train()
 
-    def alpha_of(self, output):
-        "`output` cut to 0..1."
-        return output.clamp(0, 1)
-
     def train(self, mode=True):
         "Training mode; the encoder's batch norms stay in evaluation mode if they are frozen."
         super().train(mode)
         for m in self.backbone.encoder.modules():
             if isinstance(m, SpreadNorm) and self.config['frozen_norm']: m.eval()
         return self
+
+# %% ../../nbs/networks/indexnet.ipynb #be6e3b81
+@patch
+def alpha_of(self:IndexNet,
+    output:Tensor,  # (B,1,H,W) of `forward`
+)->Tensor:  # (B,1,H,W) in 0..1
+    "`output` cut to 0..1."
+    return output.clamp(0, 1)
 
 # %% ../../nbs/networks/indexnet.ipynb #2e4a3a56
 @patch
@@ -232,6 +246,7 @@ _SEPARABLE = {'0': 'depthwise_conv.conv', '1': 'depthwise_conv.bn',
 _EXPANDED = {'0': '0.conv', '1': '0.bn'} | {str(int(n) + 3): f'1.{name}' for n, name in _SEPARABLE.items()}
 _BRANCH = {'0': '0.conv', '1': '0.bn', '3': '1.conv'}
 
+# %% ../../nbs/networks/indexnet.ipynb #69ae7ae1
 def _official_encoder():
     "The authors' prefixes of the encoder -> our prefix, and our names of the layers counted behind it."
     out = {'layer0.': ('layers.0.', _PLAIN)}
@@ -283,18 +298,17 @@ def _imagenet_names():
 
 # %% ../../nbs/networks/indexnet.ipynb #342a2f71
 @patch
-def start_encoder(self:IndexNet,
-    state:dict,  # MobileNetV2 with torchvision's names: features.0.0.weight, ...
+def load_encoder(self:IndexNet,
+    source:str|Path|dict,  # file or state dict of MobileNetV2 with torchvision's names: features.0.0.weight, ...
 )->IndexNet:  # self
-    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; indices, context and decoder stay."
-    names, found = _imagenet_names(), {}
-    for key, value in state.items():
-        stem, _, leaf = key.removeprefix('features.').rpartition('.')
-        if stem in names: found[f'{names[stem]}.{leaf}'] = widen_inputs(value, 4) if stem == '0.0' else value
-    ours = self.backbone.encoder.layers.state_dict()
-    wrong = [k for k, v in ours.items() if not k.endswith('tracked') and (k not in found or found[k].shape != v.shape)]
-    if wrong: raise ValueError(f"not torchvision's MobileNetV2: layers.{wrong[0]} has no value or does not fit")
-    self.backbone.encoder.layers.load_state_dict(ours | found)
+    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    found = renamed(state, {f'features.{theirs}': f'layers.{ours}' for theirs, ours in _imagenet_names().items()})
+    first = found.get('layers.0.conv.weight')
+    if is_rgb(first): found['layers.0.conv.weight'] = with_planes(first, 4)
+    rows = nn.ModuleDict(dict(layers=self.backbone.encoder.layers))
+    rows.name = 'MobileNetV2'
+    load_strictly(rows, found, name)
     return self
 
 # %% ../../nbs/networks/indexnet.ipynb #40ea7cf3
@@ -304,7 +318,7 @@ IndexNet.recipes = dict(
         source='arXiv 1908.00672 and the authors\' code',
         notes='Learning rate x0.1 at epochs 20 and 26 of 30, each of 43,100 composites. Crops of 320, 480 or 640 '
               'about an unknown pixel, resized to 320, flipped; unknown are pixels within r of a fractional alpha, r '
-              'drawn from 1..19. The encoder starts from MobileNetV2 on ImageNet (`start_encoder`); mmagic freezes its '
+              'drawn from 1..19. The encoder starts from MobileNetV2 on ImageNet (`load_encoder`); mmagic freezes its '
               'batch norms (`frozen_norm=True`).'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-3, schedule='one-cycle', clip=1., source='ours',

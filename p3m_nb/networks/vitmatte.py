@@ -8,12 +8,14 @@ __all__ = ['CHUNK', 'relative_vectors', 'relative_attention', 'Attention', 'to_w
            'vitmatte_s']
 
 # %% ../../nbs/networks/vitmatte.ipynb #f61d55cc
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, load_strictly, read_torch_file
+from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from .fba import with_planes
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import binomial_laplacian_loss, region_mean, sobel, unknown_region
@@ -74,7 +76,8 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * side - 1, width // heads)) for _ in range(2))
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "Tokens `x` (B,h,w,C) that attend to each other."
         b, h, w, c = x.shape
         q, k, v = self.qkv(x).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         terms = relative_vectors(self.rel_pos_h, h), relative_vectors(self.rel_pos_w, w)
@@ -106,7 +109,9 @@ def from_windows(
 # %% ../../nbs/networks/vitmatte.ipynb #60b4b23b
 class ChannelNorm(nn.LayerNorm):
     "Layer norm over the channels of each pixel of (B,C,H,W)."
-    def forward(self, x): return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,C,H,W), normalised."
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/networks/vitmatte.ipynb #e5870b17
 class Neck(nn.Module):
@@ -120,7 +125,8 @@ class Neck(nn.Module):
         self.conv3, self.norm3 = nn.Conv2d(c // 2, c, 1, bias=False), ChannelNorm(c, eps=1e-6)
         nn.init.zeros_(self.norm3.weight)
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,C,h,w) through the neck."
         out = F.gelu(self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x))))))
         return x + self.norm3(self.conv3(out))
 
@@ -133,7 +139,9 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
 
-    def forward(self, x): return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (...,C) through both layers."
+        return self.fc2(F.gelu(self.fc1(x)))
 
 # %% ../../nbs/networks/vitmatte.ipynb #204e00af
 class Block(nn.Module):
@@ -148,7 +156,8 @@ class Block(nn.Module):
         self.attn, self.mlp = Attention(c, c // 64, window or 32), MLP(c)
         self.residual = None if window else Neck(c)
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "Tokens `x` (B,h,w,C) through the block."
         y = self.norm1(x)
         if self.window: y = from_windows(self.attn(to_windows(y, self.window)), x.shape[1:3])
         else: y = self.attn(y)
@@ -167,7 +176,9 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(c_in, c, 16, 16)
 
-    def forward(self, x): return self.proj(x).permute(0, 2, 3, 1)
+    def forward(self, x:Tensor)->Tensor:
+        "`x` (B,C,H,W) to tokens (B,h,w,C)."
+        return self.proj(x).permute(0, 2, 3, 1)
 
 # %% ../../nbs/networks/vitmatte.ipynb #96b7f88a
 class ViT(nn.Module):
@@ -181,13 +192,14 @@ class ViT(nn.Module):
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + 14 * 14, c), std=.02))
         self.blocks = nn.ModuleList([Block(c, None if i % 3 == 2 else window) for i in range(12)])
 
-    def position(self, h, w):
+    def position(self, h:int, w:int)->Tensor:
         "The embedding of the positions, enlarged to `h` x `w` tokens; that of the class token is not used."
         grid = self.pos_embed[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
         if (h, w) != (14, 14): grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
         return grid.permute(0, 2, 3, 1)
 
-    def forward(self, x):
+    def forward(self, x:Tensor)->Tensor:
+        "Tokens (B,C,h,w) of the planes `x` (B,4,H,W)."
         tokens = self.patch_embed(x)
         tokens = tokens + self.position(*tokens.shape[1:3]).to(tokens.dtype)
         for block in self.blocks: tokens = block(tokens)
@@ -196,7 +208,7 @@ class ViT(nn.Module):
 # %% ../../nbs/networks/vitmatte.ipynb #a3ee601d
 def load_vit(
     vit:ViT,  # the backbone
-    source,  # file or state dict with the names of DINO and timm
+    source:str|Path|dict,  # file or state dict with the names of DINO and timm
 )->ViT:  # `vit`
     "Start `vit` from a plain ViT-S/16; the class token, the last norm and the head are left out."
     name = 'state dict' if isinstance(source, dict) else str(source)
@@ -234,7 +246,8 @@ class DetailCapture(nn.Module):
         head = nn.Conv2d(32, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 1, 1)
         self.matting_head.matting_convs = nn.Sequential(*head)
 
-    def forward(self, tokens, x):
+    def forward(self, tokens:Tensor, x:Tensor)->Tensor:
+        "The logit of alpha (B,1,H,W) from `tokens` (B,C,h,w) and the planes `x` (B,4,H,W)."
         details = [x]
         for conv in self.convstream.convs: details.append(conv(details[-1]))
         out = tokens
@@ -264,16 +277,16 @@ class ViTMatte(Network):
         self.config = {}
         self.backbone, self.decoder = ViT(), DetailCapture()
 
-    def load_encoder(self, source):
+    def load_encoder(self, source:str|Path|dict):
         "Start the backbone from a ViT-S/16 (file or state dict, DINO's names); relative positions and necks are new."
         return load_vit(self.backbone, source)
 
-    def planes(self, image, trimap):
+    def planes(self, image:Tensor, trimap:Tensor)->Tensor:
         "The four planes of the input."
         trimap = trimap.to(image.dtype)
         return torch.cat([image, torch.where(trimap == 128, .5, trimap / 255) if self.training else trimap / 255], 1)
 
-    def forward(self, image, trimap=None):
+    def forward(self, image:Tensor, trimap:Tensor|None=None)->Tensor:
         "Alpha (B,1,H,W) of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         x = fill_up(self.planes(image, trimap))
         alpha = self.decoder(self.backbone(x), x).float().sigmoid()
@@ -284,7 +297,7 @@ class ViTMatte(Network):
 def losses(self:ViTMatte,
     output:Tensor,  # (B,1,H,W), of `forward`
     image:Tensor,  # (B,3,H,W), not used
-    targets,  # alpha and trimap
+    targets:object,  # alpha and trimap
 )->dict:  # name -> weighted scalar
     "Unknown and known L1, Laplacian and gradient penalty (paper, section 3.4, and its code)."
     region, alpha = unknown_region(targets.trimap), targets.alpha.float()
