@@ -1,6 +1,7 @@
 """The viewer in headless Chromium, without Jupyter: what wheel, drag, fingers, keys, wipe line and brush do to picture and state.
 
-`tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab. With P3M_SCREENSHOTS=folder the screenshots are kept."""
+`tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
+With P3M_SCREENSHOTS=folder the screenshots are kept."""
 import base64, io, os, time
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
 from tools.viewer_page import browser, find_chromium, serve
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not all(find_chromium()), reason='Chromium or chromedriver is not installed: apt-get install chromium chromium-driver')]
+MISSING = 'Chromium or chromedriver is not installed: apt-get install chromium chromium-driver'
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not all(find_chromium()), reason=MISSING)]
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -50,7 +51,8 @@ class Page:
 
     def settle(self):
         "Wait until all tiles are there, all is drawn and told."
-        self.until(lambda: self.js('const v = root.p3m; return v.asleep && !v.dirty && !v.later && v.tiles.asked.size === 0'))
+        done = 'const v = root.p3m; return v.asleep && !v.dirty && !v.later && v.tiles.asked.size === 0'
+        self.until(lambda: self.js(done))
         time.sleep(.15)
 
     def pixels(self, pane=0):
@@ -66,7 +68,8 @@ class Page:
     def wheel(self, dx, dy, amount, pane=0):
         "Turn the wheel at (dx, dy) from the middle of the pane."
         self.js('''const c = root.p3m.panes[arguments[3]].canvas, b = c.getBoundingClientRect();
-            c.dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[2], clientX: b.left + b.width / 2 + arguments[0], clientY: b.top + b.height / 2 + arguments[1], bubbles: true, cancelable: true}))''',
+            const at = {clientX: b.left + b.width / 2 + arguments[0], clientY: b.top + b.height / 2 + arguments[1]};
+            c.dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[2], ...at, bubbles: true, cancelable: true}))''',
                 dx, dy, amount, pane)
         self.settle()
 
@@ -140,7 +143,8 @@ def test_pinch(page):
     before = page.at(40, 0)
     page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect(), x = b.left + b.width / 2, y = b.top + b.height / 2;
         c.setPointerCapture = () => {};
-        const touch = (kind, id, dx) => c.dispatchEvent(new PointerEvent(kind, {pointerId: id, pointerType: 'touch', button: 0, buttons: 1, clientX: x + dx, clientY: y, bubbles: true, cancelable: true}));
+        const touch = (kind, id, dx) => c.dispatchEvent(new PointerEvent(kind, {pointerId: id, pointerType: 'touch',
+            button: 0, buttons: 1, clientX: x + dx, clientY: y, bubbles: true, cancelable: true}));
         touch('pointerdown', 11, 20); touch('pointerdown', 12, 60);
         for (let i = 1; i <= 20; i++) { touch('pointermove', 11, 20 - i); touch('pointermove', 12, 60 + i); }
         touch('pointerup', 11, 0); touch('pointerup', 12, 80)''')
@@ -180,7 +184,8 @@ def test_wipe_line_by_hand_and_by_key(page, picture):
     handle.send_keys(Keys.HOME)
     page.settle()
     assert page.viewer.wipe == 0
-    assert len([w for w in page.chrome.find_elements(By.CSS_SELECTOR, '.p3m-wipe') if w.is_displayed()]) == 1  # the other pane has none
+    handles = page.chrome.find_elements(By.CSS_SELECTOR, '.p3m-wipe')
+    assert [h.is_displayed() for h in handles] == [True, False]  # the other pane has none
 
 
 def test_values_under_the_pointer(page, picture):
@@ -194,11 +199,12 @@ def test_brush_strokes_come_in_pixels_of_the_picture(page):
     strokes = []
     page.viewer.stroke = lambda *stroke: strokes.append(stroke)
     page.js('fromKernel("tools", true)')
-    next(b for b in page.chrome.find_elements(By.CSS_SELECTOR, '[data-tool]') if b.text == 'hair').click()
+    page.chrome.find_element(By.CSS_SELECTOR, '[data-tool=hair]').click()
     page.settle()
     assert page.viewer.tool == 'hair'
     start, end = page.at(-50, 10), page.at(30, 10)
-    ActionChains(page.chrome).move_to_element_with_offset(page.canvas(), -50, 10).click_and_hold().move_by_offset(80, 0).release().perform()
+    hand = ActionChains(page.chrome).move_to_element_with_offset(page.canvas(), -50, 10)
+    hand.click_and_hold().move_by_offset(80, 0).release().perform()
     page.until(lambda: strokes)
     tool, radius, points = strokes[0]
     assert tool == 'hair' and np.allclose(points[0], start, atol=2) and np.allclose(points[-1], end, atol=3)
@@ -220,11 +226,13 @@ def test_another_scene_and_state_from_the_kernel(page, picture):
 
 def test_themes_labels_and_resize(page):
     background = lambda: page.js('return getComputedStyle(root).backgroundColor')
-    for theme, colour in (('dark', 'rgb(30, 30, 30)'), ('contrast', 'rgb(0, 0, 0)'), ('light', 'rgb(255, 255, 255)')):
+    colours = dict(dark='rgb(30, 30, 30)', contrast='rgb(0, 0, 0)', light='rgb(255, 255, 255)')
+    for theme, colour in colours.items():
         page.js('fromKernel("theme", arguments[0])', theme)
         assert background() == colour
         page.shot(f'theme_{theme}')
-    for button in page.chrome.find_elements(By.CSS_SELECTOR, '.p3m-bar > button'): assert button.get_attribute('aria-label') and button.get_attribute('title')
+    for button in page.chrome.find_elements(By.CSS_SELECTOR, '.p3m-bar > button'):
+        assert button.get_attribute('aria-label') and button.get_attribute('title')
     before = page.js('return root.p3m.panes[0].size')
     page.js('document.getElementById("place").style.width = "500px"')
     page.until(lambda: page.js('return root.p3m.panes[0].size') != before)
@@ -235,8 +243,10 @@ def test_themes_labels_and_resize(page):
 def test_a_dead_kernel_is_said_and_what_was_seen_stays(page, picture):
     page.js('window.dead = true; root.p3m.noMini = true')
     page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect();
-        for (let i = 0; i < 5; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, clientX: b.left + b.width / 2, clientY: b.top + b.height / 2, cancelable: true}))''')
-    page.until(lambda: 'does not answer' in page.chrome.find_element(By.CSS_SELECTOR, '[role=status]').text)
+        const middle = {clientX: b.left + b.width / 2, clientY: b.top + b.height / 2};
+        for (let i = 0; i < 5; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, ...middle, cancelable: true}))''')
+    status = page.chrome.find_element(By.CSS_SELECTOR, '[role=status]')
+    page.until(lambda: 'does not answer' in status.text)
     x, y = map(int, page.at(3, 3))
     assert np.abs(colour_at(page, 3, 3) - picture[y, x]).max() < 40  # coarse, but there
 

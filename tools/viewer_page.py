@@ -1,4 +1,4 @@
-"""The viewer in a page of its own, without Jupyter: a small server plays the kernel. For tests and measurements in headless Chromium.
+"""The viewer in a page of its own, without Jupyter: a small server plays the kernel. For tests and measurements.
 
     python tools/viewer_page.py PHOTO ALPHA       # prints an address to open in a browser"""
 import base64, json, shutil, sys, threading
@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+QUIET = ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--no-first-run', '--disable-component-update',
+         '--disable-background-networking')
 TRAITS = ('_scene', 'zoom', 'x', 'y', 'wipe', 'height', 'theme', 'label', 'status', 'tools', 'tool', 'brush')
 PAGE = '''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>viewer</title>
 <link rel="stylesheet" href="/viewer.css"></head><body><main id="place"></main><script type="module">
@@ -36,8 +38,10 @@ class Handler(BaseHTTPRequestHandler):
     "Files of the viewer, its state, and what it answers."
     def do_GET(self):
         viewer = self.server.viewer
-        found = {'/': ('text/html; charset=utf-8', PAGE), '/viewer.js': ('text/javascript', viewer._esm), '/viewer.css': ('text/css', viewer._css),
-                 '/state': ('application/json', json.dumps({n: getattr(viewer, n) for n in TRAITS}))}.get(self.path)
+        pages = {'/': ('text/html; charset=utf-8', PAGE), '/viewer.js': ('text/javascript', viewer._esm),
+                 '/viewer.css': ('text/css', viewer._css),
+                 '/state': ('application/json', json.dumps({n: getattr(viewer, n) for n in TRAITS}))}
+        found = pages.get(self.path)
         self.reply(*(found or ('text/plain', '')), 200 if found else 404)
 
     def do_POST(self):
@@ -90,8 +94,7 @@ def browser(profile, size=(1200, 900), logs=True):
     chromium, driver = find_chromium()
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for a in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--no-first-run', '--disable-component-update', '--disable-background-networking',
-              f'--window-size={size[0]},{size[1]}', f'--user-data-dir={profile}'): options.add_argument(a)
+    for a in (*QUIET, f'--window-size={size[0]},{size[1]}', f'--user-data-dir={profile}'): options.add_argument(a)
     if logs: options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     try: yield chrome
