@@ -28,7 +28,7 @@ def option(
 class TrainSettings:
     "Everything that decides a training."
     arch: str = option('the network by name; `p3m_nb.list_models()` lists them', 'p3mnet_r34')
-    recipe: str = option('published: as its paper says; fast: ours, for a small machine', 'published', ('published', 'fast'))
+    recipe: str = option('of the network: published as its paper says, fast for a small machine, others by name', 'published')
     epochs: int = option('how often all images are seen (default: the recipe)', low=1, high=100_000)
     lr: float = option('learning rate, the highest of the schedule (default: the recipe)', low=0, high=100)
     schedule: str = option('of the learning rate (default: the recipe)', None, ('flat', 'one-cycle', 'cosine', 'poly', 'step'))
