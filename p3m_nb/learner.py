@@ -24,12 +24,12 @@ from torch import nn
 
 from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, RecordLossParts, StopWhenNotFinite
 from .core import choose
-from .encoders import load_encoder_weights, read_torch_file
+from .state_dicts import read_torch_file
 from .model import P3MNet
 from .registry import Network
 from .resume import AverageWeights, P3MLearner
 from .settings import checked_settings, resolved
-from .weights import create_model, identify, load_model, load_published, shipped_weights
+from .weights import create_model, identify, load_model, load_published, shipped_weights, start_encoder
 
 # %% ../nbs/43_learner.ipynb #abb07473
 def p3m_splitter(
@@ -157,7 +157,7 @@ def _start_from_file(model, path):
     "Fill `model` with the weights of a whole network, or its encoder with those of an encoder."
     if Path(path).suffix != '.safetensors':
         if identify(read_torch_file(path)) == model.name: return load_published(model, path)
-        return load_encoder_weights(model.encoder, path)
+        return start_encoder(model, path)
     other = load_model(path)
     if other.config != model.config or other.name != model.name:
         raise ValueError(f'{path}: weights of another architecture, {other.name} {other.config}; the model is {model.name} {model.config}')
@@ -169,7 +169,7 @@ def start_weights(
 )->nn.Module:  # `model`
     "`model` with the weights of `source`; `ValueError` if they are of another network."
     if source is None: return model
-    if not isinstance(source, (str, os.PathLike)): load_encoder_weights(model.encoder, source)
+    if not isinstance(source, (str, os.PathLike)): start_encoder(model, source)
     elif str(source) == 'shipped' and not Path(source).exists(): _start_from_file(model, shipped_weights(model.name))
     else: _start_from_file(model, source)
     return model

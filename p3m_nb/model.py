@@ -133,13 +133,17 @@ def fuse(
     return torch.where(is_background, 0, torch.where(is_foreground, 1, local_alpha)).to(local_alpha.dtype)
 
 # %% ../nbs/21_model.ipynb #844a1c6a
-def _block(c_in, c_out, depth, scale=1, last=True):
-    "`depth` 3x3 convolutions with batch norm and ReLU, the last without them unless `last`, then bilinear enlargement by `scale`."
+def _block(c_in, c_out, depth, scale=1, last=True, narrow='last'):
+    """`depth` 3x3 convolutions with batch norm and ReLU, then bilinear enlargement by `scale`.
+
+    The `narrow` one changes the channels, 'first' or 'last'; unless `last`, the last has no batch norm and no ReLU."""
+    widths = [c_in] * depth + [c_out] if narrow == 'last' else [c_in] + [c_out] * depth
     layers = []
     for i in range(depth):
-        layers.append(nn.Conv2d(c_in, c_out if i == depth - 1 else c_in, 3, padding=1))
-        if last or i < depth - 1: layers += [nn.BatchNorm2d(layers[-1].out_channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, *[nn.Upsample(scale_factor=scale, mode='bilinear', align_corners=False)] * (scale > 1))
+        layers.append(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1))
+        if last or i < depth - 1: layers += [nn.BatchNorm2d(widths[i + 1]), nn.ReLU(inplace=True)]
+    if scale > 1: layers.append(nn.Upsample(scale_factor=scale, mode='bilinear', align_corners=False))
+    return nn.Sequential(*layers)
 
 class _Refine(nn.Module):
     "Logit of alpha out of a feature at half size and E0: as after a concatenation, but the feature's 1x1 convolution comes before the enlargement, with which it commutes."
@@ -172,16 +176,19 @@ class P3MNet(Network):
     def _make_decoders(self, channels, depth):
         c0, cs, uses = channels[0], channels[1:], self.config['integration']
         add = lambda name, module: self.add_module(name, module)
+        narrow = getattr(self.encoder, 'blocks_narrow', 'last')  # 'first' in the published decoders of tokens
+        end, logits = (c0, c0) if narrow == 'first' else (cs[0], 3)
+        if narrow == 'first': self.decoder_final_g = nn.Conv2d(c0, 3, 3, padding=1)
         for k in (4, 3, 2, 1, 0):
-            add(f'decoder{k}_g', _block(cs[k], cs[k-1] if k else 3, depth, 2, last=k > 0))
-            add(f'decoder{k}_l', _block(cs[k], cs[max(k-1, 0)], depth if k else max(1, depth - 1)))
+            add(f'decoder{k}_g', _block(cs[k], cs[k-1] if k else logits, depth, 2, last=k > 0, narrow=narrow))
+            add(f'decoder{k}_l', _block(cs[k], cs[k-1] if k else end, depth if k else max(1, depth - 1), narrow=narrow))
         for k in (3, 2, 1, 0):
             if 'tfi' in uses: add(f'tfi_{k}', TFI(cs[k]))
         for k in (2, 1, 0):
             if 'sbfi' in uses: add(f'sbfi_{k}', SBFI(cs[k], c0, 2 ** (k + 1)))
             if 'dbfi' in uses: add(f'dbfi_{k}', DBFI(cs[k], cs[4], 2 ** (4 - k)))
         # a max-unpooled feature is exact in place; an interpolated one needs E0 to find its edges again
-        self.decoder_final_l = nn.Conv2d(cs[0], 1, 3, padding=1) if self.encoder.indexed else _Refine(cs[0], c0)
+        self.decoder_final_l = nn.Conv2d(end, 1, 3, padding=1) if self.encoder.indexed else _Refine(cs[0], c0)
 
 # %% ../nbs/21_model.ipynb #f5238250
 @patch
@@ -195,7 +202,9 @@ def _glance(self:P3MNet, e4, logits=True, sides=False):
         dbfi = self.get_submodule(f'dbfi_{k-1}')
         d = dbfi(d, e4)
         if sides: side.append(dbfi.side(d))
-    return features, self.decoder0_g(d) if logits else None, side
+    if not logits: return features, None, side
+    d = self.decoder0_g(d)
+    return features, self.decoder_final_g(d) if hasattr(self, 'decoder_final_g') else d, side
 
 @patch
 def _shallow(self:P3MNet, e0):

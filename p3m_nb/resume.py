@@ -23,7 +23,7 @@ from torch import nn
 
 from .core import atomic_write, keep_memory, load_image, regular_file
 from .data import PortraitDL, set_epoch
-from .encoders import load_strictly
+from .state_dicts import load_strictly
 
 # %% ../nbs/42_resume.ipynb #f459804a
 class P3MLearner(Learner):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', 'read_metadata', 'load_model', 'shipped_weights',
-           'create_model']
+           'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
 import hashlib, json
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from .core import atomic_write
-from .encoders import clean_state_dict, load_encoder_weights, load_strictly, read_torch_file
+from .encoders import load_encoder_weights
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
+from .state_dicts import clean_state_dict, load_strictly, read_torch_file
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
@@ -256,8 +257,16 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: load_encoder_weights(model.encoder, encoder_weights)
+    if encoder_weights is not None: start_encoder(model, encoder_weights)
     return model
+
+def start_encoder(
+    model:Network,  # whose encoder is filled
+    source,  # file or state dict with ImageNet weights
+):
+    "Start the encoder of `model`; a network may know itself how to start from weights of three colours (`load_encoder`)."
+    if hasattr(model, 'load_encoder'): model.load_encoder(source)
+    else: load_encoder_weights(model.encoder, source)
 
 def _pretrained(entry, source, options):
     if options: raise ValueError(f'{entry.name}: options {sorted(options)} beside pretrained=; the file decides')
