@@ -2,7 +2,7 @@
 
 d = { 'settings': { 'branch': 'main',
                 'doc_baseurl': '/p3m_nb',
-                'doc_host': 'https://p3m-nb.github.io',
+                'doc_host': 'https://p3m-nb.github.io/p3m_nb',
                 'git_url': 'https://github.com/p3m-nb/p3m_nb',
                 'lib_path': 'p3m_nb'},
   'syms': { 'p3m_nb.audit': { 'p3m_nb.audit.AuditReport': ('audit.html#auditreport', 'p3m_nb/audit.py'),
