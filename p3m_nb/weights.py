@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', 'read_metadata', 'load_model', 'shipped_weights',
-           'create_model']
+           'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
 import functools, hashlib, json
@@ -272,11 +272,14 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: _start_encoder(model, encoder_weights)
+    if encoder_weights is not None: start_encoder(model, encoder_weights)
     return model
 
-def _start_encoder(model, source):
-    "A network may know itself how to start from weights of three colours (`load_encoder`)."
+def start_encoder(
+    model:Network,  # whose encoder is filled
+    source,  # file or state dict with ImageNet weights
+):
+    "Start the encoder of `model`; a network may know itself how to start from weights of three colours (`load_encoder`)."
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 
