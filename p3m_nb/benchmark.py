@@ -37,13 +37,16 @@ def _split_of(data, split):
     "The samples of a `split` of a `P3M10k`, and what to call them."
     splits = list(data.splits)
     if split is None and len(splits) > 1:
-        raise ValueError(f'{data.root}: has {", ".join(splits)}; choose one as split, or "valid" for the held-out part of train')
+        raise ValueError(f'{data.root}: has {", ".join(splits)}; choose one as split, '
+                         'or "valid" for the held-out part of train')
     split = split or splits[0]
-    if split == 'train' and len(splits) == 1: return data.split(split), data.root.name  # a folder of one's own, all of it
+    if splits == [split] == ['train']: return data.split(split), data.root.name  # a folder of one's own, all of it
     part = dict(valid=data.valid, train=data.train)[split] if split in ('valid', 'train') else data.split(split)
     return part, f'{data.root.name}/{split}'
 
 # %% ../nbs/61_benchmark.ipynb #ea53cae7
+def _folder_name(data): return data.folder.name if isinstance(data, PortraitFolder) else 'samples'
+
 def test_set(
     data:object,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder
     split:str=None,  # 'valid', 'train', 'P3M-500-P', 'P3M-500-NP' ...; None: the only one there is
@@ -52,7 +55,7 @@ def test_set(
     if isinstance(data, TestSet): return data
     if isinstance(data, (str, os.PathLike)): data = P3M10k(data)
     if isinstance(data, P3M10k): part, name = _split_of(data, split)
-    else: part, name = data, data.folder.name if isinstance(data, PortraitFolder) else 'samples'
+    else: part, name = data, _folder_name(data)
     samples = [s for s in part if s.alpha is not None]
     unmatted = [*getattr(part, 'unmatted', []), *(s.image for s in part if s.alpha is None)]
     if samples: return TestSet(samples, name, unmatted)
@@ -114,8 +117,8 @@ class PredictionStore:
         folder:str=None,  # holds a sub-folder for each method; None: a temporary one that goes with this object
     ):
         if folder is not None and not method.keep:
-            raise ValueError(f"predictions of the function '{method.name}' cannot be told from those of another version "
-                             'of it; give Method(function, name, settings) to keep them')
+            raise ValueError(f"predictions of the function '{method.name}' cannot be told from those of another "
+                             'version of it; give Method(function, name, settings) to keep them')
         self.method, self._temporary = method, None
         if folder is None: self._temporary = tempfile.TemporaryDirectory(prefix='p3m_eval_')
         self.folder = Path(folder or self._temporary.name).expanduser()/method.key
@@ -126,7 +129,8 @@ class PredictionStore:
         note, m = self.folder/'method.json', self.method
         if note.exists(): return
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f'{self.folder}: holds files but no method.json, so they are not ours; choose another folder')
+            raise ValueError(f'{self.folder}: holds files but no method.json, so they are not ours; '
+                             'choose another folder')
         facts = dict(made_by='p3m_nb.benchmark', name=m.name, settings=m.settings, needs=m.needs)
         with atomic_write(note) as tmp: tmp.write_text(json.dumps(facts, indent=1), encoding='utf-8')
 
@@ -265,7 +269,8 @@ class Scoring:
 def _read_prediction(path, sample, shape, scoring):
     "A prediction as it is scored, and how fine it is."
     try: pred, bits = read_matte(path)
-    except (ValueError, OSError) as e: raise ValueError(f'{one_line(e, path)}; remove this prediction and run again') from e
+    except (ValueError, OSError) as e:
+        raise ValueError(f'{one_line(e, path)}; remove this prediction and run again') from e
     if scoring == '8bit' and pred.dtype != np.uint8: pred = alpha_to_uint(pred)
     if pred.shape == shape: return pred, bits
     (h, w), (H, W) = pred.shape, shape
@@ -310,10 +315,10 @@ def evaluate(
     label:str=None,  # of the run; the method's name by default
     store:str=None,  # folder in which predictions are kept for later runs; None: not beyond this `Result`
     progress:bool=True,  # show a progress bar on a terminal
-    **how:object,  # of `Scoring`: obfuscation, scoring, names, n
+    **kwargs:object,  # of `Scoring`
 )->Result:
     "Score `method` on the portraits of `data`."
-    how, tests, method = Scoring(**how), test_set(data, split), as_method(method)
+    how, tests, method = Scoring(**kwargs), test_set(data, split), as_method(method)
     kept, label, rows = PredictionStore(method, store), label or method.name, []
     samples = {s.image: s for s in tests.samples[:how.n]}
     _check_faces(tests, samples.values(), how.names)
@@ -334,14 +339,15 @@ def evaluate(
 # %% ../nbs/61_benchmark.ipynb #17a6c4b5
 def evaluate_grid(
     methods:dict,  # label -> what `as_method` takes, e.g. dict(B=trained_on_blurred, N=trained_on_normal)
-    tests:dict,  # label -> what `test_set` takes, or arguments of `evaluate`, e.g. dict(data=folder, obfuscation='blur')
+    tests:dict,  # label -> what `test_set` takes, or arguments of `evaluate`, e.g. dict(data=x, obfuscation='blur')
     **kwargs:object,  # of `evaluate`, for all
 )->Result:  # its runs are labelled method:test
     "Every method on every test set."
     methods = {k: as_method(m) for k, m in methods.items()}
     tests = {k: t if isinstance(t, dict) else dict(data=t) for k, t in tests.items()}
     pairs = [(a, m, b, test) for a, m in methods.items() for b, test in tests.items()]
-    return functools.reduce(lambda a, b: a + b, [evaluate(m, **(kwargs | t), label=f'{a}:{b}') for a, m, b, t in pairs])
+    results = [evaluate(m, **(kwargs | t), label=f'{a}:{b}') for a, m, b, t in pairs]
+    return functools.reduce(lambda a, b: a + b, results)
 
 # %% ../nbs/61_benchmark.ipynb #9617e955
 @patch

@@ -91,7 +91,8 @@ def _onnx_session(path):
     except ImportError: raise ImportError('ONNX files need onnxruntime: pip install onnxruntime') from None
     path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in onnxruntime.get_available_providers()]
+    there = onnxruntime.get_available_providers()
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in there]
     try: session = onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as e:  # they have no common base class
         raise ValueError(f'{path}: onnxruntime cannot load it ({" ".join(str(e).split())[:200]})') from e
@@ -102,7 +103,8 @@ def _check_inputs(path, inputs):
     "One float input (1,3,H,W), or `ValueError`."
     if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in ('tensor(float)', 'tensor(float16)'): return
     found = ', '.join(f'{i.name} {i.shape} {i.type}' for i in inputs)
-    raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {found}; wrap it in a function of your own')
+    raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {found}; '
+                     'wrap it in a function of your own')
 
 def _onnx_size(size, fixed, shorter):
     "(height, width) of the network's input: `fixed` where numbers, else the shorter side `shorter`, multiples of 32."
@@ -124,7 +126,8 @@ def _onnx_predict(session, wanted, size, normalise):
         alpha = np.squeeze(session.run([wanted], {source.name: x})[0]).astype(np.float32)
         if alpha.ndim == 2: return _enlarge(alpha, image.shape[:2], 'default')
         others = ', '.join(o.name for o in session.get_outputs())
-        raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; choose another one of {others}')
+        raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
+                         f'choose another one of {others}')
     return predict
 
 # %% ../nbs/60_methods.ipynb #7937e5e4
@@ -170,7 +173,8 @@ def trimap_method(
 )->Method:
     "pymatting's method `name`, which needs the trimap; the first use compiles for up to 45 s."
     choose('method', name, TRIMAP_METHODS)
-    if importlib.util.find_spec('pymatting') is None: raise ImportError(f"'{name}' needs pymatting: pip install pymatting")
+    if importlib.util.find_spec('pymatting') is None:
+        raise ImportError(f"'{name}' needs pymatting: pip install pymatting")
     settings = dict(pymatting=importlib.metadata.version('pymatting'), source=TRIMAP_METHODS[name][1])
     return Method(functools.partial(_solve, name, **kwargs), name, settings | kwargs, 'trimap')
 
@@ -225,4 +229,5 @@ def as_method(
     if isinstance(method, str) and method in TRIMAP_METHODS: return trimap_method(method, **kwargs)
     if isinstance(method, (str, os.PathLike)): return _method_of_path(Path(method).expanduser(), name, **kwargs)
     known = ', '.join(TRIMAP_METHODS)
-    raise TypeError(f'{method!r} is no matting method; give a function from image to alpha, a Matter, a path or one of {known}')
+    raise TypeError(f'{method!r} is no matting method; give a function from image to alpha, a Matter, a path '
+                    f'or one of {known}')

@@ -108,7 +108,8 @@ def _latex(text):
 # %% ../nbs/62_tables.ipynb #9157bb20
 def _as_markdown(header, rows, notes):
     def line(cells): return '| ' + ' | '.join(str(c).replace('|', r'\|') for c in cells) + ' |'
-    return '\n'.join([line(header), line(['---'] * len(header)), *map(line, rows), '', *(f'- {n}' for n in notes)]) + '\n'
+    below = [f'- {n}' for n in notes]
+    return '\n'.join([line(header), line(['---'] * len(header)), *map(line, rows), '', *below]) + '\n'
 
 def _as_html(header, rows, notes):
     def line(cells, tag): return '<tr>' + ''.join(f'<{tag}>{html.escape(str(c))}</{tag}>' for c in cells) + '</tr>'
@@ -263,6 +264,11 @@ def _cell(metrics, value):
     return ' / '.join(_number(m, value(m)) for m in metrics)
 
 @patch
+def _two_metrics(self:Result):
+    "SAD and MSE, or what there is of them."
+    return [m for m in ('sad', 'mse') if m in self.metrics] or self.metrics[:2]
+
+@patch
 def _grid_cells(self:Result, metrics):
     "(a, b) -> text, for the runs labelled a:b."
     odd = [label for label in self.runs if ':' not in label]
@@ -287,14 +293,15 @@ def grid(self:Result,
     published:str='auto',  # as in `table`
 )->str:
     "The runs labelled a:b: a row for each a, a column for each b; the published ones where these are B and N."
-    metrics = list(metrics or [m for m in ('sad', 'mse') if m in self.metrics] or self.metrics[:2])
+    metrics = list(metrics or self._two_metrics())
     cells = self._grid_cells(metrics)
     down, across = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
     rows = [[a, 'measured', *(cells.get((a, b), '–') for b in across)] for a in down]
     test = self._published_set(published) if set(across) <= {'B', 'N'} else None
-    if test == 'P3M-500-P': rows += self._published_grid(metrics, across)
+    if test != 'P3M-500-P': test = None  # of the other set one number is published
+    if test: rows += self._published_grid(metrics, across)
     told = f'In each cell {" / ".join(map(metric_title, metrics))}, averages over images.'
-    notes = [told, *self._notes(metrics, test if test == 'P3M-500-P' else None)]
+    notes = [told, *self._notes(metrics, test)]
     return _render(['Method', 'Source', *(f'tested on {b}' for b in across)], rows, notes, fmt)
 
 # %% ../nbs/62_tables.ipynb #7b331cad
