@@ -9,7 +9,6 @@ __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory
 import json, math, os, random, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from fastcore.foundation import L
 
 from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose
-from .data import p3m_dls
+from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k
 from .learner import ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter, several_processes
 from .registry import Network, network_entry
@@ -86,7 +85,9 @@ def _write(self:KeepBest, file, facts):
 
 def _side(dls):
     "Side of the training images in pixels."
-    sizes = [t.size for t in getattr(dls.train, 'after_item', SimpleNamespace(fs=[])).fs if hasattr(t, 'size')]
+    dl = dls.train
+    while 'dl' in vars(dl): dl = dl.dl  # wrapped for several processes
+    sizes = [t.size for t in dl.after_item.fs if isinstance(t, PortraitTransform)]
     return sizes[0] if sizes else 512
 
 # %% ../nbs/44_train.ipynb #7b59ca2d
