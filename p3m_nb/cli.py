@@ -134,6 +134,8 @@ def p3m_matte(
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
     weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
+    refine:str=None,  # a second network for the transition area, e.g. vitmatte_s; its trimap is made by the first
+    refine_weights:str=None,  # file with the weights of that network
     overwrite:bool=False,  # make results again that exist
 ):
     "Matte portraits: write NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
@@ -146,7 +148,8 @@ def p3m_matte(
     if single and out != '-' and not Path(out).suffix: out = str(Path(out)/('stdin_alpha.png' if alpha_only else 'stdin_cutout.png' if background is None else 'stdin_composite.jpg'))
     if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
     from p3m_nb.infer import Matter
-    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part)
+    second = dict(refine=refine, refine_weights=refine_weights)
+    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, **second)
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
