@@ -6,7 +6,7 @@
 __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory', 'ProgressLine', 'train']
 
 # %% ../nbs/44_train.ipynb #94ca50be
-import json, math, os, random, time, warnings
+import contextlib, json, math, os, random, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMatte
 from .core import atomic_write, choose
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k
-from .learner import ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter, several_processes
+from .jobs import folder_lock
+from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
+                            several_processes)
 from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import checked_settings, merged_settings, read_settings, resolved
@@ -232,12 +234,21 @@ def train(
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
     learn = _learner_of(out, s, folders, goes_on)  # what is wrong with the settings shows here, before anything is written
-    if not rank_distrib(): _write_settings(out, s, folders)
     _warn_if_few(learn.dls)
-    with several_processes(learn):
+    with _alone(out, goes_on), several_processes(learn):
+        if not rank_distrib(): _write_settings(out, s, folders)
         if not (out/'checkpoint.pt').exists(): score_start(learn)
         _fit(learn, s)
     return learn
+
+@contextlib.contextmanager
+def _alone(out, goes_on):
+    "While entered, no other training works in the folder `out`; the first of several processes sees to it for all."
+    if rank_distrib(): yield
+    else:
+        with folder_lock(out, 'p3m_train'):
+            if not goes_on and (out/'config.json').exists(): raise ValueError(f'{out}: another training was started here meanwhile')
+            yield
 
 def _warn_if_few(dls, least=8):
     n = len(dls.valid_ds)
