@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -24,6 +25,7 @@ from .core import keep_memory, load_image, save_alpha, save_image, source_name
 from .jobs import process_folder
 from .encoders import ResNet34MP
 from .model import P3MNet, _Integrate, fuse
+from .trimaps import refine_with, second_stage, trimap_of_logits
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
@@ -219,16 +221,23 @@ def _choice(name, value, options):
     if value not in options: raise ValueError(f"{name}='{value}': choose one of {', '.join(options)}")
     return value
 
+def _only(options, *names):
+    odd = sorted(set(options) - set(names))
+    if odd: raise TypeError(f'Matter has no argument {odd[0]!r}; look at help(Matter)')
+    return options
+
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
+    @delegates(second_stage, but=['device'])
     def __init__(self,
-        weights=None,  # .safetensors or published .pth file, or a `P3MNet`; the shipped weights by default
+        weights=None,  # .safetensors or published .pth file, a name with shipped weights, or a `P3MNet`
         device:str|None=None,  # 'cpu', 'cuda', 'mps', ...; the fastest by default
         strategy:str|None=None,  # 'hybrid' (two passes, finer) or 'resize' (one, steadier); by default what the weights file asks for, else 'hybrid'
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
         min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
+        **kwargs  # `refine` and `refine_weights` of `second_stage`: a network for the transition area
     ):
         strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
         if strategy is not None: _choice('strategy', strategy, strategies)
@@ -244,6 +253,7 @@ class Matter:
         if not 0 <= self.min_part <= 1: raise ValueError(f'min_part={self.min_part}: between 0 and 1')
         self.strategy = strategy or _choice("the weights file's strategy", self.metadata.get('strategy', 'hybrid'), strategies)
         self.model = optimise(model, self.device, self.dtype)
+        self.second = second_stage(device=self.device, **_only(kwargs, 'refine', 'refine_weights'))
 
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
@@ -291,7 +301,8 @@ def alpha(self:Matter,
         else:
             logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
-    return _enlarge(drop_small_parts(alpha, self.min_part), size, self.resize)
+    first = _enlarge(drop_small_parts(alpha, self.min_part), size, self.resize)
+    return first if self.second is None else refine_with(self.second, image, self.trimap(image), first)
 
 @patch
 def _hybrid_paper(self:Matter, image, low, high):
@@ -317,6 +328,19 @@ def drop_small_parts(
     if not small.any(): return alpha
     distance = lambda inside: cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)
+
+# %% ../nbs/50_infer.ipynb #37de5c93
+@patch
+def trimap(self:Matter,
+    image:np.ndarray,  # (H,W,3) uint8
+)->np.ndarray:  # (H,W) uint8 of 0, 128, 255
+    "The trimap that the network itself sees in `image`: its semantic map, without small parts."
+    low = network_sizes(image.shape[:2], self.strategy, self.resize, self.shorter)[0]
+    with keep_memory(): logits = self._run('semantic', image, low)
+    person = np.float32([0, .5, 1])[logits.argmax(1)[0].numpy()]
+    gone = torch.from_numpy((person > 0) & (drop_small_parts(person, self.min_part) == 0))
+    background = torch.where(gone, logits[0].amax(0) + 1, logits[0, 0])
+    return trimap_of_logits(torch.cat([background[None, None], logits[:, 1:]], 1), image.shape[:2])
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(

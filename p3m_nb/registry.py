@@ -168,10 +168,12 @@ def register_network(
 @functools.cache
 def _import_networks():
     "Import the modules in which networks are registered: `model` and its encoders, and all of `networks`."
-    importlib.import_module('p3m_nb.model')
-    try: networks = importlib.import_module('p3m_nb.networks')
-    except ModuleNotFoundError: return
-    for found in pkgutil.iter_modules(networks.__path__): importlib.import_module(f'{networks.__name__}.{found.name}')
+    with torch.device('cpu'):  # modules compute constants when they are imported
+        importlib.import_module('p3m_nb.model')
+        try: networks = importlib.import_module('p3m_nb.networks')
+        except ModuleNotFoundError: return
+        for found in pkgutil.iter_modules(networks.__path__):
+            importlib.import_module(f'{networks.__name__}.{found.name}')
 
 def list_models(
     kind:str|None=None,  # only 'trimap-free' or 'trimap-based'

@@ -227,21 +227,31 @@ def _load_checkpoint(path):
                       'licence': 'unknown', 'file': Path(path).name}
     return model
 
+def _named_weights(path):
+    "The file that `path` is, or that it stands for: 'shipped', or the name of a network with shipped weights."
+    name = str(path)
+    if Path(name).exists(): return _weights_file(path)
+    if name == 'shipped': return shipped_weights()
+    return shipped_weights(name) if not Path(name).suffix and name in list_models() else _weights_file(path)
+
 def load_model(
-    path,  # a .safetensors file of `save_model`, a .pth checkpoint in a published layout, or 'shipped'
+    path,  # a .safetensors file, a .pth checkpoint in a published layout, 'shipped', or a name with shipped weights
     unpool:str='framework',  # of P3M-Net, see `P3MNet`
 )->Network:  # in evaluation mode, with the facts in `.metadata`
     "The network that the file holds; its architecture is read from the file."
-    path = shipped_weights() if str(path) == 'shipped' and not Path(path).exists() else _weights_file(path)
+    path = _named_weights(path)
     model = _load_safetensors(path) if path.suffix == '.safetensors' else _load_checkpoint(path)
     if isinstance(model, P3MNet): model.unpool = unpool
     return model.eval()
 
 # %% ../nbs/22_weights.ipynb #fc77743b
 def _no_weights(name):
-    return (f'this version of p3m_nb comes without trained weights of {name}. Give some: Matter(weights=...) or --weights FILE takes '
-            'the authors\' checkpoint p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait '
-            'Matting", arXiv 2104.14222), or a .safetensors file trained with p3m_train')
+    none = f'this version of p3m_nb comes without trained weights of {name}. '
+    if not name.startswith('p3mnet'):
+        return none + f'Train some with p3m_train, or give published ones, from: {network_entry(name).terms}'
+    return none + ('Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
+                   'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
+                   'or a .safetensors file trained with p3m_train')
 
 def shipped_weights(
     name:str='p3mnet_lite',  # a network of `list_models`

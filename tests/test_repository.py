@@ -32,7 +32,8 @@ MAY_IMPORT = {
         'settings': 'core',
         'jobs': 'core',
         'synth': 'core',
-        'dataset': 'core jobs',
+        'mattes': '',
+        'dataset': 'core jobs mattes',
         'faces': 'core jobs',
         'privacy': 'core jobs dataset faces',
         'audit': 'core jobs dataset faces privacy',
@@ -66,10 +67,44 @@ MAY_IMPORT = {
         'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
     }.items()
 }
-WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
-                  'registry', 'state_dicts', 'encoders', 'model', 'weights',
-                  'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
+WITHOUT_FASTAI = (
+    'core',
+    'settings',
+    'jobs',
+    'mattes',
+    'synth',
+    'dataset',
+    'faces',
+    'privacy',
+    'audit',
+    'prepare',
+    'crops',
+    'registry',
+    'state_dicts',
+    'encoders',
+    'model',
+    'weights',
+    'losses',
+    'trimap_losses',
+    'metrics',
+    'trimaps',
+    'detail',
+    'infer',
+    'networks.*',
+)
+WITHOUT_TORCH = (
+    'core',
+    'settings',
+    'jobs',
+    'mattes',
+    'synth',
+    'dataset',
+    'faces',
+    'privacy',
+    'audit',
+    'prepare',
+    'crops',
+)
 
 
 def cells(path): return json.loads(path.read_text())['cells']
