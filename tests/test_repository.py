@@ -15,14 +15,14 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 MAY_IMPORT = {name: rooms.split() for name, rooms in {
     # ground: no torch, no fastai
     'core': '', 'settings': 'core', 'jobs': 'core', 'synth': 'core', 'mattes': '', 'dataset': 'core jobs mattes', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
-    'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
+    'prepare': 'core jobs dataset privacy', 'random_trimaps': 'core', 'crops': 'core jobs dataset',
     # networks: no fastai
     'registry': 'core', 'state_dicts': 'core', 'encoders': 'core registry state_dicts',
     'model': 'core encoders registry losses', 'weights': 'core state_dicts encoders registry model networks.*',
     'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
     'losses': 'core', 'trimap_losses': 'losses', 'metrics': 'core',
     # work
-    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights', 'resume': 'core data state_dicts',
+    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset random_trimaps crops privacy losses metrics data registry model weights', 'resume': 'core data state_dicts',
     'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume settings',
     'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume learner',
     'trimaps': 'core registry model weights',
@@ -33,10 +33,10 @@ MAY_IMPORT = {name: rooms.split() for name, rooms in {
     'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
-WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
+WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'random_trimaps', 'crops',
                   'registry', 'state_dicts', 'encoders', 'model', 'weights',
                   'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
+WITHOUT_TORCH = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'random_trimaps', 'crops')
 
 
 def cells(path): return json.loads(path.read_text())['cells']
