@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from p3m_nb.core import load_alpha, load_image
-from p3m_nb.privacy import METHODS, CenterFaceFinder, HaarFinder, OnnxFaceFinder, box_overlap, find_faces, obfuscate, obfuscate_folder
+from p3m_nb.faces import CenterFaceFinder, HaarFinder, OnnxFaceFinder, box_overlap, find_faces
+from p3m_nb.privacy import METHODS, obfuscate, obfuscate_folder
 
 
 def table(head, rows): print('| ' + ' | '.join(map(str, head)) + ' |\n|' + '---|' * len(head)); [print('| ' + ' | '.join(map(str, r)) + ' |', flush=True) for r in rows]; print()

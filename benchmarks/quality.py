@@ -129,7 +129,7 @@ def main():
     if not args.speed_only:
         methods = {k: m.alpha for k, m in matters.items()} | peers
         if args.finder == 'none': finder = None
-        else: from p3m_nb.privacy import face_finder; finder = face_finder(args.finder)
+        else: from p3m_nb.faces import face_finder; finder = face_finder(args.finder)
         rows, everything = [], {}
         for s in SETS:
             scores = everything[s] = measure(methods, Path(args.data)/s/'validation', finder, args.limit, args.worst)

@@ -125,7 +125,7 @@ def p3m_audit(
     workers:int=None,  # threads (default: one per processor)
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
-    from p3m_nb.privacy import audit
+    from p3m_nb.audit import audit
     return audit(input, finder, out, n_workers=workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f

@@ -31,7 +31,8 @@ from .data import AUGMENTS, P3M10k, PortraitTransform, Sample, _dilate_bits, _pa
 from .infer import Matte, Matter, as_background
 from .learner import plot_history
 from .metrics import face_errors, matting_metrics, trimap_errors, whole_errors
-from .privacy import METHODS, MARGIN, Face, HaarFinder, Obfuscated, find_faces, obfuscate
+from .faces import Face, HaarFinder, find_faces
+from .privacy import METHODS, MARGIN, Obfuscated, obfuscate
 
 # %% ../nbs/70_widgets.ipynb #1da2241c
 def view_window(

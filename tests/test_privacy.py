@@ -8,7 +8,9 @@ from PIL import Image
 
 from p3m_nb import privacy
 from p3m_nb.core import load_image, make_trimap, sample_image, save_alpha, save_image
-from p3m_nb.privacy import Face, audit, obfuscate_folder
+from p3m_nb.audit import audit
+from p3m_nb.faces import Face
+from p3m_nb.privacy import obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
 PHOTO = load_image(sample_image())

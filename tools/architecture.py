@@ -1,24 +1,29 @@
 """Which module of p3m_nb imports which: read from the source, as text and as a picture.
 
-    python tools/architecture.py         # print the graph
+    python tools/architecture.py             # print the graph
+    python tools/architecture.py --sidebar   # write the list of modules into nbs/sidebar.yml
 
-The page nbs/architecture.ipynb and the tests use the functions."""
+Modules in a sub-folder have dotted names, such as `networks.gfm`. The page nbs/architecture.ipynb and the tests use the functions."""
 import ast, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'p3m_nb'
+FOLDERS = {'networks': 29, 'widgets': 79}  # where the notebooks of a sub-folder stand among the numbers of the others
 
 
-def imports(source, top_only=False):
-    "Names of the modules that the Python `source` of one of our modules imports; with `top_only` not those inside functions."
+def imports(source, top_only=False, module='', packages=(PACKAGE,)):
+    """Names of the modules that the Python `source` of `module` (dotted, as `modules` gives it) imports; with `top_only` not those inside functions.
+
+    What is imported from one of our `packages` is a module of it: `from .. import core` is `p3m_nb.core`."""
     tree = ast.parse(source)
+    inside = [PACKAGE, *module.split('.')[:-1]]
     for node in _at_top(tree.body) if top_only else ast.walk(tree):
         if isinstance(node, ast.Import): yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = '.' * node.level + (node.module or '')
-            base = base.replace('.', f'{PACKAGE}.', 1).rstrip('.') if node.level == 1 else base
-            yield from ([f'{base}.{a.name}' for a in node.names] if base == PACKAGE else [base])
+            above = inside[:len(inside) + 1 - node.level] if node.level else []
+            base = '.'.join([*above, *filter(None, [node.module])])
+            yield from ([f'{base}.{a.name}' for a in node.names] if base in packages else [base])
 
 
 def _at_top(body):
@@ -30,27 +35,57 @@ def _at_top(body):
         for handler in getattr(node, 'handlers', []): yield from _at_top(handler.body)
 
 
+def files(root=ROOT):
+    "Dict module -> its file, for every Python file of the package but those that start with an underscore."
+    found = {'.'.join(p.relative_to(root/PACKAGE).with_suffix('').parts): p for p in sorted((root/PACKAGE).rglob('*.py'))}
+    return {name: p for name, p in found.items() if not p.stem.startswith('_')}
+
+
+def packages(root=ROOT):
+    "The package and its sub-packages, as dotted names."
+    return {PACKAGE, *(f'{PACKAGE}.{name.rpartition(".")[0]}' for name in files(root) if '.' in name)}
+
+
+def file_imports(module, top_only=False, root=ROOT):
+    "Names of all modules that `module` imports, ours and others."
+    return list(imports(files(root)[module].read_text(encoding='utf-8'), top_only, module, packages(root)))
+
+
 def our_imports(module, top_only=False, root=ROOT):
-    "Our modules that `module` imports, without itself."
-    source = (root/PACKAGE/f'{module}.py').read_text(encoding='utf-8')
-    files = {p.stem for p in (root/PACKAGE).glob('*.py')}
-    return {n.split('.')[1] for n in imports(source, top_only) if n.startswith(f'{PACKAGE}.')} & files - {module}
+    "Our modules that `module` imports, without itself. A sub-package stands with its own name: a room imports rooms."
+    known, folders = files(root), {p.removeprefix(f'{PACKAGE}.') for p in packages(root)}
+    found = set()
+    for name in file_imports(module, top_only, root):
+        if not name.startswith(f'{PACKAGE}.'): continue
+        parts = name.split('.')[1:]
+        ours = ['.'.join(parts[:n]) for n in range(len(parts), 0, -1)]
+        found |= set([n for n in ours if n in known or n in folders][:1])
+    return found - {module}
+
+
+def _place(path, root):
+    "Where a notebook stands in the order of all: by number, those of a sub-folder together."
+    number = re.match(r'\d\d', path.name)
+    folder = '.'.join(path.relative_to(root/'nbs').parts[:-1])
+    return (FOLDERS.get(folder, 100) if folder else int(number[0]) if number else 100, folder, path.name)
 
 
 def modules(root=ROOT):
     "Dict module -> (notebook, one line about it), in the order of the notebooks."
     found = {}
-    for path in sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb')):
+    paths = [p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts]
+    for path in sorted(paths, key=lambda p: _place(p, root)):
         cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
-        name = next((m[1] for c in cells if (m := re.match(r'#\| default_exp (\w+)', c))), None)
-        if name: found[name] = path.name, re.search(r'^> (.+)', cells[0], re.M)[1]
+        name = next((m[1] for c in cells if (m := re.match(r'#\| default_exp ([\w.]+)', c))), None)
+        if name: found[name] = path.relative_to(root/'nbs').as_posix(), re.search(r'^> (.+)', cells[0], re.M)[1]
     return found
 
 
 def graph(root=ROOT):
-    "Dict module -> {'at once': our modules that it imports when it is imported, 'when needed': those that its functions import}, each sorted as the notebooks are."
+    """Dict module -> {'at once': our modules that it imports when it is imported, 'when needed': those that its functions import},
+    each sorted as the notebooks are."""
     names = list(modules(root))
-    ordered = lambda found: sorted(found, key=lambda n: names.index(n) if n in names else len(names))
+    ordered = lambda found: sorted(found, key=lambda n: (names.index(n) if n in names else len(names), n))
     result = {}
     for name in names:
         at_once = our_imports(name, True, root)
@@ -58,17 +93,44 @@ def graph(root=ROOT):
     return result
 
 
+def collapse(graph):
+    "The `graph` with one entry for each sub-folder, such as `networks.*`, in place of its modules."
+    short = lambda name: f'{name.rpartition(".")[0]}.*' if '.' in name else name
+    result = {}
+    for name, kinds in graph.items():
+        own = result.setdefault(short(name), {kind: [] for kind in kinds})
+        for kind, names in kinds.items(): own[kind] += [n for n in dict.fromkeys(map(short, names)) if n not in own[kind] and n != short(name)]
+    for kinds in result.values(): kinds['when needed'] = [n for n in kinds['when needed'] if n not in kinds['at once']]
+    return result
+
+
 def table(root=ROOT):
     "The graph as a Markdown table with a line about each module; `read_table` reads it back."
     known, cell = modules(root), lambda names: ' '.join(f'`{n}`' for n in names)
-    rows = [f'| `{n}` | [{known[n][0]}]({known[n][0]}) | {known[n][1].replace("|", chr(92) + "|")} | {cell(g["at once"])} | {cell(g["when needed"])} |' for n, g in graph(root).items()]
+    rows = []
+    for name, kinds in graph(root).items():
+        notebook, line = known[name]
+        line = line.replace('|', chr(92) + '|')
+        rows.append(f'| `{name}` | [{notebook}]({notebook}) | {line} | {cell(kinds["at once"])} | {cell(kinds["when needed"])} |')
     return '\n'.join(['| module | notebook | what it is for | imports at once | imports when needed |', '|---|---|---|---|---|', *rows])
 
 
 def read_table(text):
     "The graph that a Markdown table of `table` holds."
     rows = [re.split(r'(?<!\\)\|', line)[1:-1] for line in text.splitlines() if line.startswith('| `')]
-    return {re.findall(r'`(\w+)`', r[0])[0]: {'at once': re.findall(r'`(\w+)`', r[3]), 'when needed': re.findall(r'`(\w+)`', r[4])} for r in rows}
+    names = lambda cell: re.findall(r'`([\w.]+)`', cell)
+    return {names(r[0])[0]: {'at once': names(r[3]), 'when needed': names(r[4])} for r in rows}
+
+
+def write_sidebar(root=ROOT):
+    "Write the list of modules into `nbs/sidebar.yml`, after its section `Modules`; the rest stays."
+    path = root/'nbs'/'sidebar.yml'
+    entry = f'{" " * 10}- '
+    lines = path.read_text(encoding='utf-8').splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() == '- section: Modules') + 2
+    end = next((i for i in range(start, len(lines)) if not lines[i].startswith(entry)), len(lines))
+    lines[start:end] = [entry + notebook for notebook, _ in modules(root).values()]
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def levels(graph):
@@ -128,5 +190,9 @@ def draw(graph, width=10):
 
 
 if __name__ == '__main__':
-    if sys.argv[1:]: sys.exit(__doc__)
-    for name, kinds in graph().items(): print(f'{name}: {" ".join(kinds["at once"])}' + (f' | when needed: {" ".join(kinds["when needed"])}' if kinds['when needed'] else ''))
+    if sys.argv[1:] == ['--sidebar']: write_sidebar()
+    elif sys.argv[1:]: sys.exit(__doc__)
+    else:
+        for name, kinds in graph().items():
+            later = ' | when needed: ' + ' '.join(kinds['when needed']) if kinds['when needed'] else ''
+            print(f'{name}: {" ".join(kinds["at once"])}{later}')

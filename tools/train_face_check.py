@@ -1,4 +1,4 @@
-"""Train the second look of `privacy.HaarFinder` and write p3m_nb/weights/face_check.npz.
+"""Train the second look of `faces.HaarFinder` and write p3m_nb/weights/face_check.npz.
 
     python tools/train_face_check.py --data ../shared/data
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from p3m_nb.core import load_image
-from p3m_nb.privacy import CenterFaceFinder, HaarFinder, _face_features, box_overlap
+from p3m_nb.faces import CenterFaceFinder, HaarFinder, _face_features, box_overlap
 
 
 def jitter(rng, box, shift=.06, scale=.08):

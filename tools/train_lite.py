@@ -92,7 +92,7 @@ def cache_one(folder, stem, finder):
 
 def build_cache(data, cache, which):
     "Make what is missing in `cache`; `no_face.json` lists the photographs left out."
-    from p3m_nb.privacy import face_finder
+    from p3m_nb.faces import face_finder
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
     none = set(json.loads(log.read_text())) if log.exists() else set()
@@ -116,7 +116,8 @@ def build_cache(data, cache, which):
 
 def face_cutouts(folder, which):
     "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
-    from p3m_nb.privacy import face_finder, find_faces, private_area
+    from p3m_nb.faces import face_finder, find_faces
+    from p3m_nb.privacy import private_area
     finder, out = face_finder(which), []
     for path in sorted(folder.glob('*.jpg')):
         image = load_image(path)
