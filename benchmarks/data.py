@@ -16,7 +16,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from p3m_nb.core import estimate_foreground, load_alpha, load_image, save_alpha, save_image
-from p3m_nb.data import P3M10k, PortraitFolder, crop_portrait, p3m_dls
+from p3m_nb.dataset import P3M10k, PortraitFolder
+from p3m_nb.crops import crop_portrait
+from p3m_nb.data import p3m_dls
 from p3m_nb.synth import blur_face, synth_portrait
 
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([.485, .456, .406], [.229, .224, .225]))
@@ -112,7 +114,7 @@ def main():
         print(f'| parts | crops | {head}\n|---|---|---|---|---|---|---|')
         for parts in ((), ('foreground', 'background')):
             plain, rng = PlainDataset(samples, parts=parts), lambda i: np.random.default_rng([0, 0, 2, i])
-            dls = p3m_dls(data, bs=n, colours=bool(parts), num_workers=0, device='cpu')
+            dls = p3m_dls(data, bs=n, colours=bool(parts), n_workers=0, device='cpu')
             for i, s in enumerate(samples):  # the same bytes, and the same numbers in the batch
                 a, b = plain.arrays(i, rng(i)), crop_portrait(s, rng(i), parts=parts)
                 assert all((getattr(b, k) == v).all() for k, v in a.items())
@@ -128,7 +130,7 @@ def main():
         data.train = many
         for w in args.workers:
             plain = torch.utils.data.DataLoader(PlainDataset(many), batch_size=8, num_workers=w)
-            dls = p3m_dls(data, bs=8, colours=False, num_workers=w, device='cpu')
+            dls = p3m_dls(data, bs=8, colours=False, n_workers=w, device='cpu')
             t = in_turns({'plain': lambda: [None for _ in plain], 'ours': lambda: [None for _ in dls.train]}, max(1, args.rounds // 2))
             print(row(w, len(many), t), flush=True)
 

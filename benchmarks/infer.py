@@ -16,14 +16,15 @@ import torch.nn.functional as F
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent/'tests')]
 from p3m_nb.core import cover, load_image, sample_image
 from p3m_nb.infer import Matter, _enlarge, _to_tensor, network_sizes
-from p3m_nb.model import fuse, load_model, load_published, make_model, p3mnet_r34, shipped_weights
+from p3m_nb.model import fuse, p3mnet_r34
+from p3m_nb.weights import load_model, load_published, shipped_weights, create_model
 from reference_weights import reference_state_dict
 
 
 def network(arch):
-    if arch == 'resnet34': return load_published(p3mnet_r34(), reference_state_dict(18)).eval()
+    if arch == 'p3mnet_r34': return load_published(p3mnet_r34(), reference_state_dict(18)).eval()
     try: return load_model(shipped_weights())
-    except FileNotFoundError: return make_model('lite').eval()
+    except FileNotFoundError: return create_model('p3mnet_lite').eval()
 
 
 def published_forward(net, x):
@@ -68,7 +69,7 @@ def memory(what):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', default='resnet34', choices=['resnet34', 'lite'])
+    parser.add_argument('--arch', default='p3mnet_r34', choices=['p3mnet_r34', 'p3mnet_lite'])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--size', type=int, nargs=2, default=[1620, 1080], help='height and width of the photograph')
     parser.add_argument('--only', help=argparse.SUPPRESS)  # one variant: print its peak memory

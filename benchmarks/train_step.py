@@ -12,9 +12,10 @@ import torch
 
 from p3m_nb.callbacks import PortraitLoss
 from p3m_nb.core import keep_memory
-from p3m_nb.data import Portrait, PortraitToFloat, _to_tensors
+from p3m_nb.crops import Portrait
+from p3m_nb.data import PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
-from p3m_nb.model import load_model, make_model
+from p3m_nb.weights import load_model, create_model
 from p3m_nb.synth import synth_portrait
 
 
@@ -52,12 +53,12 @@ class Variant:
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, default in (('arch', 'lite'), ('bs', 8), ('size', 256), ('steps', 6), ('batches', 0), ('threads', torch.get_num_threads())): parser.add_argument(f'--{name}', default=default, type=type(default))
+    for name, default in (('arch', 'p3mnet_lite'), ('bs', 8), ('size', 256), ('steps', 6), ('batches', 0), ('threads', torch.get_num_threads())): parser.add_argument(f'--{name}', default=default, type=type(default))
     parser.add_argument('--weights', help='start from this file, such as p3m_nb/weights/p3mnet_lite.safetensors')
     parser.add_argument('--no-bf16', dest='bf16', action='store_false', help='leave out bfloat16, which takes ten times as long on a processor without it')
     a = parser.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
-    model, (x, y) = load_model(a.weights) if a.weights else make_model(a.arch), batch_of(a.bs, a.size)
+    model, (x, y) = load_model(a.weights) if a.weights else create_model(a.arch), batch_of(a.bs, a.size)
     variants = {'float32': {}, 'float32, channels_last': dict(channels_last=True), 'bfloat16': dict(bf16=True), 'bfloat16, channels_last': dict(bf16=True, channels_last=True), 'the same, encoder in float32': dict(bf16=True, channels_last=True, encoder=False)}
     variants = {k: Variant(model, x, y, **kw) for k, kw in variants.items() if a.bf16 or not kw.get('bf16')}
     with keep_memory(None):

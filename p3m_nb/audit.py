@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .core import FileReport, atomic_write, image_files, load_image, process_files, save_image
+from .core import atomic_write, load_image, save_image
+from .jobs import FileReport, image_files, process_files
 from .faces import CenterFaceFinder, HaarFinder, face_finder, find_faces, finder_name, one_cv_thread
 from .privacy import blurred
 

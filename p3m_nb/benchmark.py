@@ -19,9 +19,10 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .core import (FileReport, alpha_to_uint, atomic_write, image_files, load_alpha, load_image, make_trimap,
-                         one_line, process_files, save_alpha)
-from .data import P3M10k, Portrait, PortraitFolder, Sample, _check_size
+from .core import alpha_to_uint, atomic_write, load_alpha, load_image, make_trimap, one_line, save_alpha
+from .jobs import image_files, process_files
+from .dataset import P3M10k, PortraitFolder, Sample
+from .crops import Portrait, check_size
 from .infer import MEAN, STD, Matter, _enlarge
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
 
@@ -236,7 +237,7 @@ def read_portrait(
 )->tuple:  # `Portrait` with alpha as `read_matte` gives it and no colours of fore- and background, and whether a face was found (None: not looked for)
     "Read what scoring needs, check that sizes agree, make a missing trimap."
     alpha, _ = read_matte(sample.alpha)
-    read = lambda part, how: None if getattr(sample, part) is None else _check_size(how(getattr(sample, part)), alpha.shape, getattr(sample, part), sample.alpha)
+    read = lambda part, how: None if getattr(sample, part) is None else check_size(how(getattr(sample, part)), alpha.shape, getattr(sample, part), sample.alpha)
     image, facemask = read('image', load_image), read('facemask', lambda p: alpha_to_uint(load_alpha(p)))
     trimap, found = read('trimap', lambda p: alpha_to_uint(load_alpha(p))), None
     if trimap is None: trimap = make_trimap(alpha, KERNEL)

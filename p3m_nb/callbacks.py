@@ -23,7 +23,8 @@ from fastai.vision.core import imagenet_stats
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import composite, image_files, load_alpha, load_image, save_image
+from .core import composite, load_alpha, load_image, save_image
+from .jobs import image_files
 from .data import as_targets
 from .losses import LossParts, P3MLoss
 from .metrics import MattingMetrics, metric_names

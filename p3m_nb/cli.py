@@ -57,7 +57,8 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     "Matte one photograph into the file `out`, or to standard output if it is '-'."
     from pathlib import Path
     import numpy as np
-    from p3m_nb.core import alpha_to_uint, encode_image, save_image, same_file
+    from p3m_nb.core import alpha_to_uint, encode_image, save_image
+    from p3m_nb.jobs import same_file
     from p3m_nb.infer import as_background
     if out != '-':
         if same_file(source, out): raise ValueError(f'{out}: the output would overwrite the input; choose another name')
@@ -86,7 +87,8 @@ def p3m_matte(
 ):
     "Matte portraits: write NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from pathlib import Path
-    from p3m_nb.core import IMAGE_SUFFIXES, image_files, sample_image
+    from p3m_nb.core import IMAGE_SUFFIXES, sample_image
+    from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     single = out == '-' or (Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()) or '-' in inputs
     if single and len(inputs) != 1: raise ValueError(f"-o {out}: one result, but {len(inputs)} inputs; give a folder")
@@ -155,7 +157,7 @@ def p3m_prepare(
 def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
-    arch:Literal['resnet34', 'lite']='resnet34',  # the network of the paper, or the light one
+    arch:str='p3mnet_r34',  # a network by name, see p3m_nb.list_models
     epochs:int=150,  # how often all images are seen
     lr:float=1e-5,  # learning rate, with one-cycle the highest
     schedule:Literal['flat', 'one-cycle']='flat',  # as published, or up and down
@@ -205,7 +207,7 @@ def p3m_check(
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
     from p3m_nb.core import atomic_write
-    from p3m_nb.data import P3M10k
+    from p3m_nb.dataset import P3M10k
     report = P3M10k(root, images=images, alphas=alphas).check(quick, workers)
     if out is not None:
         with atomic_write(out) as tmp: tmp.write_text(''.join(f'{name}\n' for name in report.bad), encoding='utf-8')
@@ -234,7 +236,7 @@ def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.data import PortraitFolder
+    from p3m_nb.dataset import PortraitFolder
     tests, hows = {}, obfuscate or ['none']
     if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):

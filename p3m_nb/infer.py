@@ -19,11 +19,13 @@ from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from . import core
-from .core import image_files, keep_memory, load_image, process_files, save_alpha, save_image, source_name
+from . import core, jobs
+from .core import keep_memory, load_image, save_alpha, save_image, source_name
 from .detail import Refiner, add_detail, as_refiner, enlarge_alpha, shipped_refiner
+from .jobs import image_files, process_files
 from .encoders import ResNet34MP
-from .model import P3MNet, _Integrate, fuse, load_model, shipped_weights
+from .model import P3MNet, _Integrate, fuse
+from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
 def _along(a, size, axis):
@@ -253,7 +255,7 @@ class Matter:
         array = load_image(image)
         return Matte(array, self.alpha(array), Path(source_name(image)).name)
 
-# %% ../nbs/50_infer.ipynb #58d0330c
+# %% ../nbs/50_infer.ipynb #914c3e9a
 @patch
 def _behind(self:Matter, refiner):
     "Whether `refiner` was trained behind these weights."
@@ -369,7 +371,7 @@ def files(self:Matter,
     background=None,  # a colour or an image: also write a composite
     overwrite:bool=False,  # make results again that exist
     progress:bool=True,  # show a progress bar on a terminal
-)->core.FileReport:
+)->jobs.FileReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')

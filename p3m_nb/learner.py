@@ -30,9 +30,11 @@ from torch import nn
 
 from .callbacks import CopyFaceFeatures, FaceImages, MattingMetric, PortraitLoss, PPTValidation, PreviewMattes, RecordLossParts, StopWhenNotFinite
 from .core import atomic_write, keep_memory, load_image
-from .data import P3M10k, PortraitDL, p3m_dls, set_epoch
+from .dataset import P3M10k
+from .data import p3m_dls, PortraitDL, set_epoch
 from .encoders import load_encoder_weights, load_strictly
-from .model import P3MNet, load_model, make_model, save_model
+from .model import P3MNet
+from .weights import load_model, save_model, create_model
 
 # %% ../nbs/42_learner.ipynb #f7389c37
 class P3MLearner(Learner):
@@ -399,9 +401,9 @@ class PlotHistory(Callback):
         with atomic_write(self.file) as tmp: plot_history(self.recorder).savefig(tmp, format=self.file.suffix[1:].replace('jpg', 'jpeg'), dpi=90)
 
 # %% ../nbs/42_learner.ipynb #ea68a2a8
-def _make_model(arch, pretrained):
+def _create_model(arch, pretrained):
     "The network `arch`, with weights of a whole network or of its encoder if given."
-    model = arch if isinstance(arch, nn.Module) else make_model(arch)
+    model = arch if isinstance(arch, nn.Module) else create_model(arch)
     if pretrained is None: return model
     if isinstance(pretrained, (str, os.PathLike)) and Path(pretrained).suffix == '.safetensors':
         other = load_model(pretrained)
@@ -413,7 +415,7 @@ def _make_model(arch, pretrained):
 @delegates(P3MLearner.__init__, but='model,loss_func,splitter,default_cbs,cbs,metrics')
 def p3m_learner(
     dls,  # `DataLoaders` of `p3m_dls`
-    arch='resnet34',  # 'resnet34', 'lite', or a network
+    arch='p3mnet_r34',  # a name of `list_models`, or a network
     pretrained=None,  # ImageNet weights of the encoder (.pth or state dict), or a whole network's weights (.safetensors) to start from
     weighting='code',  # of the loss: 'code' (published code), 'paper', or a dict
     metrics=('sad', 'mse', 'mad', 'sad_t'),  # names of matting metrics for the table, scored on the held-out images
@@ -433,7 +435,7 @@ def p3m_learner(
     own = [record, StopWhenNotFinite()] + [Precision(precision, channels_last)] * (precision != 'fp32' or channels_last) + [AverageWeights(ema)] * bool(ema)
     own += [GradientAccumulation(accumulate)] * bool(accumulate) + [GradientClip(clip)] * bool(clip)
     columns = [MattingMetric(m) for m in metrics] + record.columns + [c for cb in L(cbs) for c in getattr(cb, 'columns', [])]
-    return P3MLearner(dls, _make_model(arch, pretrained), PortraitLoss(weighting), opt_func=opt_func, lr=lr, splitter=p3m_splitter, cbs=own + list(L(cbs)), metrics=columns, **kwargs)
+    return P3MLearner(dls, _create_model(arch, pretrained), PortraitLoss(weighting), opt_func=opt_func, lr=lr, splitter=p3m_splitter, cbs=own + list(L(cbs)), metrics=columns, **kwargs)
 
 def _has_colours(dls):
     "Whether the batches hold foregrounds and backgrounds."
@@ -511,7 +513,7 @@ def _tensorboard(out):
 def train(
     data,  # folder of a data set, or a list of them; see `data.P3M10k`
     out,  # folder of the run
-    arch:str='resnet34',  # 'resnet34' or 'lite'
+    arch:str='p3mnet_r34',  # a name of `list_models`
     epochs:int=150,  # how often all images are seen
     lr:float=1e-5,  # learning rate, with 'one-cycle' the highest
     schedule:str='flat',  # 'flat' (published) or 'one-cycle'
@@ -563,7 +565,7 @@ def _learner_of(out, s, resume):
     colours = {None: None, 'files': True, 'estimate': 'estimate', 'none': False}[s['colours']]
     device = torch.device(s['device'] or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type == 'cuda' and num_distrib(): torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
-    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], num_workers=s['num_workers'],
+    dls = p3m_dls(_combined(s['data'], s['valid_pct'], s['seed']), bs=s['bs'], size=s['size'], augment=s['augment'], colours=colours, seed=s['seed'], n_workers=s['n_workers'],
                   facemask=bool(s['ppt'] or s['copy_faces']), device=device, path=out)
     learn = p3m_learner(dls, s['arch'], s['pretrained'] if not (resume and (out/'checkpoint.pt').exists()) else None, s['weighting'], precision=s['precision'], channels_last=s['channels_last'],
                         ema=s['ema'], accumulate=s['accumulate'], clip=s['clip'], lr=s['lr'], cbs=_run_callbacks(out, s, resume))

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
 
-from .core import FileReport, alpha_to_uint, estimate_foreground, image_files, load_alpha, load_image, process_files, save_alpha, save_image
+from .core import alpha_to_uint, estimate_foreground, load_alpha, load_image, save_alpha, save_image
+from .jobs import FileReport, image_files, process_files
 from .privacy import ObfuscationReport, obfuscate_folder, Partners
 
 # %% ../nbs/15_prepare.ipynb #c2dbfe2a

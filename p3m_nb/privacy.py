@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import (FileReport, atomic_write, clear_temporaries, encode_image, image_files, load_alpha, load_image,
-                         make_trimap, one_line, process_files)
+from .core import atomic_write, clear_temporaries, encode_image, load_alpha, load_image, make_trimap, one_line
+from .jobs import FileReport, image_files, process_files
 from .faces import Face, face_ellipse, face_finder, find_faces, finder_name, one_cv_thread, polygon_mask
 
 # %% ../nbs/11_privacy.ipynb #daa0849c

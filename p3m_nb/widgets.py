@@ -23,11 +23,14 @@ from fastcore.basics import patch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageDraw, ImageFont
 
-from . import core
+from . import core, jobs
 from .benchmark import Result, read_matte, read_portrait
 from .callbacks import PreviewMattes
-from .core import alpha_to_uint, atomic_write, composite, cover, encode_image, estimate_foreground, image_files, load_alpha, load_image, make_trimap, one_line, process_files
-from .data import AUGMENTS, P3M10k, PortraitTransform, Sample, _dilate_bits, _pack, _unpack, read_alpha, read_image
+from .core import alpha_to_uint, atomic_write, composite, cover, encode_image, estimate_foreground, load_alpha, load_image, make_trimap, one_line, read_alpha, read_image
+from .jobs import image_files, process_files
+from .dataset import P3M10k, Sample
+from .crops import AUGMENTS, dilate_bits, pack_bits, unpack_bits
+from .data import PortraitTransform
 from .infer import Matte, Matter, as_background
 from .learner import plot_history
 from .metrics import face_errors, matting_metrics, trimap_errors, whole_errors
@@ -142,7 +145,7 @@ def _checkerboard(size, side=12):
 
 def _fast_trimap(alpha, kernel):
     "`make_trimap` for large pictures and kernels, 64 pixels at a time."
-    seen, open_ = (_unpack(_dilate_bits(_pack(mask), kernel), 0, alpha.shape[1]) for mask in (alpha > 0, alpha < 1))
+    seen, open_ = (unpack_bits(dilate_bits(pack_bits(mask), kernel), 0, alpha.shape[1]) for mask in (alpha > 0, alpha < 1))
     return cv2.addWeighted(seen, 128, 1 - open_, 127, 0)
 
 def _gray(a): return np.repeat(a[..., None], 3, 2)
@@ -1089,7 +1092,7 @@ def mattes_zip(
     max_zip:int=500 << 20,  # bytes; what would make the zip larger is left out
     progress=None,  # called as progress(begun, of how many, name)
     each=None,  # called with each `Matte`
-)->tuple:  # bytes of the zip, `core.FileReport` of the names
+)->tuple:  # bytes of the zip, `jobs.FileReport` of the names
     "The mattes of many photographs in a zip file."
     if odd := [k for k in kinds if k not in _KINDS]: raise ValueError(f"kinds: '{odd[0]}' is unknown; choose of {', '.join(_KINDS)}")
     if not kinds: raise ValueError(f'kinds is empty; choose of {", ".join(_KINDS)}')
@@ -1149,7 +1152,7 @@ class BatchMatter(_View):
     def run(self,
         files,  # see `mattes_zip`
         **limits,  # of `mattes_zip`, e.g. max_files=10
-    )->core.FileReport:
+    )->jobs.FileReport:
         "Matte `files`; the zip is in `zip`, and `save()` writes it."
         if self.matter is None: self.matter = Matter()
         previews = []

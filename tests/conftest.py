@@ -15,9 +15,9 @@ def pytest_configure(config): config.addinivalue_line('markers', 'browser: needs
 def weights(tmp_path_factory):
     "A weights file of the light network, untrained."
     import torch
-    from p3m_nb.model import make_model, save_model
+    from p3m_nb.weights import save_model, create_model
     torch.manual_seed(0)
-    return save_model(make_model('lite'), tmp_path_factory.mktemp('weights')/'lite.safetensors', 'nothing', 'MIT')
+    return save_model(create_model('p3mnet_lite'), tmp_path_factory.mktemp('weights')/'lite.safetensors', 'nothing', 'MIT')
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ CELLS = dict(
 from pathlib import Path
 from p3m_nb.benchmark import evaluate
 from p3m_nb.core import load_alpha, save_alpha
-from p3m_nb.data import P3M10k, p3m_dls
+from p3m_nb.dataset import P3M10k
+from p3m_nb.data import p3m_dls
 from p3m_nb.infer import Matte
 from p3m_nb.learner import p3m_learner
 from p3m_nb.synth import make_mini_p3m, synth_portrait
@@ -51,7 +52,7 @@ inspector''',
     studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image())
 studio''',
     training='''monitor = TrainingMonitor(n=2, side=96, every=0)
-learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, num_workers=0, device='cpu'), 'lite', cbs=monitor, lr=1e-3)
+learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu'), 'p3mnet_lite', cbs=monitor, lr=1e-3)
 with learn.no_bar(), learn.no_logging(): learn.fit(2)''',
     batch='''batch = BatchMatter(folder='saved')
 batch''')

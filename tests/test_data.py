@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
-from p3m_nb.data import P3M10k, PortraitFolder, as_targets, extract_archive, p3m_dls, set_epoch, strong_portrait, verify_archive
+from p3m_nb.dataset import P3M10k, PortraitFolder, extract_archive, verify_archive
+from p3m_nb.crops import strong_portrait
+from p3m_nb.data import as_targets, p3m_dls, set_epoch
 from p3m_nb.synth import make_mini_p3m
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +53,7 @@ def test_extraction_killed(tmp_path):
     content = {f'P3M-10k/train/mask/{i:04d} ü.png': rng.bytes(60_000) for i in range(300)}
     with zipfile.ZipFile(archive, 'w') as z:
         for name, data in content.items(): z.writestr(name, data)
-    code = 'import sys; from p3m_nb.data import extract_archive; r = extract_archive(sys.argv[1], sys.argv[2]); assert r.ok, r'
+    code = 'import sys; from p3m_nb.dataset import extract_archive; r = extract_archive(sys.argv[1], sys.argv[2]); assert r.ok, r'
     assert kill_and_resume(code, archive, tmp_path/'out', len(content)) == content
 
 
@@ -69,9 +71,9 @@ def test_zip_that_escapes(tmp_path, name):
 
 def test_zip_bomb(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('zeros.png', bytes(5_000_000))
-    monkeypatch.setattr('p3m_nb.data.MAX_BYTES', 1_000_000)
+    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 1_000_000)
     with pytest.raises(ValueError, match='larger than'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
-    monkeypatch.setattr('p3m_nb.data.MAX_BYTES', 10_000_000); monkeypatch.setattr('p3m_nb.data.MAX_ARCHIVE', 1_000_000)
+    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 10_000_000); monkeypatch.setattr('p3m_nb.dataset.MAX_ARCHIVE', 1_000_000)
     with pytest.raises(ValueError, match='not extracted'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
     assert not (tmp_path/'out').exists()
 
@@ -102,7 +104,7 @@ def test_names(tmp_path):
     (tmp_path/'image/._ünï.jpg').write_bytes(b'what a Mac leaves'); (tmp_path/'image/Thumbs.db').write_bytes(b'x'); (tmp_path/'image/notes.txt').write_text('x')
     data = P3M10k(tmp_path)
     assert {s.name for s in [*data.train, *data.valid]} == {*names, mac} and data.check().ok
-    assert p3m_dls(data, bs=3, size=32, num_workers=0, device='cpu').one_batch()[0].shape == (3, 3, 32, 32)
+    assert p3m_dls(data, bs=3, size=32, n_workers=0, device='cpu').one_batch()[0].shape == (3, 3, 32, 32)
 
 
 def test_modes(tmp_path):
@@ -118,7 +120,7 @@ def test_modes(tmp_path):
             x.save(tmp_path/sub/f'{i}.{"tif" if x.mode == "CMYK" else "png"}', **({'exif': exif} if i == 5 and sub == 'image' else {}))
     data = P3M10k(tmp_path, valid_pct=0)
     assert len(data.train) == 6 and data.check().ok
-    from p3m_nb.data import read_alpha, read_image
+    from p3m_nb.core import read_alpha, read_image
     for s in data.train:
         assert (read_image(s.image) == load_image(s.image)).all()
         assert np.abs(read_alpha(s.alpha) / 255 - load_alpha(s.alpha)).max() < .51 / 255
@@ -172,7 +174,7 @@ def toy_loss(pred, y): return (pred - as_targets(y).alpha).abs().mean()
 
 def test_export_and_load(tmp_path, mini):
     from fastai.learner import Learner, load_learner
-    dls = p3m_dls(mini, bs=4, size=64, num_workers=0, device='cpu')
+    dls = p3m_dls(mini, bs=4, size=64, n_workers=0, device='cpu')
     learn = Learner(dls, Toy(), loss_func=toy_loss, path=tmp_path)
     photo = P3M10k(mini).p3m500np[0].image
     with learn.no_bar() if hasattr(learn, 'no_bar') else learn.no_logging():
@@ -188,7 +190,7 @@ def batches(dls): return [[t.clone() for t in b] for b in dls.train]
 @pytest.mark.parametrize('augment', ['published', 'strong'])
 def test_workers_and_epochs(mini, augment):
     "The same batches with any number of workers, in a new process, and after going on in a later epoch."
-    make = lambda workers: p3m_dls(mini, bs=3, size=48, augment=augment, seed=7, num_workers=workers, device='cpu')
+    make = lambda workers: p3m_dls(mini, bs=3, size=48, augment=augment, seed=7, n_workers=workers, device='cpu')
     dls = make(0)
     expected = [batches(dls) for _ in range(3)]
     for workers in (1, 2):
@@ -201,7 +203,7 @@ def test_workers_and_epochs(mini, augment):
     import hashlib
     digest = lambda bs: hashlib.sha256(b''.join(t.numpy().tobytes() for b in bs for t in b)).hexdigest()
     code = f'''import sys, hashlib; from p3m_nb.data import *
-dls = p3m_dls(sys.argv[1], bs=3, size=48, augment={augment!r}, seed=7, num_workers=0, device='cpu'); set_epoch(dls, 1)
+dls = p3m_dls(sys.argv[1], bs=3, size=48, augment={augment!r}, seed=7, n_workers=0, device='cpu'); set_epoch(dls, 1)
 print(hashlib.sha256(b"".join(t.numpy().tobytes() for b in dls.train for t in b)).hexdigest(), file=sys.stderr)'''
     run = start(code, mini)
     assert run.communicate()[1].split()[-1] == digest(expected[1]) and digest(expected[1]) != digest(expected[0])
@@ -209,6 +211,6 @@ print(hashlib.sha256(b"".join(t.numpy().tobytes() for b in dls.train for t in b)
 
 def test_a_bad_file_in_a_worker(tmp_path):
     root = make_mini_p3m(tmp_path, n=8, n_test=0, size=64)
-    dls = p3m_dls(P3M10k(root), bs=2, size=32, num_workers=2, device='cpu')
+    dls = p3m_dls(P3M10k(root), bs=2, size=32, n_workers=2, device='cpu')
     for s in dls.train_ds.items: s.alpha.write_bytes(s.alpha.read_bytes()[:40])
     with pytest.raises(ValueError, match=r'synth_0000\d.png'): batches(dls)

@@ -9,7 +9,7 @@ import pytest
 from p3m_nb import infer
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
-from p3m_nb.model import read_metadata, shipped_weights
+from p3m_nb.weights import read_metadata, shipped_weights
 
 STORED = {s: load_alpha(Path(__file__).parent/'data'/f'grace_hopper_{s}.png') for s in ('hybrid', 'resize')}  # made with these weights, looked at, and made small
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 from p3m_nb.core import save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 
-SMALL = ['--arch', 'lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
+SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +53,8 @@ def test_killed_training_resumes_to_the_same_weights(tree, tmp_path):
 TWO = '''
 import sys, torch
 from pathlib import Path
-from p3m_nb.data import P3M10k, p3m_dls
+from p3m_nb.dataset import P3M10k
+from p3m_nb.data import p3m_dls
 from p3m_nb.learner import Checkpoint, p3m_learner, several_processes
 from p3m_nb.model import P3MOutput
 from fastai.torch_core import rank_distrib
@@ -67,7 +68,7 @@ class Plain(torch.nn.Module):
         a = y[:, 3:].sigmoid()
         return P3MOutput(y[:, :3], a, a, *(y[:, :3] * k for k in (1, 2, 3) if self.training))
 torch.set_num_threads(1)
-dls = p3m_dls(P3M10k(sys.argv[1], valid_pct=.6), bs=int(sys.argv[3]), size=64, num_workers=0, device='cpu')
+dls = p3m_dls(P3M10k(sys.argv[1], valid_pct=.6), bs=int(sys.argv[3]), size=64, n_workers=0, device='cpu')
 learn = p3m_learner(dls, Plain(), lr=1e-2, metrics=['sad', 'mse_t'], cbs=Checkpoint(Path(sys.argv[2])/f'{sys.argv[3]}.pt'))
 if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
 learn.logger = lambda row: None
@@ -107,11 +108,12 @@ def test_fastai_loggers(tree, tmp_path):
     pytest.importorskip('tensorboard')
     from fastai.callback.progress import CSVLogger
     from fastai.callback.tensorboard import TensorBoardCallback
-    from p3m_nb.data import P3M10k, p3m_dls
+    from p3m_nb.dataset import P3M10k
+    from p3m_nb.data import p3m_dls
     from p3m_nb.learner import p3m_learner
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    dls = p3m_dls(P3M10k(tree, valid_pct=.4), bs=3, size=64, num_workers=0, device='cpu', path=tmp_path)
-    learn = p3m_learner(dls, 'lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
+    dls = p3m_dls(P3M10k(tree, valid_pct=.4), bs=3, size=64, n_workers=0, device='cpu', path=tmp_path)
+    learn = p3m_learner(dls, 'p3mnet_lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
     with learn.no_bar(): learn.fit(2, 1e-3)
     table = learn.csv_logger.read_log()
     assert list(table.columns) == list(learn.recorder.metric_names) and np.allclose(table.fusion, [v[list(table.columns).index('fusion') - 1] for v in learn.recorder.values])

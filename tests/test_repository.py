@@ -15,19 +15,19 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 MAY_IMPORT = {name: rooms.split() for name, rooms in {
     # ground: no torch, no fastai
     'core': '', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
-    'prepare': 'core jobs dataset privacy', 'crops': 'core dataset',
+    'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
     # networks: no fastai
-    'registry': 'core', 'encoders': 'core registry', 'model': 'core encoders registry', 'weights': 'core encoders registry model networks.*', 'networks.*': 'core encoders registry model losses trimap_losses',
+    'registry': 'core', 'encoders': 'core registry', 'model': 'core encoders registry losses', 'weights': 'core encoders registry model networks.*', 'networks.*': 'core encoders registry model losses trimap_losses',
     'losses': 'core', 'trimap_losses': 'losses', 'metrics': 'core',
     # work
-    'data': 'core jobs dataset crops privacy', 'callbacks': 'core dataset crops privacy losses metrics data model', 'resume': 'core data callbacks',
+    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights', 'resume': 'core data callbacks',
     'learner': 'core jobs dataset privacy registry encoders model weights losses metrics data callbacks resume',
     'train': 'core jobs dataset privacy registry encoders model weights losses metrics data callbacks resume learner',
     'trimaps': 'core registry model weights', 'detail': 'core registry encoders model weights trimaps', 'infer': 'core jobs registry encoders model weights detail trimaps',
     'video': 'core jobs infer', 'export': 'core registry model weights infer detail',
-    'methods': 'core dataset data infer model registry weights export', 'benchmark': 'core jobs dataset privacy metrics data infer model methods',
+    'methods': 'core dataset data infer model registry weights export', 'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
     'tables': 'core jobs dataset privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
-    'widgets': 'core synth faces privacy prepare encoders model losses metrics data callbacks learner infer benchmark',  # until it is split into widgets.*
+    'widgets': 'core jobs dataset crops synth faces privacy prepare encoders model losses metrics data callbacks learner infer benchmark',  # until it is split into widgets.*
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
 WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops', 'registry', 'encoders', 'model', 'weights', 'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, estimate_foreground, keep_memory, load_alpha, load_image, make_trimap
 from p3m_nb.infer import MEAN, STD, Matter
 from p3m_nb.losses import loss_parts
-from p3m_nb.model import load_model, p3mnet_lite, read_metadata, save_model
+
+from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 
 SETS = {'portraits/train': 1, 'street/train': 2}   # how often a photograph is seen in an epoch
 SHORTER = 512   # shorter side of a cached photograph
@@ -331,7 +332,7 @@ def train(args):
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    model = load_model(args.weights) if args.weights else p3mnet_lite(pretrained=args.encoder)
+    model = load_model(args.weights) if args.weights else create_model('p3mnet_lite', encoder_weights=args.encoder)
     model = model.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
     optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
