@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import alpha_to_uint, atomic_write, estimate_foreground, image_files, load_alpha, load_image
+from p3m_nb.core import alpha_to_uint, atomic_write, estimate_foreground, load_alpha, load_image
 from p3m_nb.detail import (Refiner, detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes,
                            save_refiner)
+from p3m_nb.jobs import image_files
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring
@@ -418,8 +419,9 @@ class Run:
     def save(self, coarse, count):
         with atomic_write(self.file) as tmp:
             torch.save({k: v.state_dict() for k, v in self.parts().items()} | {'step': self.step}, tmp)
+        made = len(list((Path(self.args.work)/'data').glob('composite_*.npz')))
         data = (f'{count} photographs that anyone may use (interfaces and faker: CC0; openpeople: MIT), labelled by '
-                f'MODNet (Apache-2.0), and {self.args.composites} composites of them with drawn hair over free '
+                f'MODNet (Apache-2.0), and {made} composites of them with drawn hair over free '
                 'wallpapers and drawn textures')
         facts = dict(coarse=coarse, steps=self.step, recipe='tools/train_detail.py')
         save_refiner(self.average, self.args.out, data, 'MIT', **facts)
