@@ -13,7 +13,7 @@ setuptools.setup(
     author=cfg['author'], author_email=cfg['author_email'], license='MIT',
     long_description=(here / 'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=setuptools.find_packages(include=['p3m_nb', 'p3m_nb.*']),
-    package_data={'p3m_nb': ['weights/*', 'samples/*']}, zip_safe=False,
+    package_data={'p3m_nb': ['weights/*', 'samples/*', 'widgets/*.js', 'widgets/*.css']}, zip_safe=False,
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={name.removesuffix('_requirements'): cfg[name].split() for name in cfg if name.endswith('_requirements')},

@@ -90,6 +90,7 @@ def main():
             start = time.perf_counter(); alphas[s, p] = f(image); times[s, p].append(time.perf_counter() - start)
     print(f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.rounds}\n')
     print('| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|')
+    base = None  # of the plain run, which comes first
     for s, p, _ in runs:
         peak = lambda p: int(subprocess.run([sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--size', *map(str, args.size)], capture_output=True, text=True, check=True).stdout)
         median = lambda p: statistics.median(times[s, p][1:])

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.faces import CenterFaceFinder, HaarFinder, OnnxFaceFinder, box_overlap, find_faces
@@ -51,7 +50,10 @@ def find(data, every, pool):
     table(['set', 'images', 'finder', 'faces found', 'bystanders found', 'false boxes', 'ms CPU'], rows)
 
 
-def hide(data, every, pool, strengths={'blur': (.1, .2, .4, .6), 'mosaic': (.05, .1, .2)}):
+STRENGTHS = {'blur': (.1, .2, .4, .6), 'mosaic': (.05, .1, .2)}
+
+
+def hide(data, every, pool, strengths=STRENGTHS):
     "Rows: at how many hidden faces each judge still sees one."
     judges = {'RFB-320': OnnxFaceFinder(data/'weights/rfb320_face_detector.onnx'), 'CenterFace': CenterFaceFinder()}
     jobs = [('nothing', 0)] + [(m, s) for m in strengths for s in strengths[m]] + [('zero', 0)]

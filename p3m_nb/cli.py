@@ -222,7 +222,7 @@ def _named(items):
 
 def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
     "Dict label -> `Method` of the options of `p3m_eval`."
-    from p3m_nb.benchmark import matter_method, onnx_method, stored_method, trimap_method
+    from p3m_nb.methods import matter_method, onnx_method, stored_method, trimap_method
     from pathlib import Path
     if not (weights or predictions or onnx or method): found = [(None, matter_method(None, **matter))]
     else:
@@ -277,7 +277,8 @@ def p3m_eval(
     import warnings
     from pathlib import Path
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # of fastai's imports: nothing a user can mend
-    from p3m_nb.benchmark import check_out, evaluate_grid
+    from p3m_nb.benchmark import evaluate_grid
+    from p3m_nb.tables import check_out
     check_out(out)
     tests = _eval_tests(data, split, obfuscate, images, alphas)
     methods = _eval_methods(weights, predictions, onnx, method, dict(strategy=strategy, resize=resize, device=device, precision=precision), dict(size=onnx_size, normalise=onnx_normalise))

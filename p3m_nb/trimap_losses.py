@@ -20,6 +20,7 @@ def unknown_region(
     "1 where `trimap` is unknown."
     return (trimap == 128).float()
 
+# %% ../nbs/32_trimap_losses.ipynb #bb0ce65e
 def region_mean(
     values:Tensor,  # (B,C,H,W)
     region:Tensor,  # (B,1,H,W) of 0 and 1
@@ -42,6 +43,7 @@ def unknown_alpha_loss(
     "Mean difference of the mattes in `region`."
     return region_mean(smooth_l1(pred.float() - alpha.float()), region, **how)
 
+# %% ../nbs/32_trimap_losses.ipynb #0acaf97a
 def unknown_composition_loss(
     pred:Tensor,  # (B,1,H,W) in 0..1
     image:Tensor,  # (B,3,H,W)
@@ -63,12 +65,14 @@ def _blur(x, factor=1.):
     mode = 'reflect' if min(x.shape[-2:]) > 2 else 'replicate'
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode=mode), kernel, groups=x.shape[1])
 
+# %% ../nbs/32_trimap_losses.ipynb #46da2f7f
 def _enlarge(x, height, width):
     "Twice the size: every second pixel 0, then blurred so that brightness stays."
     spread = x.new_zeros(*x.shape[:2], height, width)
     spread[..., ::2, ::2] = x
     return _blur(spread, 4.)
 
+# %% ../nbs/32_trimap_losses.ipynb #da83c2ad
 def binomial_pyramid(
     x:Tensor,  # (B,C,H,W)
     levels:int=5,  # number of levels
@@ -82,6 +86,7 @@ def binomial_pyramid(
             x = small
     return out
 
+# %% ../nbs/32_trimap_losses.ipynb #8a4313b8
 def binomial_laplacian_loss(
     pred:Tensor,  # (B,C,H,W)
     target:Tensor,  # (B,C,H,W)

@@ -256,8 +256,13 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: load_encoder_weights(model.encoder, encoder_weights)
+    if encoder_weights is not None: _start_encoder(model, encoder_weights)
     return model
+
+def _start_encoder(model, source):
+    "A network may know itself how to start from weights of three colours (`load_encoder`)."
+    if hasattr(model, 'load_encoder'): model.load_encoder(source)
+    else: load_encoder_weights(model.encoder, source)
 
 def _pretrained(entry, source, options):
     if options: raise ValueError(f'{entry.name}: options {sorted(options)} beside pretrained=; the file decides')

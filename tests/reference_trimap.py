@@ -1,8 +1,8 @@
 """Weights for the trimap-based networks that anyone can generate, in the layouts of the published checkpoints.
 
-`tests/data/NAME_forward.npz` holds what the published network returns with `trimap_state_dict(NAME, 11)`. Each tensor comes
-from a generator seeded with (seed, crc32 of its name); `trimap_weight_rules.json` then scales a few, so that outputs are neither
-flat nor clipped, and vectors of spectral normalisation are replaced by those of a power iteration.
+`tests/data/NAME_forward.npz` holds what the published network returns with `trimap_state_dict(NAME, 11)`. Each tensor
+comes from a generator seeded with (seed, crc32 of its name); `trimap_weight_rules.json` then scales a few, so that
+outputs are neither flat nor clipped, and vectors of spectral normalisation are replaced by those of a power iteration.
 """
 import json, re, zlib
 from pathlib import Path
@@ -43,8 +43,10 @@ def _singular_vectors(weight, u, rows, steps=20):
 def _converge_spectral_norm(state, rule):
     leaf = rule['spectral_leaf']
     for key in [k for k in state if k.endswith('.' + leaf)]:
-        stem, rows = key.removesuffix(leaf), 1 if re.search(rule['rows_are_dim1'], key) else 0
-        state[stem + 'weight_u'], state[stem + 'weight_v'] = _singular_vectors(state[key], state[stem + 'weight_u'], rows)
+        stem = key.removesuffix(leaf)
+        rows = 1 if re.search(rule['rows_are_dim1'], key) else 0
+        u, v = _singular_vectors(state[key], state[stem + 'weight_u'], rows)
+        state[stem + 'weight_u'], state[stem + 'weight_v'] = u, v
 
 
 def trimap_state_dict(name, seed=11):

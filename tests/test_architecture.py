@@ -1,5 +1,5 @@
 "The page `architecture` says what is true: its stored table is the import graph of the modules as they are."
-import base64, json, re
+import base64, json
 
 import pytest
 

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from conftest import ROOT
-from p3m_nb.benchmark import Method, bootstrap_interval, evaluate, published, read_matte
+from p3m_nb.benchmark import evaluate, read_matte
 from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
+from p3m_nb.methods import Method
 from p3m_nb.synth import make_mini_p3m
+from p3m_nb.tables import bootstrap_interval, published
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory): return make_mini_p3m(tmp_path_factory.mktemp('mini')/'mini', n=2, n_test=3, size=96)
@@ -89,7 +91,8 @@ def test_results_of_others_are_not_overwritten(command, mini, tmp_path):
 
 SLOW = '''
 import sys, time; sys.path.insert(0, {root!r})
-from p3m_nb.benchmark import Method, evaluate
+from p3m_nb.benchmark import evaluate
+from p3m_nb.methods import Method
 def slow(image): time.sleep(.3); print('predicted', flush=True); return image.mean(-1) / 255
 result = evaluate(Method(slow, 'slow', dict(version=1)), {mini!r}, 'P3M-500-P', store={store!r}, progress=False)
 result.frame.drop(columns='seconds').to_csv({out!r}, index=False)

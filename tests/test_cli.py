@@ -2,7 +2,6 @@
 import io, os, pickle, re, time
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from p3m_nb.core import load_alpha, load_image

@@ -2,7 +2,7 @@
 
 The environments share nothing with the one that runs the tests but torch and torchvision with the libraries they bring (6 GB), which are linked in.
 """
-import json, os, re, subprocess, sys
+import os, re, subprocess, sys
 from pathlib import Path
 
 import pytest
