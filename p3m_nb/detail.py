@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from PIL import Image
+
 from .core import atomic_write, load_alpha, load_image
 
 # %% ../nbs/49_detail.ipynb #5edc1f68
@@ -173,7 +175,8 @@ class Refiner(nn.Module):
         half, quarter, eighth = channels
         self.at_half = nn.Sequential(_conv(28, half), _conv(half, half))
         self.at_quarter = nn.Sequential(_conv(half, quarter, 2), _conv(quarter, quarter), _conv(quarter, quarter))
-        self.at_eighth = nn.Sequential(_conv(quarter, eighth, 2), _conv(eighth, eighth), _conv(eighth, eighth, dilation=2))
+        self.at_eighth = nn.Sequential(_conv(quarter, eighth, 2), _conv(eighth, eighth),
+                                       _conv(eighth, eighth, dilation=2))
         self.up_quarter = _conv(eighth + quarter, quarter)
         self.up_half = _conv(quarter + half, half)
         self.spread = nn.Conv2d(half, 4 * head[0], 1)
@@ -185,6 +188,7 @@ class Refiner(nn.Module):
     def forward(self,
         planes:Tensor,  # (B,7,H,W), H and W multiples of 8
     )->Tensor:  # (B,1,H,W), about 0..1
+        "Alpha, from the planes of `refiner_planes`."
         half = self.at_half(F.pixel_unshuffle(planes, 2))
         quarter = self.at_quarter(half)
         up = self.up_quarter(torch.cat([_double(self.at_eighth(quarter)), quarter], 1))
@@ -196,7 +200,7 @@ class Refiner(nn.Module):
 # %% ../nbs/49_detail.ipynb #dd0732b0
 def fold_refiner(
     refiner:Refiner,  # stays as it is
-    device='cpu',  # where to run
+    device:str|torch.device='cpu',  # where to run
 )->Refiner:
     "A copy of `refiner` for inference: batch norms folded, channels last."
     fast = copy.deepcopy(refiner).eval().requires_grad_(False)
@@ -231,16 +235,19 @@ def _read_refiner(path):
     import safetensors
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such weights file')
     try:
-        with safetensors.safe_open(path, 'pt') as f: return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except safetensors.SafetensorError as e: raise ValueError(f'{path}: not a safetensors file, or damaged ({e})') from None
+        with safetensors.safe_open(path, 'pt') as f:
+            return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except safetensors.SafetensorError as e:
+        raise ValueError(f'{path}: not a safetensors file, or damaged ({e})') from None
 
 def load_refiner(
     path:str|Path,  # a .safetensors file of `save_refiner`
 )->Refiner:  # in evaluation mode, with the facts in `.metadata`
     "The refiner that the file holds."
-    facts, state = _read_refiner(path := Path(path).expanduser())
+    path = Path(path).expanduser()
+    facts, state = _read_refiner(path)
     if facts.get('format') != 'p3m_nb refiner':
-        raise ValueError(f'{path}: holds no refiner; a network that mattes whole photographs goes to Matter(weights=...)')
+        raise ValueError(f'{path}: holds no refiner; the weights of a matting network go to Matter(weights=...)')
     refiner = Refiner(**json.loads(facts['architecture']))
     try: refiner.load_state_dict(state)
     except RuntimeError as e: raise ValueError(f'{path}: damaged, its tensors do not fit ({e})') from None
@@ -317,7 +324,8 @@ def _guided(level, box):
     def coefficients(rows, columns):
         wide = [slice(max(0, s.start - 4), s.stop + 4) for s in (rows, columns)]  # two boxes of radius 2
         found = guided_coefficients(level.guide[*wide].astype(np.float32) / 255, level.coarse[*wide])
-        return found[rows.start - wide[0].start:, columns.start - wide[1].start:][:rows.stop - rows.start, :columns.stop - columns.start]
+        cut = [slice(s.start - w.start, s.stop - w.start) for s, w in zip((rows, columns), wide)]
+        return found[*cut]
     found = _sample(coefficients, level.coarse.shape, box, size)
     colours = level.image[box.window].astype(np.float32) * np.float32(1 / 255)
     alpha = np.einsum('hwc,hwc->hw', found[..., :3], colours) + found[..., 3]
@@ -339,7 +347,9 @@ def _redo(level, box, refiner, out):
     "Alpha of `box` into `out`."
     size = level.image.shape[:2]
     weight = _of(level.zones.soft, box, size)
-    if refiner is None or not weight.any(): out[box.window] = _guided(level, box); return
+    if refiner is None or not weight.any():
+        out[box.window] = _guided(level, box)
+        return
     outer = _around(box, size)
     alpha = _guided(level, outer)
     redrawn = _redraw(level, outer, alpha, refiner)
@@ -389,7 +399,8 @@ def _one_level(image, given, coarse, change, refiner, first):
     "(alpha, its change against the enlarged `given`) of a photograph of one size."
     size = image.shape[:2]
     base = enlarge_alpha(given, size)
-    start = base if change is None else np.clip(base + cv2.resize(change, size[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
+    start = base
+    if change is not None: start = (base + cv2.resize(change, size[::-1], interpolation=cv2.INTER_CUBIC)).clip(0, 1)
     level = _make_level(image, start, coarse, first)
     out = start.copy()
     for box in _boxes(np.maximum(*level.zones), size): _redo(level, box, refiner, out)
@@ -414,19 +425,20 @@ def add_detail(
 # %% ../nbs/49_detail.ipynb #fd031c48
 def as_refiner(
     refiner:Refiner|str|Path|bool|None=None,  # or its file; None or True: the shipped one; False: none
-    device=None,  # where to run; where it is by default
+    device:str|torch.device|None=None,  # where to run; where it is by default
 )->Refiner|None:  # folded
     "The refiner that a user means, ready for `add_detail`."
     if refiner is False: return None
     if refiner is None or refiner is True: refiner = shipped_refiner()
     elif isinstance(refiner, (str, Path)): refiner = load_refiner(refiner)
-    if not isinstance(refiner, Refiner): raise ValueError(f'refiner={refiner!r}: give a Refiner, its file, True or False')
+    if not isinstance(refiner, Refiner):
+        raise ValueError(f'refiner={refiner!r}: give a Refiner, its file, True or False')
     return fold_refiner(refiner, device or next(refiner.parameters()).device)
 
 # %% ../nbs/49_detail.ipynb #9c2efbfb
 def refine_alpha(
-    image,  # path, bytes, PIL image or array (H,W[,3]), see `load_image`
-    alpha,  # path or array (h,w) in 0..1 or uint8, see `load_alpha`; the same shape at any size
+    image:str|Path|bytes|Image.Image|np.ndarray,  # see `load_image`; an array is (H,W[,3])
+    alpha:str|Path|bytes|Image.Image|np.ndarray,  # see `load_alpha`; the shape of the image, at any size
     refiner:Refiner|str|Path|bool|None=None,  # or its file; the shipped one by default; False: only the guided filter
     shorter:int=512,  # shorter side in pixels to which an alpha of the image's size is reduced first
 )->np.ndarray:  # (H,W) float32 in 0..1

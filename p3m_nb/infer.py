@@ -220,6 +220,7 @@ def _choice(name, value, options):
     if value not in options: raise ValueError(f"{name}='{value}': choose one of {', '.join(options)}")
     return value
 
+# %% ../nbs/50_infer.ipynb #914c3e9a
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
     def __init__(self,
@@ -230,7 +231,7 @@ class Matter:
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
         min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
-        detail:bool|str|Path|Refiner|None=None,  # draw hair at the photograph's own size (`detail`): yes, no, or a refiner or its file; by default with the shipped weights, unless resize='paper'
+        detail:bool|str|Path|Refiner|None=None,  # draw hair at full size: yes, no, a refiner or its file; by default as shipped
     ):
         strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
         if strategy is not None: _choice('strategy', strategy, strategies)
@@ -255,7 +256,7 @@ class Matter:
         array = load_image(image)
         return Matte(array, self.alpha(array), Path(source_name(image)).name)
 
-# %% ../nbs/50_infer.ipynb #914c3e9a
+# %% ../nbs/50_infer.ipynb #7bec592e
 @patch
 def _behind(self:Matter, refiner):
     "Whether `refiner` was trained behind these weights."
@@ -266,7 +267,7 @@ def _set_detail(self:Matter, detail):
     "Set `self.refiner`: folded and on the device, or None."
     if detail is None: detail = self.resize == 'default' and self._behind(shipped_refiner())
     if detail and self.resize == 'paper':
-        raise ValueError("detail: resize='paper' is the published procedure, without detail; leave out one of the two")
+        raise ValueError("detail: resize='paper' is the published procedure, without it; leave out one of the two")
     self.refiner = as_refiner(detail, self.device)
     if self.refiner is not None and not self._behind(self.refiner):
         warnings.warn('the refiner was trained behind other weights than these: it works, but draws less well')

@@ -9,7 +9,7 @@ people/interfaces, which are kept for measuring, and at `--composites` made pict
 photographs, over `--scenery` or over drawn grass, planks, wire and cloth, three in four with drawn locks of hair whose
 alpha is exact. The scenery of the shipped file: Debian's packages plasma-workspace-wallpapers, gnome-backgrounds,
 mate-backgrounds, lomiri-wallpapers-16.04 and -20.04, ukui-wallpapers, all free, without people.
-(2) `train`: crops of 160 pixels, loss in the soft zone. A checkpoint every two minutes; the same command goes on.
+(2) `train`: crops of 128 pixels, loss in the soft zone. A checkpoint every two minutes; the same command goes on.
 Only photographs that anyone may use are in it: CC0 (interfaces, faker) and MIT (openpeople).
 """
 import argparse
@@ -36,7 +36,7 @@ from p3m_nb.jobs import image_files
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring
-CROP = 160
+CROP = 128
 
 
 def held_out(names):
@@ -474,8 +474,8 @@ def arguments():
     p.add_argument('--coarse', help='weights of the coarse network; the shipped ones by default')
     p.add_argument('--start', help='a refiner to start from')
     p.add_argument('--composites', type=int, default=160)
-    p.add_argument('--steps', type=int, default=4500)
-    p.add_argument('--bs', type=int, default=8)
+    p.add_argument('--steps', type=int, default=2200)
+    p.add_argument('--bs', type=int, default=6)
     p.add_argument('--lr', type=float, default=4e-3)
     p.add_argument('--precision', default='bf16', choices=('bf16', 'fp32'))
     p.add_argument('--threads', type=int, default=1)
