@@ -319,6 +319,7 @@ def matters_of(args):
 def main():
     args = arguments()
     parts = args.parts.split(',') if args.parts else ['1', '2', '3'] + ['4'] * args.speed
+    if not Path(args.data).is_dir(): raise FileNotFoundError(f'{args.data}: no such folder; give --data')
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     matters = matters_of(args)

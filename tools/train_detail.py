@@ -303,9 +303,10 @@ def load_item(path):
 
 
 def spoiled(rng, alpha):
-    "A coarse alpha made from the true one: reduced, blurred, grown or shrunk, noisy, too hard."
+    "A coarse alpha made from the true one: reduced, often also blurred, grown or shrunk, noisy, too hard."
     n = CROP // int(rng.choice([2, 2, 3, 4]))
     a = cv2.resize(alpha, (n, n), interpolation=cv2.INTER_AREA)
+    if rng.random() < .4: return enlarge_alpha(a, alpha.shape)  # what is right already is to be left alone
     if rng.random() < .7: a = cv2.GaussianBlur(a, (0, 0), float(rng.uniform(.3, 2.2)))
     if rng.random() < .35:
         grow = cv2.dilate if rng.random() < .5 else cv2.erode
@@ -361,7 +362,7 @@ def example(rng, item):
     colours = [cv2.resize(c, (CROP, CROP), interpolation=cv2.INTER_LINEAR) for c in local_colours(image, low)]
     planes = refiner_planes(image, given, *colours).transpose(2, 0, 1)
     between = np.maximum(np.abs(alpha - .5) < .48, np.abs(low - .5) < .48).astype(np.uint8)
-    weight = cv2.dilate(between, np.ones((13, 13))).astype(np.float32) * .95 + .05
+    weight = cv2.dilate(between, np.ones((13, 13))).astype(np.float32) * .8 + .2
     return np.ascontiguousarray(planes), alpha[None], weight[None]
 
 
