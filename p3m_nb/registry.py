@@ -35,7 +35,8 @@ class Recipe:
     betas: tuple = (.9, .999)  # of Adam; (momentum,) for SGD
     wd: float = 0.  # weight decay
     warmup: float = 0  # epochs of linear warm-up
-    clip: float = 0.  # largest norm of the gradient, 0: not clipped
+    steps: tuple = ()  # epochs after which 'step' falls to a tenth
+    clip: float = 0.  # largest norm of the gradient; -1: twice its moving average; 0: not clipped
     groups: dict = field(default_factory=dict)  # factors of the learning rate by prefix of the parameter's name
     source: str = ''  # paper section or code
     notes: str = ''  # what is not said there, and what we chose
@@ -167,10 +168,12 @@ def register_network(
 @functools.cache
 def _import_networks():
     "Import the modules in which networks are registered: `model` and its encoders, and all of `networks`."
-    importlib.import_module('p3m_nb.model')
-    try: networks = importlib.import_module('p3m_nb.networks')
-    except ModuleNotFoundError: return
-    for found in pkgutil.iter_modules(networks.__path__): importlib.import_module(f'{networks.__name__}.{found.name}')
+    with torch.device('cpu'):  # modules compute constants when they are imported
+        importlib.import_module('p3m_nb.model')
+        try: networks = importlib.import_module('p3m_nb.networks')
+        except ModuleNotFoundError: return
+        for found in pkgutil.iter_modules(networks.__path__):
+            importlib.import_module(f'{networks.__name__}.{found.name}')
 
 def list_models(
     kind:str|None=None,  # only 'trimap-free' or 'trimap-based'

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', 'read_metadata', 'load_model', 'shipped_weights',
-           'create_model']
+           'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import hashlib, json
+import functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from .core import atomic_write
-from .encoders import clean_state_dict, load_encoder_weights, load_strictly, read_torch_file
+from .encoders import load_encoder_weights
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
+from .state_dicts import clean_state_dict, load_strictly, read_torch_file
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
@@ -29,10 +30,15 @@ def _read_state(source):
 
 def _shapes(model): return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
 
+@functools.cache
+def _on_meta(name):
+    "The network called `name` without memory for its weights, and the shapes of these."
+    with torch.device('meta'): model = network_entry(name).make()
+    return model, _shapes(model)
+
 def _fits(name, state):
     "The share of the tensors of the network called `name` that `state` has, in the published layout or in ours, 0..1."
-    with torch.device('meta'): model = network_entry(name).make()
-    own = _shapes(model)
+    model, own = _on_meta(name)
     try: converted = model.convert_published(dict(state))
     except ValueError: converted = {}
     share = lambda found: sum(own.get(k) == tuple(v.shape) for k, v in found.items()) / len(own)
@@ -221,21 +227,31 @@ def _load_checkpoint(path):
                       'licence': 'unknown', 'file': Path(path).name}
     return model
 
+def _named_weights(path):
+    "The file that `path` is, or that it stands for: 'shipped', or the name of a network with shipped weights."
+    name = str(path)
+    if Path(name).exists(): return _weights_file(path)
+    if name == 'shipped': return shipped_weights()
+    return shipped_weights(name) if not Path(name).suffix and name in list_models() else _weights_file(path)
+
 def load_model(
-    path,  # a .safetensors file of `save_model`, a .pth checkpoint in a published layout, or 'shipped'
+    path,  # a .safetensors file, a .pth checkpoint in a published layout, 'shipped', or a name with shipped weights
     unpool:str='framework',  # of P3M-Net, see `P3MNet`
 )->Network:  # in evaluation mode, with the facts in `.metadata`
     "The network that the file holds; its architecture is read from the file."
-    path = shipped_weights() if str(path) == 'shipped' and not Path(path).exists() else _weights_file(path)
+    path = _named_weights(path)
     model = _load_safetensors(path) if path.suffix == '.safetensors' else _load_checkpoint(path)
     if isinstance(model, P3MNet): model.unpool = unpool
     return model.eval()
 
 # %% ../nbs/22_weights.ipynb #fc77743b
 def _no_weights(name):
-    return (f'this version of p3m_nb comes without trained weights of {name}. Give some: Matter(weights=...) or --weights FILE takes '
-            'the authors\' checkpoint p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait '
-            'Matting", arXiv 2104.14222), or a .safetensors file trained with p3m_train')
+    none = f'this version of p3m_nb comes without trained weights of {name}. '
+    if not name.startswith('p3mnet'):
+        return none + f'Train some with p3m_train, or give published ones, from: {network_entry(name).terms}'
+    return none + ('Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
+                   'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
+                   'or a .safetensors file trained with p3m_train')
 
 def shipped_weights(
     name:str='p3mnet_lite',  # a network of `list_models`
@@ -256,11 +272,14 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: _start_encoder(model, encoder_weights)
+    if encoder_weights is not None: start_encoder(model, encoder_weights)
     return model
 
-def _start_encoder(model, source):
-    "A network may know itself how to start from weights of three colours (`load_encoder`)."
+def start_encoder(
+    model:Network,  # whose encoder is filled
+    source,  # file or state dict with ImageNet weights
+):
+    "Start the encoder of `model`; a network may know itself how to start from weights of three colours (`load_encoder`)."
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 

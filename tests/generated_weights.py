@@ -1,8 +1,8 @@
 """Weights for the trimap-free networks that anyone can generate, in their published layouts.
 
-`tests/data/NAME_forward.npz` holds what the published network returns with them, `NAME_state_dict.tsv` its names and shapes.
-The draws are those of `reference_weights`: a generator seeded with (seed, crc32 of the name). A tensor that a file holds twice
-is drawn once, and two last convolutions are multiplied so that outputs use their whole range.
+`tests/data/NAME_forward.npz` holds what the published network returns with them, `NAME_state_dict.tsv` its names and
+shapes. The draws are those of `reference_weights`: a generator seeded with (seed, crc32 of the name). A tensor that a
+file holds twice is drawn once, and two last convolutions are multiplied so that outputs use their whole range.
 """
 import re, zlib
 from collections import OrderedDict

@@ -9,7 +9,7 @@ from conftest import ROOT
 from p3m_nb.core import save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 
-SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
+SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--n-workers', 0, '--device', 'cpu', '--lr', .001]
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +54,8 @@ import sys, torch
 from pathlib import Path
 from p3m_nb.dataset import P3M10k
 from p3m_nb.data import p3m_dls
-from p3m_nb.learner import Checkpoint, p3m_learner, several_processes
+from p3m_nb.learner import p3m_learner, several_processes
+from p3m_nb.resume import Checkpoint
 from p3m_nb.model import P3MOutput
 from fastai.torch_core import rank_distrib
 class Plain(torch.nn.Module):

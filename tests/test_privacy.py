@@ -1,5 +1,5 @@
 """Obfuscation of folders under bad conditions: killed runs, read-only and full targets, odd names, metadata of every kind, many files."""
-import hashlib, json, os, subprocess, sys, time
+import json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from p3m_nb import privacy
 from p3m_nb.core import load_image, make_trimap, sample_image, save_alpha, save_image
 from p3m_nb.audit import audit
 from p3m_nb.faces import Face
-from p3m_nb.privacy import obfuscate_folder
+from p3m_nb.privacy import METHODS, obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
 PHOTO = load_image(sample_image())
@@ -22,6 +22,12 @@ def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p
 def middle(image):  # a finder for the tests that are not about finding
     h, w = image.shape[:2]
     return [Face((w * .3, h * .2, w * .7, h * .6), .9)] if image.max() > 0 else []
+
+
+class Knows:
+    "A finder that sees a face in the photographs it was shown, and in nothing else."
+    def __init__(self, *images): self.known = {i.tobytes() for i in images}
+    def __call__(self, image): return middle(image) if image.tobytes() in self.known else []
 
 
 def start(source, out, *more):
@@ -126,10 +132,11 @@ def test_transition_area_in_the_file(tmp_path):
         disc = np.clip((rng.uniform(60, 160) - np.hypot(yy - rng.integers(150, 300), xx - rng.integers(200, 320))) / rng.uniform(1, 40), 0, 1)
         save_alpha(disc.astype(np.float32), tmp_path/f'alpha/{k}.png'); Image.fromarray(PHOTO).save(tmp_path/f'{k}.jpg', quality=85)
         (tmp_path/'in').mkdir(exist_ok=True); os.rename(tmp_path/f'{k}.jpg', tmp_path/f'in/{k}.jpg')
-    for method in ('blur', 'mosaic', 'zero'):
+    finder = Knows(*(load_image(p) for p in (tmp_path/'in').iterdir()))
+    for method in METHODS:
         for kernel in (1, 15, 30):
             out = tmp_path/f'{method}{kernel}'
-            assert obfuscate_folder(tmp_path/'in', out, method, alphas=tmp_path/'alpha', finder=middle, kernel=kernel).ok
+            assert obfuscate_folder(tmp_path/'in', out, method, alphas=tmp_path/'alpha', finder=finder, kernel=kernel).ok
             for k in range(3):
                 with Image.open(tmp_path/f'alpha/{k}.png') as im: band = make_trimap(np.asarray(im), kernel) == 128
                 before, after = load_image(tmp_path/f'in/{k}.jpg'), load_image(out/f'{k}.png')
@@ -147,7 +154,7 @@ def test_specks_of_a_mask(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, PHOTO.shape, dtype=np.uint8)
     mask = np.zeros(PHOTO.shape[:2], np.uint8); mask[100:300, 150:350] = 255; mask[50:54, 50:54] = 255
     save_image(image, tmp_path/'in/a.png'); (tmp_path/'mask').mkdir(); Image.fromarray(mask).convert('P').save(tmp_path/'mask/a.png')
-    assert obfuscate_folder(tmp_path/'in', tmp_path/'out', masks=tmp_path/'mask').ok
+    assert obfuscate_folder(tmp_path/'in', tmp_path/'out', 'blur', masks=tmp_path/'mask').ok
     out = load_image(tmp_path/'out/a.png').astype(int)
     assert (out == image)[mask == 0].all() and image[50:54, 50:54].std((0, 1)).min() > 40 and out[50:54, 50:54].std((0, 1)).max() < 3
     save_image(image, tmp_path/'mask/a.png')
@@ -160,13 +167,13 @@ def test_ten_thousand_files(tmp_path):
     (tmp_path/'in').mkdir()
     for i in range(10_000): (tmp_path/f'in/{i:05}.png').write_bytes(data)
     out, records = tmp_path/'out', []
-    out.mkdir(); digest = hashlib.sha256(data).hexdigest()
+    out.mkdir()
     first = obfuscate_folder(tmp_path/'in/00000.png', out, finder=middle)
     assert first.ok
-    record = json.loads((out/'manifest.jsonl').read_text()); result = (out/'00000.png').read_bytes()
+    record = json.loads((out/'manifest.jsonl').read_text())
+    result = (out/'00000.png').read_bytes()
     for i in range(9_990):  # as if a run had been stopped ten files before its end
         (out/f'{i:05}.png').write_bytes(result); records.append(json.dumps(record | {'source': f'{i:05}.png', 'output': f'{i:05}.png'}))
-    assert record['source_sha256'] == digest
     (out/'.manifest.journal').write_text('\n'.join(records) + '\n'); (out/'manifest.jsonl').unlink()
     began = time.process_time()
     report = obfuscate_folder(tmp_path/'in', out, finder=middle, progress=False)

@@ -14,23 +14,29 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 # what each module may import of ours; below stands only what it must not know (guide: architecture). A room in a sub-folder may import the other rooms of it.
 MAY_IMPORT = {name: rooms.split() for name, rooms in {
     # ground: no torch, no fastai
-    'core': '', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
+    'core': '', 'settings': 'core', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
     'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
     # networks: no fastai
-    'registry': 'core', 'encoders': 'core registry', 'model': 'core encoders registry losses', 'weights': 'core encoders registry model networks.*', 'networks.*': 'core encoders registry model losses trimap_losses',
+    'registry': 'core', 'state_dicts': 'core', 'encoders': 'core registry state_dicts',
+    'model': 'core encoders registry losses', 'weights': 'core state_dicts encoders registry model networks.*',
+    'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
     'losses': 'core', 'trimap_losses': 'losses', 'metrics': 'core',
     # work
-    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights', 'resume': 'core data callbacks',
-    'learner': 'core jobs dataset privacy registry encoders model weights losses metrics data callbacks resume',
-    'train': 'core jobs dataset privacy registry encoders model weights losses metrics data callbacks resume learner',
-    'trimaps': 'core registry model weights', 'detail': 'core registry encoders model weights trimaps', 'infer': 'core jobs registry encoders model weights detail trimaps',
+    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights', 'resume': 'core data state_dicts',
+    'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume settings',
+    'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume learner',
+    'trimaps': 'core registry model weights',
+    'detail': 'core registry state_dicts encoders model weights trimaps',
+    'infer': 'core jobs registry encoders model weights detail trimaps',
     'video': 'core jobs infer', 'export': 'core registry model weights infer detail',
     'methods': 'core jobs dataset crops data infer model registry weights export', 'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
     'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
-WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops', 'registry', 'encoders', 'model', 'weights', 'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
+WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
+                  'registry', 'state_dicts', 'encoders', 'model', 'weights',
+                  'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
+WITHOUT_TORCH = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
 
 
 def cells(path): return json.loads(path.read_text())['cells']

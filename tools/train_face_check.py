@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from p3m_nb.core import load_image
-from p3m_nb.faces import CenterFaceFinder, HaarFinder, _face_features, box_overlap
+from p3m_nb.faces import CenterFaceFinder, HaarFinder, face_features, box_overlap
 
 
 def jitter(rng, box, shift=.06, scale=.08):
@@ -27,7 +27,7 @@ def jitter(rng, box, shift=.06, scale=.08):
 def views(gray, box):
     "Features of a box and of its mirror image."
     w = gray.shape[1]
-    return [_face_features(gray, box), _face_features(np.ascontiguousarray(gray[:, ::-1]), (w - box[2], box[1], w - box[0], box[3]))]
+    return [face_features(gray, box), face_features(np.ascontiguousarray(gray[:, ::-1]), (w - box[2], box[1], w - box[0], box[3]))]
 
 
 def examples(job):
@@ -42,12 +42,12 @@ def examples(job):
     if with_candidates:
         for box, votes in haar.candidates(gray):
             if overlap(box) > .45: x += views(gray, box); y += [1, 1]
-            elif overlap(box) < .15: x.append(_face_features(gray, box)); y.append(0)
+            elif overlap(box) < .15: x.append(face_features(gray, box)); y.append(0)
     else:
         for box in sure[:1] * 4:
             half, centre = (box[2] - box[0]) / 2 * np.exp(rng.uniform(-1.2, .5)), rng.uniform((0, 0), gray.shape[::-1])
             square = np.concatenate([centre - half, centre + half])
-            if overlap(square) < .12: x.append(_face_features(gray, square)); y.append(0)
+            if overlap(square) < .12: x.append(face_features(gray, square)); y.append(0)
     return x, y
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_inputs', 'grey_planes', 'VGGEncoder', 'UnpoolDecoder', 'Refiner', 'DIMOutput', 'DIM', 'colours_of',
-           'dim_losses', 'widen_inputs', 'read_imagenet', 'dim']
+           'dim_losses', 'is_rgb', 'renamed', 'dim']
 
 # %% ../../nbs/networks/dim.ipynb #0ff61631
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, read_torch_file
 from ..model import unpool
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/dim.ipynb #5ff63eb7
@@ -65,6 +67,7 @@ class VGGEncoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,4,H,W)
     )->tuple:  # (B,512,H/32,W/32) and the five index planes, the finest first
+        "The deepest feature, and where the maxima were."
         indices = []
         for i in range(1, 6):
             x, places = self.get_submodule(f'layer{i}')(x)
@@ -84,7 +87,8 @@ class UnpoolDecoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,512,H/32,W/32)
         indices:list,  # five index planes, the finest first
-    )->Tensor:  # (B,1,H,W) logit of alpha
+    )->Tensor:  # (B,1,H,W)
+        "The logit of alpha."
         for level in (6, 5, 4, 3, 2):
             x = F.relu(self.get_submodule(f'deconv{level}_1')(x))
             x = unpool(x, indices[level - 2])
@@ -104,6 +108,7 @@ class Refiner(nn.Module):
         image:Tensor,  # (B,3,H,W) ImageNet-normalised
         coarse:Tensor,  # (B,1,H,W) in 0..1
     )->Tensor:  # (B,1,H,W)
+        "What is to be added to the logit of `coarse`."
         x = torch.cat([image, coarse.to(image.dtype)], 1)
         for conv in (self.refine_conv1, self.refine_conv2, self.refine_conv3): x = F.relu(conv(x))
         return self.refine_pred(x)
@@ -148,6 +153,7 @@ def forward(self:DIM,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, sides multiples of 32
     trimap:Tensor=None,  # (B,1,H,W) of 0, 128, 255
 )->DIMOutput:
+    "Alpha before and after the refiner."
     raw = self.backbone.decoder(*self.backbone.encoder(grey_planes(image, trimap))).float()
     coarse = torch.sigmoid(raw)
     alpha = coarse if self.refiner is None else torch.sigmoid(raw + self.refiner(image, coarse).float())
@@ -157,7 +163,7 @@ def forward(self:DIM,
 def colours_of(
     network:Network,  # that knows how the batch is normalised
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields foreground and background, or None
+    targets:object,  # fields foreground and background, or None
 )->tuple|None:  # three (B,3,H,W) in 0..1
     "Image, foreground and background of a batch in 0..1; None if it has no foregrounds or backgrounds."
     if targets.foreground is None or targets.background is None: return None
@@ -166,7 +172,7 @@ def colours_of(
 # %% ../../nbs/networks/dim.ipynb #b5a69f46
 def dim_losses(
     output:DIMOutput,  # of the network
-    targets,  # fields alpha and trimap
+    targets:object,  # fields alpha and trimap
     colours:tuple|None,  # image, foreground and background in 0..1, or None: no composition loss
     stage:int,  # 1, 2 or 3
 )->dict:  # name -> weighted scalar
@@ -183,7 +189,7 @@ def dim_losses(
 def losses(self:DIM,
     output:DIMOutput,  # of `forward`
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields alpha, trimap, foreground, background
+    targets:object,  # fields alpha, trimap, foreground, background
 )->dict:  # name -> weighted scalar
     "Named parts of the loss of this network's stage."
     return dim_losses(output, targets, colours_of(self, image, targets), self.config['stage'])
@@ -215,35 +221,35 @@ def convert_published(self:DIM,
     return state
 
 # %% ../../nbs/networks/dim.ipynb #ece773e6
-def widen_inputs(
-    weight:Tensor,  # (O,I,k,k) of a convolution
-    planes:int,  # input planes wanted, at least I
-)->Tensor:  # (O,planes,k,k)
-    "`weight` with zeros for further input planes, which therefore change nothing at first."
-    return F.pad(weight, (0, 0, 0, 0, 0, planes - weight.shape[1]))
+def is_rgb(
+    weight:Tensor|None,  # of a convolution
+)->bool:
+    "Whether `weight` is that of a convolution of three planes."
+    return weight is not None and weight.dim() == 4 and weight.shape[1] == 3
 
 # %% ../../nbs/networks/dim.ipynb #5da855d4
-def read_imagenet(
-    source,  # file or state dict
-)->dict:  # names -> tensors
-    "The tensors of an ImageNet network, in float32."
-    state = clean_state_dict(source) if isinstance(source, dict) else read_torch_file(source)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+def renamed(
+    state:dict,  # names -> tensors
+    names:dict,  # names of layers -> our names of them
+)->dict:
+    "The tensors of the layers in `names` under our names."
+    split = {key: key.rpartition('.') for key in state}
+    return {f'{names[layer]}.{leaf}': state[key] for key, (layer, _, leaf) in split.items() if layer in names}
 
 # %% ../../nbs/networks/dim.ipynb #1649c151
 @patch
 def load_encoder(self:DIM,
-    source,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
+    source:str|Path|dict,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
 )->DIM:  # self
-    "Start the 13 convolutions from ImageNet weights, and the trimap's plane from zero."
-    state = read_imagenet(source)
-    convs = [m for m in self.backbone.encoder.modules() if isinstance(m, nn.Conv2d)][:13]
+    "Start the 13 convolutions from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    ours = [n for n, m in self.backbone.encoder.named_modules() if isinstance(m, nn.Conv2d)]
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    ours = {f'features.{n}.{leaf}': getattr(c, leaf) for n, c in zip(places, convs) for leaf in ('weight', 'bias')}
-    found = {k: widen_inputs(v, 4) if k == 'features.0.weight' else v for k, v in state.items() if k in ours}
-    wrong = [k for k, p in ours.items() if k not in found or found[k].shape != p.shape]
-    if wrong: raise ValueError(f"not torchvision's VGG-16 without batch norm: {wrong[0]} is missing or does not fit")
-    for k, p in ours.items(): p.data.copy_(found[k])
+    found = renamed(state, {f'features.{n}': layer for n, layer in zip(places, ours)})
+    if is_rgb(found.get('layer1.0.weight')): found['layer1.0.weight'] = with_planes(found['layer1.0.weight'], 4)
+    layers = nn.ModuleDict({f'layer{i}': self.backbone.encoder.get_submodule(f'layer{i}') for i in range(1, 6)})
+    layers.name = 'VGG-16'
+    load_strictly(layers, found, name)
     return self
 
 # %% ../../nbs/networks/dim.ipynb #4f2e8770

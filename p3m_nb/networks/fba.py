@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, load_strictly, read_torch_file
+from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from ..losses import smooth_l1
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown_composition_loss, unknown_region

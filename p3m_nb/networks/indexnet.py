@@ -8,14 +8,17 @@ __all__ = ['SpreadNorm', 'conv_norm', 'separable', 'InvertedResidual', 'IndexBlo
 
 # %% ../../nbs/networks/indexnet.ipynb #0c80c383
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .dim import colours_of, grey_planes, read_imagenet, widen_inputs
+from .dim import colours_of, grey_planes, is_rgb, renamed
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/indexnet.ipynb #45c30e6b
@@ -24,6 +27,7 @@ class SpreadNorm(nn.BatchNorm2d):
     def forward(self,
         x:Tensor,  # (B,C,H,W)
     )->Tensor:  # (B,C,H,W)
+        "`x` normalised."
         if not self.training or x.numel() > x.shape[1]: return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -68,6 +72,7 @@ class InvertedResidual(nn.Module):
     def forward(self,
         x:Tensor,  # (B,C,H,W)
     )->Tensor:  # (B,C',H,W)
+        "Pad, convolve, add."
         out = self.conv(F.pad(x, (1, 1, 1, 1)))
         return x + out if self.identity else out
 
@@ -85,6 +90,7 @@ class IndexBlock(nn.Module):
     def forward(self,
         x:Tensor,  # (B,C,H,W), sides even
     )->tuple:  # encoder's and decoder's index, each (B,C,H,W) in 0..1
+        "The indices of `x`."
         y = torch.sigmoid(torch.stack([branch(x) for branch in self.index_blocks], 2))  # (B,C,4,H/2,W/2)
         return tuple(F.pixel_shuffle(index.flatten(1, 2), 2) for index in (torch.softmax(y, 2), y))
 
@@ -121,6 +127,7 @@ class Context(nn.Module):
     def forward(self,
         x:Tensor,  # (B,320,h,w)
     )->Tensor:  # (B,160,h,w)
+        "`x` and what surrounds it."
         parts = [conv(x).expand(-1, -1, *x.shape[-2:]) for conv in self.convs]
         return self.project(torch.cat(parts, 1))
 
@@ -136,6 +143,7 @@ class IndexEncoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,4,H,W), sides multiples of 32
     )->tuple:  # context (B,160,H/32,W/32), features of rows 0..6, the decoder's index of each or None
+        "Features and indices on the way down."
         skips, indices, blocks = [], [], iter(self.index_layers)
         for i, layer in enumerate(self.layers):
             x, index = layer(x), None
@@ -165,6 +173,7 @@ class IndexUp(nn.Module):
         skip:Tensor,  # (B,C,H,W)
         index:Tensor|None=None,  # (B,C,H,W) with H = 2h, or None: same size, no index
     )->Tensor:  # (B,C',H,W)
+        "One step up."
         if index is not None: x = index * F.interpolate(x, scale_factor=2, mode='nearest')
         return self.conv(torch.cat([x, skip], 1))
 
@@ -175,12 +184,16 @@ class IndexDecoder(nn.Module):
         super().__init__()
         self.decoder_layers = nn.ModuleList(IndexUp(*channels) for channels in _DECODER)
         self.pred = nn.Sequential(conv_norm(32, 1, 5), nn.Conv2d(1, 1, 5, padding=2, bias=False))
+        nn.init.constant_(self.pred[0].bn.weight, .25)
+        nn.init.constant_(self.pred[0].bn.bias, .5)
+        nn.init.dirac_(self.pred[1].weight)
 
     def forward(self,
         x:Tensor,  # (B,160,H/32,W/32)
         skips:list,  # encoder's features, the finest first
         indices:list,  # the decoder's index of each, or None
     )->Tensor:  # (B,1,H,W), not limited
+        "All the way up."
         for layer, skip, index in zip(self.decoder_layers, skips[::-1], indices[::-1]): x = layer(x, skip, index)
         return self.pred(x)
 
@@ -197,16 +210,20 @@ class IndexNet(Network):
         self.backbone = nn.ModuleDict(dict(encoder=IndexEncoder(), decoder=IndexDecoder()))
         self.train()
 
-    def alpha_of(self, output):
-        "`output` cut to 0..1."
-        return output.clamp(0, 1)
-
-    def train(self, mode=True):
+    def train(self, mode:bool=True):
         "Training mode; the encoder's batch norms stay in evaluation mode if they are frozen."
         super().train(mode)
         for m in self.backbone.encoder.modules():
             if isinstance(m, SpreadNorm) and self.config['frozen_norm']: m.eval()
         return self
+
+# %% ../../nbs/networks/indexnet.ipynb #be6e3b81
+@patch
+def alpha_of(self:IndexNet,
+    output:Tensor,  # (B,1,H,W) of `forward`
+)->Tensor:  # (B,1,H,W) in 0..1
+    "`output` cut to 0..1."
+    return output.clamp(0, 1)
 
 # %% ../../nbs/networks/indexnet.ipynb #2e4a3a56
 @patch
@@ -214,6 +231,7 @@ def forward(self:IndexNet,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, sides multiples of 32
     trimap:Tensor=None,  # (B,1,H,W) of 0, 128, 255
 )->Tensor:  # (B,1,H,W), not limited
+    "Alpha as the published network returns it, which may leave 0..1; see `alpha_of`."
     return self.backbone.decoder(*self.backbone.encoder(grey_planes(image, trimap))).float()
 
 # %% ../../nbs/networks/indexnet.ipynb #168fbe61
@@ -221,7 +239,7 @@ def forward(self:IndexNet,
 def losses(self:IndexNet,
     output:Tensor,  # (B,1,H,W) of `forward`
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields alpha, trimap, foreground, background
+    targets:object,  # fields alpha, trimap, foreground, background
 )->dict:  # name -> weighted scalar
     "Alpha and, if the batch has foregrounds and backgrounds, composition on the unknown pixels."
     unknown, colours = unknown_region(targets.trimap), colours_of(self, image, targets)
@@ -289,17 +307,16 @@ def _imagenet_names():
 # %% ../../nbs/networks/indexnet.ipynb #342a2f71
 @patch
 def load_encoder(self:IndexNet,
-    source,  # file or state dict of MobileNetV2 with torchvision's names: features.0.0.weight, ...
+    source:str|Path|dict,  # file or state dict of MobileNetV2 with torchvision's names: features.0.0.weight, ...
 )->IndexNet:  # self
-    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; indices, context and decoder stay."
-    names, found = _imagenet_names(), {}
-    for key, value in read_imagenet(source).items():
-        stem, _, leaf = key.removeprefix('features.').rpartition('.')
-        if stem in names: found[f'{names[stem]}.{leaf}'] = widen_inputs(value, 4) if stem == '0.0' else value
-    ours = self.backbone.encoder.layers.state_dict()
-    wrong = [k for k, v in ours.items() if not k.endswith('tracked') and (k not in found or found[k].shape != v.shape)]
-    if wrong: raise ValueError(f"not torchvision's MobileNetV2: layers.{wrong[0]} has no value or does not fit")
-    self.backbone.encoder.layers.load_state_dict(ours | found)
+    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    found = renamed(state, {f'features.{theirs}': f'layers.{ours}' for theirs, ours in _imagenet_names().items()})
+    first = found.get('layers.0.conv.weight')
+    if is_rgb(first): found['layers.0.conv.weight'] = with_planes(first, 4)
+    rows = nn.ModuleDict(dict(layers=self.backbone.encoder.layers))
+    rows.name = 'MobileNetV2'
+    load_strictly(rows, found, name)
     return self
 
 # %% ../../nbs/networks/indexnet.ipynb #40ea7cf3

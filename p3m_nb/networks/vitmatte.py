@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, load_strictly, read_torch_file
+from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from .fba import with_planes
 from ..registry import Network, Recipe, register_network
 from ..trimap_losses import binomial_laplacian_loss, region_mean, sobel, unknown_region
