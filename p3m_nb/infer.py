@@ -7,7 +7,7 @@ __all__ = ['LONGEST', 'MEAN', 'STD', 'resize_paper', 'network_sizes', 'optimise'
            'Matter', 'drop_small_parts', 'output_files']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import copy, functools
+import copy, functools, warnings
 from pathlib import Path
 
 import cv2
@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import core, jobs
 from .core import keep_memory, load_image, save_alpha, save_image, source_name
+from .detail import Refiner, add_detail, as_refiner, enlarge_alpha, shipped_refiner
 from .jobs import process_folder
 from .encoders import ResNet34MP
 from .model import P3MNet, _Integrate, fuse
@@ -226,6 +227,7 @@ def _only(options, *names):
     if odd: raise TypeError(f'Matter has no argument {odd[0]!r}; look at help(Matter)')
     return options
 
+# %% ../nbs/50_infer.ipynb #84c69498
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
     @delegates(second_stage, but=['device'])
@@ -237,6 +239,7 @@ class Matter:
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
         shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
         min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
+        detail:bool|str|Path|Refiner|None=None,  # draw hair at full size: yes, no, a refiner or its file; by default as shipped
         **kwargs  # `refine` and `refine_weights` of `second_stage`: a network for the transition area
     ):
         strategies, self.resize = ('hybrid', 'resize'), _choice('resize', resize, ('default', 'paper'))
@@ -253,6 +256,7 @@ class Matter:
         if not 0 <= self.min_part <= 1: raise ValueError(f'min_part={self.min_part}: between 0 and 1')
         self.strategy = strategy or _choice("the weights file's strategy", self.metadata.get('strategy', 'hybrid'), strategies)
         self.model = optimise(model, self.device, self.dtype)
+        self._set_detail(detail)
         self.second = second_stage(device=self.device, **_only(kwargs, 'refine', 'refine_weights'))
 
     def __call__(self,
@@ -261,6 +265,22 @@ class Matter:
         "Matte one photograph."
         array = load_image(image)
         return Matte(array, self.alpha(array), Path(source_name(image)).name)
+
+# %% ../nbs/50_infer.ipynb #f39834a0
+@patch
+def _behind(self:Matter, refiner):
+    "Whether `refiner` was trained behind these weights."
+    return getattr(refiner, 'metadata', {}).get('coarse', '') == self.metadata.get('sha256', 'unknown')
+
+@patch
+def _set_detail(self:Matter, detail):
+    "Set `self.refiner`: folded and on the device, or None."
+    if detail is None: detail = self.resize == 'default' and self._behind(shipped_refiner())
+    if detail and self.resize == 'paper':
+        raise ValueError("detail: resize='paper' is the published procedure, without it; leave out one of the two")
+    self.refiner = as_refiner(detail, self.device)
+    if self.refiner is not None and not self._behind(self.refiner):
+        warnings.warn('the refiner was trained behind other weights than these: it works, but draws less well')
 
 # %% ../nbs/50_infer.ipynb #9421555c
 def _to_tensor(image, size, resize):
@@ -274,10 +294,7 @@ def _to_tensor(image, size, resize):
 
 def _enlarge(alpha, size, resize):
     "`alpha` (h,w) scaled to `size`, in 0..1."
-    if resize == 'paper': return resize_paper(alpha, size)
-    if alpha.shape == tuple(size): return alpha
-    shrink = size[0] < alpha.shape[0] or size[1] < alpha.shape[1]
-    return np.clip(cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC), 0, 1)
+    return resize_paper(alpha, size) if resize == 'paper' else enlarge_alpha(alpha, size)
 
 # %% ../nbs/50_infer.ipynb #ad95a39e
 @patch
@@ -289,10 +306,10 @@ def _run(self:Matter, method, image, size):
     return crop(out.fused_alpha) if method == 'forward' else crop(out)
 
 @patch
-def alpha(self:Matter,
+def coarse_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
-)->np.ndarray:  # (H,W) float32 in 0..1
-    "Alpha of `image` at its own size."
+)->np.ndarray:  # (h,w) float32 in 0..1
+    "Alpha of `image` at the size at which the network looked at it."
     size = image.shape[:2]
     low, high = network_sizes(size, self.strategy, self.resize, self.shorter)
     with keep_memory():
@@ -301,7 +318,16 @@ def alpha(self:Matter,
         else:
             logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
-    first = _enlarge(drop_small_parts(alpha, self.min_part), size, self.resize)
+    return drop_small_parts(alpha, self.min_part)
+
+@patch
+def alpha(self:Matter,
+    image:np.ndarray,  # (H,W,3) uint8
+)->np.ndarray:  # (H,W) float32 in 0..1
+    "Alpha of `image` at its own size."
+    coarse = self.coarse_alpha(image)
+    if self.refiner is not None: first = add_detail(image, coarse, self.refiner)
+    else: first = _enlarge(coarse, image.shape[:2], self.resize)
     return first if self.second is None else refine_with(self.second, image, self.trimap(image), first)
 
 @patch
