@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .infer import MEAN, STD, Matter, _enlarge
+from .infer import Matter, rescale_alpha
+from .registry import IMAGENET_MEAN, IMAGENET_STD
 from .jobs import image_files
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
@@ -68,7 +69,7 @@ def _architecture(matter):
     return f'P3M-Net ({encoder})' if encoder else 'P3M-Net'
 
 # %% ../nbs/60_methods.ipynb #fe952ca5
-_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (MEAN, STD), 'unit': (np.float32(0), np.float32(1))}
+_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)), 'unit': (np.float32(0), np.float32(1))}
 
 def _onnx_session(path):
     "An onnxruntime session for `path`, with one input of type float."
@@ -110,7 +111,7 @@ def onnx_method(
         x = ((x - mean) / std).transpose(2, 0, 1)[None].astype(np.float16 if 'float16' in source.type else np.float32)
         alpha = np.squeeze(session.run([wanted], {source.name: np.ascontiguousarray(x)})[0]).astype(np.float32)
         if alpha.ndim != 2: raise ValueError(f'{path}: output {wanted} has shape {alpha.shape}, not that of one alpha; choose another one of {", ".join(outputs)}')
-        return _enlarge(alpha, image.shape[:2], 'default')
+        return rescale_alpha(alpha, image.shape[:2], 'default')
     settings = dict(size=size or 'full', normalise=normalise, output=wanted, file=short_digest(Path(path).expanduser().read_bytes()))
     return Method(predict, name or Path(path).stem, settings)
 
