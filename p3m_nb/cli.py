@@ -235,11 +235,11 @@ def p3m_check(
     n_workers:int=None,  # threads (default: one per processor)
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
-    from p3m_nb.core import atomic_write
     from p3m_nb.dataset import P3M10k
+    from p3m_nb.jobs import may_write
+    if out is not None: may_write(out)
     report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
-    if out is not None:
-        with atomic_write(out) as tmp: tmp.write_text(''.join(f'{name}\n' for name in report.bad), encoding='utf-8')
+    if out is not None: report.save_names(out)
     return report
 
 # %% ../nbs/80_cli.ipynb #9d07e4fe

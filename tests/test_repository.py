@@ -14,7 +14,7 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 # what each module may import of ours; below stands only what it must not know (guide: architecture). A room in a sub-folder may import the other rooms of it.
 MAY_IMPORT = {name: rooms.split() for name, rooms in {
     # ground: no torch, no fastai
-    'core': '', 'settings': 'core', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
+    'core': '', 'settings': 'core', 'jobs': 'core', 'synth': 'core', 'mattes': '', 'dataset': 'core jobs mattes', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
     'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
     # networks: no fastai
     'registry': 'core', 'state_dicts': 'core', 'encoders': 'core registry state_dicts',
@@ -33,10 +33,10 @@ MAY_IMPORT = {name: rooms.split() for name, rooms in {
     'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
-WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
+WITHOUT_FASTAI = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
                   'registry', 'state_dicts', 'encoders', 'model', 'weights',
                   'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'settings', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
+WITHOUT_TORCH = ('core', 'settings', 'jobs', 'mattes', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
 
 
 def cells(path): return json.loads(path.read_text())['cells']
