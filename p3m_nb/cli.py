@@ -266,11 +266,12 @@ def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder
+    from p3m_nb.dataset import PortraitFolder, require_sound
     tests, hows = {}, obfuscate or ['none']
     if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
         portraits = test_set(PortraitFolder(folder, images, alphas) if images or alphas else folder, split)
+        require_sound(portraits.samples, 'measure')
         for how in hows:
             label = name or (Path(folder).name if len(data) > 1 else how if len(hows) > 1 else portraits.name)
             label += f' {how}' if len(data) > 1 and len(hows) > 1 else ''
