@@ -236,11 +236,11 @@ def p3m_check(
     n_workers:int=None,  # threads (default: one per processor)
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
-    from p3m_nb.core import atomic_write
     from p3m_nb.dataset import P3M10k
+    from p3m_nb.jobs import may_write
+    if out is not None: may_write(out)
     report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
-    if out is not None:
-        with atomic_write(out) as tmp: tmp.write_text(''.join(f'{name}\n' for name in report.bad), encoding='utf-8')
+    if out is not None: report.save_names(out)
     return report
 
 # %% ../nbs/80_cli.ipynb #9d07e4fe
@@ -267,11 +267,12 @@ def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder
+    from p3m_nb.dataset import PortraitFolder, require_sound
     tests, hows = {}, obfuscate or ['none']
     if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
         portraits = test_set(PortraitFolder(folder, images, alphas) if images or alphas else folder, split)
+        require_sound(portraits.samples, 'measure')
         for how in hows:
             label = name or (Path(folder).name if len(data) > 1 else how if len(hows) > 1 else portraits.name)
             label += f' {how}' if len(data) > 1 and len(hows) > 1 else ''

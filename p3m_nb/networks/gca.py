@@ -412,11 +412,10 @@ def load_encoder(self:GCA,
 GCA.recipes = dict(
     published=Recipe(
         epochs=186, bs=40, size=512, lr=4e-4, schedule='cosine', betas=(.5, .999), warmup=4.6,
-        source="arXiv 2001.04069 and the authors' code",
-        notes='200,000 steps on 43,100 foregrounds, 5,000 of them warm-up. The gradient is clipped at twice a running '
-              'mean of its norm (decay .999), which is not done here. Pairs of foregrounds joined (p=.5); rotation, '
-              'scale, shear and flips; known areas of the trimap eroded by ellipses of size 1..29; crops of 512 about '
-              'an unknown pixel; colours of the foreground jittered; composed with random COCO images.'),
+        clip=-1, source="arXiv 2001.04069 and the authors' code",
+        notes='200,000 steps on 43,100 foregrounds, 5,000 of them warm-up. Pairs of foregrounds joined (p=.5); '
+              'rotation, scale, shear and flips; known areas of the trimap eroded by ellipses of size 1..29; crops of '
+              '512 about an unknown pixel; colours of the foreground jittered; composed with random COCO images.'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=4e-4, schedule='one-cycle', betas=(.5, .999), clip=1., source='ours',
         notes='From random weights, or a ResNet-34 (`load_encoder`).'))

@@ -322,12 +322,12 @@ def load_encoder(self:IndexNet,
 # %% ../../nbs/networks/indexnet.ipynb #40ea7cf3
 IndexNet.recipes = dict(
     published=Recipe(
-        epochs=30, bs=16, size=320, lr=1e-2, schedule='step', groups={'backbone.encoder.layers': .01},
-        source='arXiv 1908.00672 and the authors\' code',
-        notes='Learning rate x0.1 at epochs 20 and 26 of 30, each of 43,100 composites. Crops of 320, 480 or 640 '
-              'about an unknown pixel, resized to 320, flipped; unknown are pixels within r of a fractional alpha, r '
-              'drawn from 1..19. The encoder starts from MobileNetV2 on ImageNet (`load_encoder`); mmagic freezes its '
-              'batch norms (`frozen_norm=True`).'),
+        epochs=30, bs=16, size=320, lr=1e-2, schedule='step', steps=(20, 26),
+        groups={'backbone.encoder.layers': .01}, source='arXiv 1908.00672 and the authors\' code',
+        notes='Each epoch has 43,100 composites. Crops of 320, 480 or 640 about an unknown pixel, resized to 320, '
+              'flipped; unknown are pixels within r of a fractional alpha, r drawn from 1..19. The encoder starts from '
+              'MobileNetV2 on ImageNet (`load_encoder`), hence its small rate; mmagic freezes its batch norms '
+              '(`frozen_norm=True`).'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-3, schedule='one-cycle', clip=1., source='ours',
         notes='From random weights.'))
