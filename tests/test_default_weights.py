@@ -8,6 +8,7 @@ import pytest
 
 from p3m_nb.model import P3MNet
 from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.detail import shipped_refiner
 from p3m_nb.infer import Matter
 from p3m_nb.weights import read_metadata, shipped_weights
 
@@ -36,3 +37,18 @@ def test_facts():
     assert shipped_weights().stat().st_size < 20e6
     assert facts['architecture']['encoder'] == 'mobilenetv2' and facts['licence'] and 'distilled from RVM and MODNet' in facts['training_data']
     assert 0 < json.loads(facts['held_out'])['iou'] <= 1
+
+def test_refiner_belongs_to_the_weights():
+    "Who changes the network has to train the refiner behind it anew, or `Matter` would leave it out."
+    refiner = shipped_refiner()
+    assert refiner.metadata['coarse'] == read_metadata(shipped_weights())['sha256']
+    assert Matter(device='cpu').refiner is not None
+    assert sum(p.stat().st_size for p in shipped_weights().parent.glob('detail.safetensors')) < 1e6
+
+def test_refiner_draws_and_leaves_alone():
+    "On the sample portrait at twice its size: a share of the pixels, and none far from the outline."
+    image = cv2.resize(load_image(sample_image()), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    with_detail, without = (Matter(device='cpu', detail=d).alpha(image) for d in (True, False))
+    changed = with_detail != without
+    assert .005 < changed.mean() < .3
+    assert iou(with_detail, without) > .98
