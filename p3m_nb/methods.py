@@ -15,14 +15,10 @@ import cv2
 import numpy as np
 from torch import nn
 
-<<<<<<< HEAD
-from .infer import Matter, rescale_alpha
-from .registry import IMAGENET_MEAN, IMAGENET_STD
-=======
 from .core import choose
-from .infer import MEAN, STD, Matter, _enlarge
->>>>>>> weights
+from .infer import Matter, rescale_alpha
 from .jobs import image_files
+from .registry import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
 @dataclass
@@ -125,20 +121,11 @@ def _onnx_predict(session, wanted, size, normalise):
     def predict(image):
         h, w = _onnx_size(image.shape[:2], source.shape[2:], size)
         shrink = h < image.shape[0] or w < image.shape[1]
-<<<<<<< HEAD
-        x = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC) / np.float32(255)
-        x = ((x - mean) / std).transpose(2, 0, 1)[None].astype(np.float16 if 'float16' in source.type else np.float32)
-        alpha = np.squeeze(session.run([wanted], {source.name: np.ascontiguousarray(x)})[0]).astype(np.float32)
-        if alpha.ndim != 2: raise ValueError(f'{path}: output {wanted} has shape {alpha.shape}, not that of one alpha; choose another one of {", ".join(outputs)}')
-        return rescale_alpha(alpha, image.shape[:2], 'default')
-    settings = dict(size=size or 'full', normalise=normalise, output=wanted, file=short_digest(Path(path).expanduser().read_bytes()))
-    return Method(predict, name or Path(path).stem, settings)
-=======
         how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
         x = (cv2.resize(image, (w, h), interpolation=how) / np.float32(255) - mean) / std
         x = np.ascontiguousarray(x.transpose(2, 0, 1)[None].astype(kind))
         alpha = np.squeeze(session.run([wanted], {source.name: x})[0]).astype(np.float32)
-        if alpha.ndim == 2: return _enlarge(alpha, image.shape[:2], 'default')
+        if alpha.ndim == 2: return rescale_alpha(alpha, image.shape[:2], 'default')
         others = ', '.join(o.name for o in session.get_outputs())
         raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
                          f'choose another one of {others}')
@@ -161,7 +148,6 @@ def onnx_method(
     file = short_digest(Path(path).expanduser().read_bytes())
     settings = dict(size=size or 'full', normalise=normalise, output=output, file=file)
     return Method(_onnx_predict(session, output, size, normalise), name or Path(path).stem, settings)
->>>>>>> weights
 
 # %% ../nbs/60_methods.ipynb #5b259a43
 TRIMAP_METHODS = {
