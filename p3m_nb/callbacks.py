@@ -182,7 +182,7 @@ def plot_parts(self:Recorder,
 
 def _panels(parts):
     "Title of each panel -> the loss parts in it."
-    if 'semantic' not in parts: return {'loss parts': tuple(parts)}
+    if not {'local_alpha', 'fusion_alpha'} <= set(parts): return {'loss parts': tuple(parts)}
     return dict(semantic=('semantic', 'side2', 'side1', 'side0'), local=('local_alpha', 'local_laplacian'),
                 fusion=('fusion_alpha', 'fusion_laplacian'), composition=('composition',))
 

@@ -23,7 +23,7 @@ from fastcore.foundation import L
 from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose
 from .data import PortraitTransform, p3m_dls
-from .dataset import P3M10k
+from .dataset import P3M10k, require_sound
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
@@ -279,6 +279,7 @@ def _combined(folders, s):
     "The portraits of one or several data sets as one."
     first, *others = [P3M10k(f, valid_pct=s.valid_pct, seed=s.seed, images=s.images, alphas=s.alphas) for f in folders]
     for other in others: first.train, first.valid = first.train + other.train, first.valid + other.valid
+    require_sound([*first.train, *first.valid], 'train')
     return first
 
 def _device(s):

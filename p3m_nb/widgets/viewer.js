@@ -396,11 +396,12 @@ class Viewer {
   }
   say(text) { if (this.message.textContent !== text) this.message.textContent = text; }
   listen() {
-    if (this.probing && performance.now() - this.probing > PATIENCE) this.probing = null;
-    const silent = this.tiles.silent();
+    const unanswered = this.probing && performance.now() - this.probing > PATIENCE;
+    const silent = this.tiles.silent() || unanswered;
     if (silent) this.say('the kernel does not answer: it is busy or has stopped; what was seen already can still be seen');
     else if (this.silent) this.say(this.model.get('status'));
     if (silent && !this.silent) this.tiles.retry();
+    if (unanswered && this.silent) this.probing = null;  // the next movement asks again
     this.silent = silent;
   }
   checkerboard(c) {
@@ -448,6 +449,7 @@ class Viewer {
       const wanted = { seen: [], rest: [] };
       this.scene.panes.forEach((spec, i) => this.panes[i].draw(spec, wanted));
       this.drawMini();
+      this.drawnAt = performance.now();
       const unique = new Map([...wanted.rest.filter(w => !this.tiles.kept.has(w[0])).slice(0, 2), ...wanted.seen, ...wanted.rest].map(w => [w[0], w]));
       this.tiles.want([...unique.values()]);
     }
