@@ -20,9 +20,9 @@ class _Parser(argparse.ArgumentParser):
             message += f'; did you mean {near[0]}?'
         super().error(message)
 
-def _value_options(anno):
+def _value_options(anno, default=None):
     "What `add_argument` needs to know about a parameter of the type `anno`."
-    if anno is bool: return {'action': 'store_true'}
+    if anno is bool: return {'action': 'store_true' if default is False else argparse.BooleanOptionalAction}
     if get_origin(anno) is Literal: return {'choices': get_args(anno)}
     return {'type': anno} if callable(anno) and anno is not list else {}
 
@@ -35,7 +35,7 @@ def _with_default(text, default):
 def _add_parameter(parser, name, doc):
     "The option or argument for the documented parameter `name` of a function."
     required = doc.default is inspect.Parameter.empty
-    options = {'help': _with_default(doc.docment, None if required else doc.default)} | _value_options(doc.anno)
+    options = {'help': _with_default(doc.docment, None if required else doc.default)} | _value_options(doc.anno, doc.default)
     if doc.anno is list: options['nargs'] = '+' if required else '*'
     if doc.anno is not bool and 'choices' not in options: options['metavar'] = name.upper()
     if required: return parser.add_argument(name, **options)
@@ -134,6 +134,7 @@ def p3m_matte(
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
     weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
+    detail:bool=None,  # draw hair at the photograph's own size; by default with the shipped weights
     refine:str=None,  # a second network for the transition area, e.g. vitmatte_s; its trimap is made by the first
     refine_weights:str=None,  # file with the weights of that network
     overwrite:bool=False,  # make results again that exist
@@ -149,7 +150,7 @@ def p3m_matte(
     if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
     from p3m_nb.infer import Matter
     second = dict(refine=refine, refine_weights=refine_weights)
-    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, **second)
+    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, detail=detail, **second)
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
@@ -235,11 +236,11 @@ def p3m_check(
     n_workers:int=None,  # threads (default: one per processor)
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
-    from p3m_nb.core import atomic_write
     from p3m_nb.dataset import P3M10k
+    from p3m_nb.jobs import may_write
+    if out is not None: may_write(out)
     report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
-    if out is not None:
-        with atomic_write(out) as tmp: tmp.write_text(''.join(f'{name}\n' for name in report.bad), encoding='utf-8')
+    if out is not None: report.save_names(out)
     return report
 
 # %% ../nbs/80_cli.ipynb #9d07e4fe
@@ -266,11 +267,12 @@ def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder
+    from p3m_nb.dataset import PortraitFolder, require_sound
     tests, hows = {}, obfuscate or ['none']
     if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
         portraits = test_set(PortraitFolder(folder, images, alphas) if images or alphas else folder, split)
+        require_sound(portraits.samples, 'measure')
         for how in hows:
             label = name or (Path(folder).name if len(data) > 1 else how if len(hows) > 1 else portraits.name)
             label += f' {how}' if len(data) > 1 and len(hows) > 1 else ''

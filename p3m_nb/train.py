@@ -6,10 +6,9 @@
 __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory', 'ProgressLine', 'train']
 
 # %% ../nbs/44_train.ipynb #94ca50be
-import json, math, os, random, time, warnings
+import contextlib, json, math, os, random, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,9 +22,11 @@ from fastcore.foundation import L
 
 from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose
-from .data import p3m_dls
-from .dataset import P3M10k
-from .learner import ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter, several_processes
+from .data import PortraitTransform, p3m_dls
+from .dataset import P3M10k, require_sound
+from .jobs import folder_lock
+from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
+                            several_processes)
 from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import checked_settings, merged_settings, read_settings, resolved
@@ -86,7 +87,9 @@ def _write(self:KeepBest, file, facts):
 
 def _side(dls):
     "Side of the training images in pixels."
-    sizes = [t.size for t in getattr(dls.train, 'after_item', SimpleNamespace(fs=[])).fs if hasattr(t, 'size')]
+    dl = dls.train
+    while 'dl' in vars(dl): dl = dl.dl  # wrapped for several processes
+    sizes = [t.size for t in dl.after_item.fs if isinstance(t, PortraitTransform)]
     return sizes[0] if sizes else 512
 
 # %% ../nbs/44_train.ipynb #7b59ca2d
@@ -231,12 +234,21 @@ def train(
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
     learn = _learner_of(out, s, folders, goes_on)  # what is wrong with the settings shows here, before anything is written
-    if not rank_distrib(): _write_settings(out, s, folders)
     _warn_if_few(learn.dls)
-    with several_processes(learn):
+    with _alone(out, goes_on), several_processes(learn):
+        if not rank_distrib(): _write_settings(out, s, folders)
         if not (out/'checkpoint.pt').exists(): score_start(learn)
         _fit(learn, s)
     return learn
+
+@contextlib.contextmanager
+def _alone(out, goes_on):
+    "While entered, no other training works in the folder `out`; the first of several processes sees to it for all."
+    if rank_distrib(): yield
+    else:
+        with folder_lock(out, 'p3m_train'):
+            if not goes_on and (out/'config.json').exists(): raise ValueError(f'{out}: another training was started here meanwhile')
+            yield
 
 def _warn_if_few(dls, least=8):
     n = len(dls.valid_ds)
@@ -267,6 +279,7 @@ def _combined(folders, s):
     "The portraits of one or several data sets as one."
     first, *others = [P3M10k(f, valid_pct=s.valid_pct, seed=s.seed, images=s.images, alphas=s.alphas) for f in folders]
     for other in others: first.train, first.valid = first.train + other.train, first.valid + other.valid
+    require_sound([*first.train, *first.valid], 'train')
     return first
 
 def _device(s):

@@ -94,7 +94,9 @@ def row(tmp_path):
     for path in (module, page): path.parent.mkdir()
     module.write_text(MODULE)
     long = '#| export\n' + '\n\n'.join(f'x{i} = {i}' for i in range(41))
-    page.write_text(notebook('#| export\nimport os\nimport re', long, '#| export\ny = 1', 'z = 1; ' + 'w' * 114, style.HELD))
+    page.write_text(
+        notebook('#| export\nimport os\nimport re', long, '#| export\ny = 1', 'z = 1; ' + 'w' * 114, style.HELD)
+    )
     return style.notebook_row(page, module, tmp_path)
 
 
@@ -117,6 +119,18 @@ def test_numbers_of_a_package(row):
     assert numbers['cell median'] == 21 and numbers['complex %'] == 0
     assert numbers['typed %'] == pytest.approx(100 * 4 / 15) and numbers['documented %'] == pytest.approx(100 * 4 / 6)
     assert style.broken([row], {row.name})['package', 'cell median'] == 21
+
+
+@pytest.mark.parametrize('before, after', [
+    ('x = 1', 'x = 1'),
+    ('a = 1; b = 2', 'a = 1\nb = 2'),
+    ('def f():\n    x=1\n    y = 2; z = 3\n    return  x', 'def f():\n    x=1\n    y = 2\n    z = 3\n    return  x'),
+    ('if a: b(); c()', 'if a:\n    b()\n    c()'),
+    ("try:\n    a(); b()\nexcept ValueError:\n    c(); d()", "try:\n    a()\n    b()\nexcept ValueError:\n    c()\n    d()"),
+    ('%config a; b', '%config a; b'),
+    (f"x = [{', '.join(['name'] * 30)}]  # why", 'x = [\n' + '    name,\n' * 30 + ']  # why'),
+])
+def test_fixing_touches_only_what_breaks_a_limit(before, after): assert style.fixed(before) == after
 
 
 def test_excuses_are_read_and_grow_never(tmp_path):

@@ -63,7 +63,8 @@ class Page:
     def canvas(self, pane=0): return self.chrome.find_elements(By.CSS_SELECTOR, '.p3m-picture')[pane]
     def state(self): return {n: getattr(self.viewer, n) for n in ('zoom', 'x', 'y', 'wipe')}
     def shot(self, name):
-        if folder := os.environ.get('P3M_SCREENSHOTS'): self.chrome.save_screenshot(str(Path(folder)/f'viewer_{name}.png'))
+        if folder := os.environ.get('P3M_SCREENSHOTS'):
+            self.chrome.save_screenshot(str(Path(folder) / f'viewer_{name}.png'))
 
     def wheel(self, dx, dy, amount, pane=0):
         "Turn the wheel at (dx, dy) from the middle of the pane."
