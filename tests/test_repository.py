@@ -15,7 +15,7 @@ DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cu
 MAY_IMPORT = {name: rooms.split() for name, rooms in {
     # ground: no torch, no fastai
     'core': '', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
-    'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
+    'identity': 'core jobs faces privacy', 'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
     # networks: no fastai
     'registry': 'core', 'state_dicts': 'core', 'encoders': 'core registry state_dicts',
     'model': 'core encoders registry losses', 'weights': 'core state_dicts encoders registry model networks.*',
@@ -33,10 +33,10 @@ MAY_IMPORT = {name: rooms.split() for name, rooms in {
     'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
     'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
 }.items()}
-WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops',
+WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'identity', 'prepare', 'crops',
                   'registry', 'state_dicts', 'encoders', 'model', 'weights',
                   'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'prepare', 'crops')
+WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'identity', 'prepare', 'crops')
 
 
 def cells(path): return json.loads(path.read_text())['cells']
