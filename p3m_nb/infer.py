@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from . import core, jobs
 from .core import keep_memory, load_image, save_alpha, save_image, source_name
-from .jobs import image_files, process_files
+from .jobs import process_folder
 from .encoders import ResNet34MP
 from .model import P3MNet, _Integrate, fuse
 from .weights import load_model, shipped_weights
@@ -351,9 +351,9 @@ def files(self:Matter,
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
-    inside = lambda p: out.resolve() in p.resolve().parents  # results of an earlier run are no input
-    jobs = [(p, output_files(rel, out, alpha_only, background is not None)) for p, rel in image_files(inputs) if not inside(p)]
+    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
     def work(loaded, outputs):
         path, image = loaded
         _write(Matte(image, self.alpha(image), path.name), outputs, background)
-    with keep_memory(): return process_files(jobs, work, read=lambda p: (p, load_image(p)), overwrite=overwrite, progress=progress, desc='matting')
+    read = lambda p: (p, load_image(p))
+    with keep_memory(): return process_folder(inputs, out, endings, work, 'matte', read=read, overwrite=overwrite, progress=progress)

@@ -75,14 +75,16 @@ def prepare(
     "Estimate and write foreground and background of every training image of `root`; run again to go on after an interruption."
     where = train_folders(root, images, alphas)
     folders = Path(foregrounds or where.foregrounds), Path(backgrounds or where.backgrounds)
-    files, mattes, report, jobs, of = image_files(where.images), Partners(where.alphas, 'matte'), PrepareReport(), [], {}
+    files, mattes, report, results, of = image_files(where.images), Partners(where.alphas, 'matte'), PrepareReport(), {}, {}
     for path, rel in files:
         try: of[path] = mattes(rel)
         except FileNotFoundError as e: report.failed[path] = str(e)
-        else: jobs.append((path, [folder/rel.with_suffix(s) for folder, s in zip(folders, suffixes)]))
-    work = lambda path, outputs: _prepare_one(path, of[path], outputs, overwrite)
+        else: results[path] = [folder/rel.with_suffix(s) for folder, s in zip(folders, suffixes)]
+    missing = {path: [o for o in outputs if overwrite or not o.exists()] for path, outputs in results.items()}  # whoever made the others
+    jobs = [(path, outputs) for path, outputs in missing.items() if outputs]
+    work = lambda path, _: _prepare_one(path, of[path], results[path], overwrite)
     done = process_files(jobs, work, n_workers=os.cpu_count() if n_workers is None else n_workers, overwrite=overwrite, progress=progress, desc='prepare')
-    report.done, report.skipped, report.failed, report.unused = done.done, done.skipped, report.failed | done.failed, sorted(set(mattes.files.values()) - set(of.values()))
+    report.done, report.skipped, report.failed, report.unused = done.done, [p for p, outputs in missing.items() if not outputs], report.failed | done.failed, sorted(set(mattes.files.values()) - set(of.values()))
     return report
 
 # %% ../nbs/15_prepare.ipynb #d97e04e5

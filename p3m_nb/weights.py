@@ -7,7 +7,7 @@ __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', '
            'create_model']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import hashlib, json
+import functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -30,10 +30,15 @@ def _read_state(source):
 
 def _shapes(model): return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
 
+@functools.cache
+def _on_meta(name):
+    "The network called `name` without memory for its weights, and the shapes of these."
+    with torch.device('meta'): model = network_entry(name).make()
+    return model, _shapes(model)
+
 def _fits(name, state):
     "The share of the tensors of the network called `name` that `state` has, in the published layout or in ours, 0..1."
-    with torch.device('meta'): model = network_entry(name).make()
-    own = _shapes(model)
+    model, own = _on_meta(name)
     try: converted = model.convert_published(dict(state))
     except ValueError: converted = {}
     share = lambda found: sum(own.get(k) == tuple(v.shape) for k, v in found.items()) / len(own)

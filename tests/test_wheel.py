@@ -51,5 +51,5 @@ def test_wheel_in_a_fresh_environment(wheel, weights, tmp_path, fastai):
     modules = [p.stem for p in (ROOT/'p3m_nb').glob('*.py') if p.stem not in ('__init__', '_modidx')]
     run(env/'bin'/'python', '-c', '; '.join(f'import p3m_nb.{m}' for m in modules), cwd=tmp_path, env=clean)
     run(env/'bin'/'p3m_matte', 'sample', '-o', 'out', '--weights', weights, '--strategy', 'resize', cwd=tmp_path, env=clean)
-    assert {p.name for p in (tmp_path/'out').iterdir()} == {f'grace_hopper_{k}' for k in ('alpha.png', 'cutout.png', 'preview.jpg')}
+    assert {p.name for p in (tmp_path/'out').glob('[!.]*')} == {f'grace_hopper_{k}' for k in ('alpha.png', 'cutout.png', 'preview.jpg')}
     print(version)

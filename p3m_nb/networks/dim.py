@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_inputs', 'grey_planes', 'VGGEncoder', 'UnpoolDecoder', 'Refiner', 'DIMOutput', 'DIM', 'colours_of',
-           'dim_losses', 'widen_inputs', 'read_imagenet', 'dim']
+           'dim_losses', 'is_rgb', 'renamed', 'dim']
 
 # %% ../../nbs/networks/dim.ipynb #0ff61631
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..state_dicts import clean_state_dict, read_torch_file
 from ..model import unpool
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/dim.ipynb #5ff63eb7
@@ -215,35 +217,35 @@ def convert_published(self:DIM,
     return state
 
 # %% ../../nbs/networks/dim.ipynb #ece773e6
-def widen_inputs(
-    weight:Tensor,  # (O,I,k,k) of a convolution
-    planes:int,  # input planes wanted, at least I
-)->Tensor:  # (O,planes,k,k)
-    "`weight` with zeros for further input planes, which therefore change nothing at first."
-    return F.pad(weight, (0, 0, 0, 0, 0, planes - weight.shape[1]))
+def is_rgb(
+    weight:Tensor|None,  # of a convolution
+)->bool:
+    "Whether `weight` is that of a convolution of three planes."
+    return weight is not None and weight.dim() == 4 and weight.shape[1] == 3
 
 # %% ../../nbs/networks/dim.ipynb #5da855d4
-def read_imagenet(
-    source,  # file or state dict
-)->dict:  # names -> tensors
-    "The tensors of an ImageNet network, in float32."
-    state = clean_state_dict(source) if isinstance(source, dict) else read_torch_file(source)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+def renamed(
+    state:dict,  # names -> tensors
+    names:dict,  # names of layers -> our names of them
+)->dict:
+    "The tensors of the layers in `names` under our names."
+    split = {key: key.rpartition('.') for key in state}
+    return {f'{names[layer]}.{leaf}': state[key] for key, (layer, _, leaf) in split.items() if layer in names}
 
 # %% ../../nbs/networks/dim.ipynb #1649c151
 @patch
 def load_encoder(self:DIM,
-    source,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
+    source:str|Path|dict,  # file or state dict of VGG-16 with torchvision's names: features.0.weight, ...
 )->DIM:  # self
-    "Start the 13 convolutions from ImageNet weights, and the trimap's plane from zero."
-    state = read_imagenet(source)
-    convs = [m for m in self.backbone.encoder.modules() if isinstance(m, nn.Conv2d)][:13]
+    "Start the 13 convolutions from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    ours = [n for n, m in self.backbone.encoder.named_modules() if isinstance(m, nn.Conv2d)]
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    ours = {f'features.{n}.{leaf}': getattr(c, leaf) for n, c in zip(places, convs) for leaf in ('weight', 'bias')}
-    found = {k: widen_inputs(v, 4) if k == 'features.0.weight' else v for k, v in state.items() if k in ours}
-    wrong = [k for k, p in ours.items() if k not in found or found[k].shape != p.shape]
-    if wrong: raise ValueError(f"not torchvision's VGG-16 without batch norm: {wrong[0]} is missing or does not fit")
-    for k, p in ours.items(): p.data.copy_(found[k])
+    found = renamed(state, {f'features.{n}': layer for n, layer in zip(places, ours)})
+    if is_rgb(found.get('layer1.0.weight')): found['layer1.0.weight'] = with_planes(found['layer1.0.weight'], 4)
+    layers = nn.ModuleDict({f'layer{i}': self.backbone.encoder.get_submodule(f'layer{i}') for i in range(1, 6)})
+    layers.name = 'VGG-16'
+    load_strictly(layers, found, name)
     return self
 
 # %% ../../nbs/networks/dim.ipynb #4f2e8770

@@ -10,6 +10,7 @@ __all__ = ['one_hot_planes', 'SpectralConv', 'spectral_norm_act', 'spectral_act_
 # %% ../../nbs/networks/gca.ipynb #9fdd8ec3
 import re
 from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .dim import check_inputs, read_imagenet, widen_inputs
+from .dim import check_inputs
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import read_state_dict, whose_weights
 from ..trimap_losses import region_mean, unknown_region
 
 # %% ../../nbs/networks/gca.ipynb #b2cbe15e
@@ -59,7 +61,8 @@ def matrix(self:SpectralConv)->Tensor:  # (C',C * kernel * kernel)
 def iterate(self:SpectralConv,
     steps:int,  # at least 1
 )->None:
-    "Steps of power iteration on the two vectors."
+    "Steps of power iteration on the two vectors; none where there are no numbers."
+    if self.weight_orig.is_meta: return
     with torch.no_grad():
         matrix, u = self.matrix(), self.weight_u.float()
         for _ in range(steps):
@@ -364,6 +367,7 @@ def _resnet_pairs(encoder):
             yield f'{stem}.conv2', f'{stem}.bn2', block.conv2
             if block.interpolation: yield f'{stem}.downsample.0', f'{stem}.downsample.1', block.interpolation[1]
 
+# %% ../../nbs/networks/gca.ipynb #f1d7dfd5
 def _fill(layer, weight, norm):
     "Put a convolution and the batch norm behind it into a spectral layer."
     layer.conv.weight_orig.data.copy_(weight)
@@ -376,16 +380,19 @@ def _fill(layer, weight, norm):
 # %% ../../nbs/networks/gca.ipynb #0ef72a2e
 @patch
 def load_encoder(self:GCA,
-    source,  # file or state dict of ResNet-34 with torchvision's names: layer1.0.conv1.weight, ...
+    source:str|Path|dict,  # file or state dict of ResNet-34 with torchvision's names: layer1.0.conv1.weight, ...
 )->GCA:  # self
-    "Start the residual layers of the encoder from ImageNet weights."
-    state = read_imagenet(source)
+    "Start the residual layers of the encoder from ImageNet weights; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    seems = whose_weights(state) or 'another network'
     for conv, norm, layer in _resnet_pairs(self.backbone.encoder):
         weight = state.get(f'{conv}.weight')
         parts = {k: state.get(f'{norm}.{k}') for k in ('weight', 'bias', 'running_mean', 'running_var')}
         fits = weight is not None and weight.shape == layer.conv.weight_orig.shape
-        if not fits or any(v is None for v in parts.values()):
-            raise ValueError(f"not torchvision's ResNet-34: {conv} or {norm} is missing or does not fit")
+        if not fits or any(v is None or v.shape != weight.shape[:1] for v in parts.values()):
+            raise ValueError(f"{name}: weights of {seems}, not torchvision's ResNet-34: {conv} or {norm} does not fit")
+        if not all(v.isfinite().all() for v in (weight, *parts.values())):
+            raise ValueError(f'{name}: {conv} or {norm} holds NaN or infinity; the file is damaged, take another')
         _fill(layer, weight, parts)
     return self
 

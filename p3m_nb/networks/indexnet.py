@@ -8,14 +8,17 @@ __all__ = ['SpreadNorm', 'conv_norm', 'separable', 'InvertedResidual', 'IndexBlo
 
 # %% ../../nbs/networks/indexnet.ipynb #0c80c383
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .dim import colours_of, grey_planes, read_imagenet, widen_inputs
+from .dim import colours_of, grey_planes, is_rgb, renamed
+from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/indexnet.ipynb #45c30e6b
@@ -175,6 +178,9 @@ class IndexDecoder(nn.Module):
         super().__init__()
         self.decoder_layers = nn.ModuleList(IndexUp(*channels) for channels in _DECODER)
         self.pred = nn.Sequential(conv_norm(32, 1, 5), nn.Conv2d(1, 1, 5, padding=2, bias=False))
+        nn.init.constant_(self.pred[0].bn.weight, .25)
+        nn.init.constant_(self.pred[0].bn.bias, .5)
+        nn.init.dirac_(self.pred[1].weight)
 
     def forward(self,
         x:Tensor,  # (B,160,H/32,W/32)
@@ -197,16 +203,20 @@ class IndexNet(Network):
         self.backbone = nn.ModuleDict(dict(encoder=IndexEncoder(), decoder=IndexDecoder()))
         self.train()
 
-    def alpha_of(self, output):
-        "`output` cut to 0..1."
-        return output.clamp(0, 1)
-
     def train(self, mode=True):
         "Training mode; the encoder's batch norms stay in evaluation mode if they are frozen."
         super().train(mode)
         for m in self.backbone.encoder.modules():
             if isinstance(m, SpreadNorm) and self.config['frozen_norm']: m.eval()
         return self
+
+# %% ../../nbs/networks/indexnet.ipynb #be6e3b81
+@patch
+def alpha_of(self:IndexNet,
+    output:Tensor,  # (B,1,H,W) of `forward`
+)->Tensor:  # (B,1,H,W) in 0..1
+    "`output` cut to 0..1."
+    return output.clamp(0, 1)
 
 # %% ../../nbs/networks/indexnet.ipynb #2e4a3a56
 @patch
@@ -289,17 +299,16 @@ def _imagenet_names():
 # %% ../../nbs/networks/indexnet.ipynb #342a2f71
 @patch
 def load_encoder(self:IndexNet,
-    source,  # file or state dict of MobileNetV2 with torchvision's names: features.0.0.weight, ...
+    source:str|Path|dict,  # file or state dict of MobileNetV2 with torchvision's names: features.0.0.weight, ...
 )->IndexNet:  # self
-    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; indices, context and decoder stay."
-    names, found = _imagenet_names(), {}
-    for key, value in read_imagenet(source).items():
-        stem, _, leaf = key.removeprefix('features.').rpartition('.')
-        if stem in names: found[f'{names[stem]}.{leaf}'] = widen_inputs(value, 4) if stem == '0.0' else value
-    ours = self.backbone.encoder.layers.state_dict()
-    wrong = [k for k, v in ours.items() if not k.endswith('tracked') and (k not in found or found[k].shape != v.shape)]
-    if wrong: raise ValueError(f"not torchvision's MobileNetV2: layers.{wrong[0]} has no value or does not fit")
-    self.backbone.encoder.layers.load_state_dict(ours | found)
+    "Start rows 0..7 from ImageNet weights, the trimap's plane from zero; `ValueError` if they do not fit."
+    state, name = read_state_dict(source)
+    found = renamed(state, {f'features.{theirs}': f'layers.{ours}' for theirs, ours in _imagenet_names().items()})
+    first = found.get('layers.0.conv.weight')
+    if is_rgb(first): found['layers.0.conv.weight'] = with_planes(first, 4)
+    rows = nn.ModuleDict(dict(layers=self.backbone.encoder.layers))
+    rows.name = 'MobileNetV2'
+    load_strictly(rows, found, name)
     return self
 
 # %% ../../nbs/networks/indexnet.ipynb #40ea7cf3
