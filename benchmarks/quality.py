@@ -80,7 +80,7 @@ def measure(methods, folder, finder, limit, worst):
     if limit: paths = paths[::max(1, len(paths) // limit)][:limit]
     for path in paths:
         image, (mask, alpha) = load_image(path), truth(folder, path.stem)
-        hidden = obfuscate(image, alpha, finder=finder) if finder else None
+        hidden = obfuscate(image, alpha, "blur", finder=finder) if finder else None
         for name, method in methods.items():
             row = []
             for x in (image, hidden.image if hidden is not None and hidden.mask.any() else None):

@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from fastcore.basics import patch
-from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw
 
-from .core import atomic_write, load_image, one_line, regular_file, save_image
+from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .jobs import FileReport, image_files, process_files
 from .privacy import blurred, read_manifest
@@ -50,7 +50,7 @@ def judge_of(
     return others[0] if others else 'haar'
 
 # %% ../nbs/12_audit.ipynb #9c572cc1
-_TEXT = ('.txt', '.md', '.csv', '.tsv', '.json', '.jsonl', '.yaml', '.yml', '.log', '.journal')
+_TEXT = ('.txt', '.md', '.csv', '.tsv', '.json', '.jsonl', '.yaml', '.yml', '.log', '.journal', '.lock')
 
 def _walk(folder):
     "The files below `folder`, sorted, and why some places were not entered: (files, {path: reason})."
@@ -89,6 +89,7 @@ def pictures(
     path:str,  # image file
 ):  # yields ('' or 'picture 2 of 5' or 'thumbnail', image (H,W,3) uint8)
     "Every picture that the file holds."
+    image_info(path)  # says what is wrong with a file that is none
     with Image.open(regular_file(path)) as im:
         n, small = getattr(im, 'n_frames', 1), _thumbnail(im)
         if n == 1: yield '', load_image(path)
@@ -204,11 +205,8 @@ def _write_audit(out, report, crops):
 # %% ../nbs/12_audit.ipynb #b7f8df50
 def _look_at(path, finder, want_crops):
     "The sightings in all pictures of a file, each with its crop."
-    try:
-        return [(Sighting(path, label, face), _crop(image, face, 96) if want_crops else None)
-                for label, image in pictures(path) for face in find_faces(image, finder)]
-    except UnidentifiedImageError:
-        raise ValueError(f'{path}: not an image that can be read; look at it yourself') from None
+    return [(Sighting(path, label, face), _crop(image, face, 96) if want_crops else None)
+            for label, image in pictures(path) for face in find_faces(image, finder)]
 
 def audit(
     source:str,  # folder, or a list of files, folders and patterns
@@ -224,7 +222,7 @@ def audit(
     with one_cv_thread():
         n_workers = os.cpu_count() if n_workers is None else n_workers
         done = process_files([(path, []) for path in files], look, n_workers=n_workers, progress=progress, desc='audit')
-    report = AuditReport(done.done, [], closed | done.failed, finder_name(judge), hiders)
+    report = AuditReport(done.done, failed=closed | done.failed, finder=finder_name(judge), hiders=hiders)
     report.found = [s for path in files for s, _ in seen.get(path, [])]
     if out is not None: _write_audit(Path(out), report, [crop for path in files for _, crop in seen.get(path, [])])
     return report

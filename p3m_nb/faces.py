@@ -187,14 +187,21 @@ class OnnxFaceFinder:
 
     def _look(self, image, left, top, right, bottom):
         "The faces in one window of `image`."
-        small = cv2.resize(image[top:bottom, left:right], self.size, interpolation=cv2.INTER_AREA)
+        part, sides = self._padded(image[top:bottom, left:right])
+        small = cv2.resize(part, self.size, interpolation=cv2.INTER_AREA)
         out = self.net(cv2.dnn.blobFromImage(small, 1 / 128, mean=(127, 127, 127)))
         if set(out) != {'boxes', 'scores'}:
             raise ValueError(f'{self.path}: outputs {sorted(out)}; expected boxes and scores (Ultra-Light detectors)')
         boxes, scores = out['boxes'][0], out['scores'][0, :, 1]
         _plausible(self.path, boxes, scores)
-        boxes = boxes * np.tile([right - left, bottom - top], 2) + (left, top, left, top)
+        boxes = boxes * np.tile(sides, 2) + (left, top, left, top)
         return [Face(tuple(map(float, boxes[i])), float(scores[i])) for i in np.flatnonzero(scores > self.score)]
+
+    def _padded(self, part):
+        "`part` with gray at its right and lower side, so that nothing is distorted, and its new (width, height)."
+        h, w = part.shape[:2]
+        W, H = max(w, round(h * self.size[0] / self.size[1])), max(h, round(w * self.size[1] / self.size[0]))
+        return cv2.copyMakeBorder(part, 0, H - h, 0, W - w, cv2.BORDER_CONSTANT, value=(127, 127, 127)), (W, H)
 
 # %% ../nbs/10_faces.ipynb #d09cb89b
 def network_name(
@@ -266,7 +273,7 @@ class FaceSearch:
         pixels:int=500_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         turned:int=288,  # longest side of the turned copies in pixels
-        sure:float=.6,  # faces in turned copies below this confidence are left out
+        sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
         self.detector, self.pixels, self.turns, self.turned, self.sure = detector, pixels, turns, turned, sure
         self.name = finder_name(detector)
@@ -428,7 +435,7 @@ def finder_name(
 DEFAULT_FINDER = 'centerface'
 _BY_NAME = {
     'centerface': lambda: FaceSearch(CenterFaceFinder(score=.45)),
-    'rfb': lambda: FaceSearch(OnnxFaceFinder(score=.8), sure=.98),
+    'rfb': lambda: FaceSearch(OnnxFaceFinder(score=.9), sure=.98),
     'haar': HaarFinder,
     'all': lambda: AllFinders([face_finder(n) for n in ('centerface', 'rfb', 'haar')]),
 }

@@ -197,7 +197,7 @@ class Score:
 
 def _share(k, n):
     "k of n with its 95 % interval (Wilson)."
-    ci = binomtest(int(k), int(n)).proportion_ci(method='wilson')
+    ci = binomtest(round(float(k)), int(n)).proportion_ci(method='wilson')
     return k / n, (float(ci.low), float(ci.high))
 
 # %% ../nbs/14_identity.ipynb #63e634a6
@@ -213,10 +213,9 @@ def recognition_score(
     columns = [[g == n for g in gallery_people] for n in names]
     nearest = np.column_stack([distances[:, c].min(1) for c in columns])  # (P,N): each person by the best photograph
     right = np.array([[n == p for n in names] for p in probe_people])
-    own, others = nearest[right], np.where(right, np.inf, nearest).min(1)
-    hits = own < others
-    wrong = np.sort(nearest[~right])
-    accepted = own <= np.quantile(wrong, far, method='lower')
+    own, wrong = nearest[right], np.sort(nearest[~right])
+    hits = (nearest.min(1) == own) / (nearest == own[:, None]).sum(1)  # of people equally near one is guessed
+    accepted = own < wrong[int(far * len(wrong))]
     roc = np.column_stack([np.searchsorted(wrong, np.sort(own)) / len(wrong), np.arange(1, len(own) + 1) / len(own)])
     shares = *_share(hits.sum(), len(hits)), *_share(accepted.sum(), len(accepted))
     return Score(attacker, *shares, 1 / len(names), len(hits), roc)

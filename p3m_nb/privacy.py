@@ -17,13 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from fastcore.basics import patch
-from PIL import Image
 
-from .core import (atomic_write, choose, clear_temporaries, encode_image, load_alpha, load_image, make_trimap,
-                         one_line, same_size)
+from .core import (atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_image,
+                         make_trimap, one_line, same_size)
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
-from .jobs import FileReport, image_files, process_files
+from .jobs import FileReport, folder_lock, image_files, process_files
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
 # jaw line and brows of `FIVE_POINTS`; half a face's width is about 70 mm, eyes to chin 115 mm
@@ -53,10 +52,10 @@ def widened(
 
 # %% ../nbs/11_privacy.ipynb #e2de2130
 # default strengths, and the weakest that are taken, as shares of the face's size (see the end of this notebook)
-METHODS = {'replace': 0., 'blur': .6, 'mosaic': .2, 'zero': 0., 'paper': .2}
+METHODS = {'zero': 0., 'replace': 0., 'blur': .6, 'mosaic': .2, 'paper': .2}
 WEAKEST = {'blur': .2, 'mosaic': .1, 'paper': .2}
 MARGIN = .25  # the private area is widened by this share of the face's size
-DEFAULT_METHOD = 'replace'
+DEFAULT_METHOD = 'zero'
 
 def check_strength(
     method:str,  # one of `METHODS`
@@ -64,8 +63,10 @@ def check_strength(
 )->float:
     "The strength to use; `ValueError` for one that hides nothing, and for an unknown method."
     choose('method', method, METHODS)
+    if strength is not None and not 0 <= float(strength) <= 4:
+        raise ValueError(f'strength {strength}: 0 to 4 were expected')
     if method not in WEAKEST or strength is None: return METHODS[method]
-    if not WEAKEST[method] <= float(strength) <= 4:
+    if strength < WEAKEST[method]:
         raise ValueError(f"strength {strength} of {method}: give {WEAKEST[method]} to 4 times the face's size "
                          f'(default {METHODS[method]}); less leaves the face visible')
     return float(strength)
@@ -326,7 +327,8 @@ def picture_count(
     path,  # image file
 )->int:
     "How many pictures the file holds that are shown; 1 for a photograph of a telephone with previews behind it."
-    with Image.open(path) as im: return 1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)
+    info = image_info(path)
+    return 1 if info.format == 'MPO' else info.frames
 
 # %% ../nbs/11_privacy.ipynb #fa4fcd2b
 def _between(a, b):
@@ -504,7 +506,7 @@ def _check_own(self:_FolderRun, path, target, record):
 # %% ../nbs/11_privacy.ipynb #02304d74
 @patch
 def plan(self:_FolderRun, files, overwrite):
-    "The jobs that are left: (path, [target])."
+    "The files that are left: (path, target)."
     jobs, names = [], {}
     for path, rel in files:
         try:
@@ -512,7 +514,7 @@ def plan(self:_FolderRun, files, overwrite):
             if twin is not path:
                 raise ValueError(f'{path}: its output would overwrite that of {twin}; rename one of them')
             if not overwrite and self.finished(path, rel): self.report.skipped.append(path)
-            else: jobs.append((path, [self.target(rel)]))
+            else: jobs.append((path, self.target(rel)))
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
     return jobs
 
@@ -535,12 +537,6 @@ def _not_inside(source, out):
         if Path(item).is_dir() and out.resolve().is_relative_to(Path(item).resolve()):
             raise ValueError(f'{out}: lies inside {item}; results and originals must not mix, choose another folder')
 
-def _writable(out):
-    "Say once, and before any work, that the folder `out` cannot be written to."
-    clear_temporaries([out/'.writable', out/'manifest.jsonl'])
-    with atomic_write(out/'.writable') as tmp: tmp.touch()
-    (out/'.writable').unlink()
-
 def _changed(settings, changes):
     "`settings` with `changes`; `ValueError` for a name that is none."
     known = [f.name for f in dataclasses.fields(HidingSettings)]
@@ -548,6 +544,17 @@ def _changed(settings, changes):
     return dataclasses.replace(settings, **changes)
 
 # %% ../nbs/11_privacy.ipynb #c685a77f
+@patch
+def finish(self:_FolderRun, jobs, rels, options):
+    "Do the `jobs`, and write report and manifest."
+    def work(path, _): self.work(path, rels[path])
+    done = process_files([(path, []) for path, _ in jobs], work, desc='obfuscate', **options)
+    self.report.done += done.done
+    self.report.failed |= done.failed
+    self.report.out = str(self.out)
+    self.manifest.finish()
+
+# %% ../nbs/11_privacy.ipynb #cc9ea55a
 def obfuscate_folder(
     source:str,  # folder of photographs, or a list of files, folders and patterns
     out:str,  # folder for the results and `manifest.jsonl`; not inside `source`
@@ -560,17 +567,13 @@ def obfuscate_folder(
 )->ObfuscationReport:
     "Hide the faces of all images of `source`; run again to go on after an interruption."
     if method is not None: changes = {'method': method, 'strength': None} | changes
-    run, files, out = _FolderRun(out, _changed(settings, changes)), image_files(source), Path(out)
-    _not_inside(source, out)
-    _writable(out)
-    run.manifest, rels = _Manifest(out), dict(files)
+    run, files = _FolderRun(out, _changed(settings, changes)), image_files(source)
+    _not_inside(source, run.out)
     options = dict(n_workers=os.cpu_count() if n_workers is None else n_workers, progress=progress)
-    jobs = run.plan(files, overwrite)
-    with one_cv_thread():
+    with folder_lock(out, 'obfuscate'), one_cv_thread():
+        run.manifest = _Manifest(run.out)
+        jobs = run.plan(files, overwrite)
+        clear_temporaries([run.out/'manifest.jsonl', *(target for _, target in jobs)])
         if run.settings.frames and jobs: run.track(files, **options)
-        work = lambda path, _: run.work(path, rels[path])
-        done = process_files(jobs, work, overwrite=True, desc='obfuscate', **options)
-    run.report.done += done.done
-    run.report.failed |= done.failed
-    run.manifest.finish()
+        run.finish(jobs, dict(files), options)
     return run.report

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import load_alpha, load_image
 from ..faces import Face, HaarFinder, find_faces
-from ..privacy import MARGIN, METHODS, Obfuscated, obfuscate
+from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, obfuscate
 from .common import (FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, picture_grid,
                                    screen_size, view_window)
 
@@ -24,7 +24,7 @@ from .common import (FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, p
 class ObfuscationStudio(View):
     "Try how to hide the faces of a photograph."
     method = traitlets.Enum(tuple(METHODS), 'blur', help='how it is hidden')
-    strength = traitlets.Float(METHODS['blur'], min=.01, max=4, help="share of the face's size")
+    strength = traitlets.Float(METHODS['blur'], min=.1, max=4, help="share of the face's size")
     margin = traitlets.Float(MARGIN, min=0, max=2, help="the area is widened by this share of the face's size")
     box = traitlets.Tuple(help='(left, top, right, bottom) in pixels of the photograph to hide instead of what is found; (): find faces')
 
@@ -51,7 +51,8 @@ class ObfuscationStudio(View):
         size = tuple(max(1, round(n * scale)) for n in self.image.shape[:2])
         image, alpha = self._at(size), None if self.alpha is None else fit_window(self.alpha, view_window(self.alpha.shape), size)
         finder = lambda _: [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
-        return image, obfuscate(image, alpha, self.method, self.strength, finder=finder, margin=self.margin, kernel=max(1, round(15 * scale)))
+        return image, obfuscate(image, alpha, self.method, max(self.strength, WEAKEST.get(self.method, 0)), finder=finder,
+                                margin=self.margin, kernel=max(1, round(15 * scale)))
 
     def result(self)->Obfuscated: "The faces hidden, at full size."; return self._hide(1)[1]
 
@@ -83,4 +84,4 @@ def text(self:ObfuscationStudio)->str:
 
 @patch
 def _controls(self:ObfuscationStudio):
-    return [control_row(self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS), style=dict(button_width='80px')), self._slider('strength', .01, 4), self._slider('margin', 0, 2)), self._navigation()]
+    return [control_row(self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS), style=dict(button_width='80px')), self._slider('strength', .1, 4), self._slider('margin', 0, 2)), self._navigation()]
