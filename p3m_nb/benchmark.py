@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'OBFUSCATIONS', 'SCORINGS', 'TestSet', 'test_set', 'read_matte', 'read_portrait', 'PredictionStore', 'Run',
-           'Result', 'evaluate', 'evaluate_grid']
+           'Result', 'Scoring', 'evaluate', 'evaluate_grid']
 
 # %% ../nbs/61_benchmark.ipynb #f5645ded
 import functools, json, math, os, tempfile, time
@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from fastcore.meta import delegates
 
-from .core import alpha_to_uint, atomic_write, load_alpha, load_image, make_trimap, one_line, save_alpha
+from .core import (alpha_to_uint, atomic_write, choose, load_alpha, load_image, make_trimap, one_line,
+                         save_alpha)
 from .crops import Portrait, check_size
 from .dataset import P3M10k, PortraitFolder, Sample
 from .jobs import process_files
@@ -31,60 +33,78 @@ class TestSet:
     name: str
     unmatted: list = field(default_factory=list)  # paths of images
 
+def _split_of(data, split):
+    "The samples of a `split` of a `P3M10k`, and what to call them."
+    splits = list(data.splits)
+    if split is None and len(splits) > 1:
+        raise ValueError(f'{data.root}: has {", ".join(splits)}; choose one as split, '
+                         'or "valid" for the held-out part of train')
+    split = split or splits[0]
+    if splits == [split] == ['train']: return data.split(split), data.root.name  # a folder of one's own, all of it
+    part = dict(valid=data.valid, train=data.train)[split] if split in ('valid', 'train') else data.split(split)
+    return part, f'{data.root.name}/{split}'
+
+# %% ../nbs/61_benchmark.ipynb #ea53cae7
+def _folder_name(data): return data.folder.name if isinstance(data, PortraitFolder) else 'samples'
+
 def test_set(
-    data,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder
+    data:object,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder
     split:str=None,  # 'valid', 'train', 'P3M-500-P', 'P3M-500-NP' ...; None: the only one there is
 )->TestSet:
     "The portraits of `split` of `data`."
     if isinstance(data, TestSet): return data
     if isinstance(data, (str, os.PathLike)): data = P3M10k(data)
-    if isinstance(data, P3M10k):
-        name, split = data.root.name, split or (next(iter(data.splits)) if len(data.splits) == 1 else None)
-        if split is None: raise ValueError(f'{data.root}: has {", ".join(data.splits)}; choose one as split, or "valid" for the held-out part of train')
-        whole = split == 'train' and len(data.splits) == 1
-        part = data.valid if split == 'valid' else data.train if split == 'train' and not whole else data.split(split)
-        name += '' if whole else f'/{split}'
-    else: part, name = data, data.folder.name if isinstance(data, PortraitFolder) else 'samples'
+    if isinstance(data, P3M10k): part, name = _split_of(data, split)
+    else: part, name = data, _folder_name(data)
     samples = [s for s in part if s.alpha is not None]
     unmatted = [*getattr(part, 'unmatted', []), *(s.image for s in part if s.alpha is None)]
-    if not samples: raise ValueError(f'{name}: nothing to score, no image with a matte' + (f' ({len(unmatted)} images without)' if unmatted else ''))
-    return TestSet(samples, name, unmatted)
+    if samples: return TestSet(samples, name, unmatted)
+    others = f' ({len(unmatted)} images without)' if unmatted else ''
+    raise ValueError(f'{name}: nothing to score, no image with a matte{others}')
 test_set.__test__ = False
 
 # %% ../nbs/61_benchmark.ipynb #14f49fb0
 KERNEL = 25  # side in pixels of the kernel for trimaps that are missing
 OBFUSCATIONS = ('none', 'blur', 'mosaic', 'zero')
 
+def _load_array(path):
+    "The alpha in a .npy file."
+    try: a = np.squeeze(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as e: raise ValueError(f'{path}: not a NumPy array that can be read ({e})') from e
+    try: return load_alpha(a)
+    except ValueError as e: raise ValueError(f'{path}: {e}') from e
+
 def read_matte(
-    path,  # a picture, or a .npy array (H,W) of uint8 or of floats in 0..1
-):  # (H,W) uint8, or float64 in 0..1 where 8 bits do not hold it; and '8 bit', '16 bit' or 'float'
+    path:str,  # a picture, or a .npy array (H,W) of uint8 or of floats in 0..1
+)->tuple:  # (H,W) uint8, or float64 in 0..1 where 8 bits do not hold it; and '8 bit', '16 bit' or 'float'
     "Read an alpha without loss, and say how fine it is."
-    if Path(path).suffix.lower() == '.npy':
-        try: a = np.squeeze(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError) as e: raise ValueError(f'{path}: not a NumPy array that can be read ({e})') from e
-        try: a = load_alpha(a)
-        except ValueError as e: raise ValueError(f'{path}: {e}') from e
-    else: a = load_alpha(path)
+    a = _load_array(path) if Path(path).suffix.lower() == '.npy' else load_alpha(path)
     for bits, top in ((8, 255), (16, 65535)):
         whole = alpha_to_uint(a, bits)
         if np.array_equal(whole / np.float32(top), a): return (whole if bits == 8 else whole / top), f'{bits} bit'
     return a.astype(np.float64), 'float'
 
+# %% ../nbs/61_benchmark.ipynb #132e5274
 def _hide_faces(image, alpha, facemask, how):
     "`image` with its faces hidden by `how`, and whether there were any."
     from p3m_nb.privacy import obfuscate
-    done = obfuscate(image, alpha / 255 if alpha.dtype == np.uint8 else alpha, how, facemask=None if facemask is None else facemask >= 128)
+    alpha = alpha / 255 if alpha.dtype == np.uint8 else alpha
+    done = obfuscate(image, alpha, how, facemask=None if facemask is None else facemask >= 128)
     return done.image, bool(done.faces)
+
+def _read_labels(path): return alpha_to_uint(load_alpha(path))
 
 def read_portrait(
     sample:Sample,  # its files
     obfuscation:str='none',  # 'none', 'blur', 'mosaic' or 'zero'
-)->tuple:  # `Portrait` with alpha as `read_matte` gives it and no colours of fore- and background, and whether a face was found (None: not looked for)
+)->tuple:  # `Portrait`, its alpha as `read_matte` gives it; and whether a face was found (None: not looked for)
     "Read what scoring needs, check that sizes agree, make a missing trimap."
     alpha, _ = read_matte(sample.alpha)
-    read = lambda part, how: None if getattr(sample, part) is None else check_size(how(getattr(sample, part)), alpha.shape, getattr(sample, part), sample.alpha)
-    image, facemask = read('image', load_image), read('facemask', lambda p: alpha_to_uint(load_alpha(p)))
-    trimap, found = read('trimap', lambda p: alpha_to_uint(load_alpha(p))), None
+    def read(part, how):
+        path = getattr(sample, part)
+        return None if path is None else check_size(how(path), alpha.shape, path, sample.alpha)
+    image, facemask, found = read('image', load_image), read('facemask', _read_labels), None
+    trimap = read('trimap', _read_labels)
     if trimap is None: trimap = make_trimap(alpha, KERNEL)
     if obfuscation != 'none': image, found = _hide_faces(image, alpha, facemask, obfuscation)
     return Portrait(image, alpha, trimap, None, None, facemask), found
@@ -94,17 +114,25 @@ class PredictionStore:
     "Where the predictions of `method` are kept."
     def __init__(self,
         method:Method,  # whose predictions
-        folder=None,  # holds a sub-folder for each method; None: a temporary one that goes with this object
+        folder:str=None,  # holds a sub-folder for each method; None: a temporary one that goes with this object
     ):
-        self.method, self._temporary = method, tempfile.TemporaryDirectory(prefix='p3m_eval_') if folder is None else None
         if folder is not None and not method.keep:
-            raise ValueError(f"predictions of the function '{method.name}' cannot be told from those of another version of it; give Method(function, name, settings) to keep them")
-        self.folder = Path(self._temporary.name if folder is None else folder).expanduser()/method.key
-        if method.needs == 'stored': return
-        note = self.folder/'method.json'
-        if not note.exists():
-            if self.folder.exists() and any(self.folder.iterdir()): raise ValueError(f'{self.folder}: holds files but no method.json, so they are not ours; choose another folder')
-            with atomic_write(note) as tmp: tmp.write_text(json.dumps(dict(made_by='p3m_nb.benchmark', name=method.name, settings=method.settings, needs=method.needs), indent=1))
+            raise ValueError(f"predictions of the function '{method.name}' cannot be told from those of another "
+                             'version of it; give Method(function, name, settings) to keep them')
+        self.method, self._temporary = method, None
+        if folder is None: self._temporary = tempfile.TemporaryDirectory(prefix='p3m_eval_')
+        self.folder = Path(folder or self._temporary.name).expanduser()/method.key
+        if method.needs != 'stored': self._note()
+
+    def _note(self):
+        "Write into the folder whose predictions it holds, unless it is said there already."
+        note, m = self.folder/'method.json', self.method
+        if note.exists(): return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f'{self.folder}: holds files but no method.json, so they are not ours; '
+                             'choose another folder')
+        facts = dict(made_by='p3m_nb.benchmark', name=m.name, settings=m.settings, needs=m.needs)
+        with atomic_write(note) as tmp: tmp.write_text(json.dumps(facts, indent=1), encoding='utf-8')
 
     def __call__(self,
         sample:Sample,  # its files
@@ -113,7 +141,8 @@ class PredictionStore:
         "The prediction for a portrait, made if it is not there."
         if self.method.needs == 'stored': return self.method.predict(sample), math.nan
         given = (portrait.image, portrait.trimap) if self.method.needs == 'trimap' else (portrait.image,)
-        path = self.folder/f'{file_slug(sample.name)}-{short_digest(*(str(a.shape).encode() + a.tobytes() for a in given))}.png'
+        digest = short_digest(*(str(a.shape).encode() + a.tobytes() for a in given))
+        path = self.folder/f'{file_slug(sample.name)}-{digest}.png'
         if path.exists(): return path, math.nan
         start = time.perf_counter()
         alpha = np.asarray(self.method.predict(*given))
@@ -121,12 +150,16 @@ class PredictionStore:
         save_alpha(_checked(alpha, portrait.image.shape[:2], self.method.name), path, bits=16)
         return path, seconds
 
+# %% ../nbs/61_benchmark.ipynb #a2097e39
 def _checked(alpha, size, name):
     "`alpha` as float, if it is an alpha of `size`."
-    if alpha.shape != size: raise ValueError(f'{name} gives an array of shape {alpha.shape} for a photo of {size}; an alpha of the photo\'s size was expected')
+    if alpha.shape != size:
+        raise ValueError(f"{name} gives an array of shape {alpha.shape} for a photo of {size}; "
+                         "an alpha of the photo's size was expected")
     if alpha.dtype == np.uint8: alpha = alpha / 255
-    if not (alpha.min() >= -1e-3 and alpha.max() <= 1.001): raise ValueError(f'{name} gives values in {alpha.min():.4g}..{alpha.max():.4g}; 0..1 was expected')
-    return np.asarray(alpha, np.float64)
+    low, high = alpha.min(), alpha.max()
+    if low >= -1e-3 and high <= 1.001: return np.asarray(alpha, np.float64)
+    raise ValueError(f'{name} gives values in {low:.4g}..{high:.4g}; 0..1 was expected')
 
 # %% ../nbs/61_benchmark.ipynb #9339181d
 @dataclass
@@ -143,40 +176,67 @@ class Run:
     store: object = field(default=None, repr=False, compare=False)  # keeps temporary predictions alive
 
 # %% ../nbs/61_benchmark.ipynb #f6da622e
+_FROM_TABLES = ('conventions', 'table', 'grid', 'plot', 'gallery', 'intervals', 'save')
+
 class Result:
-    "The metrics of one run or of several: a data `frame` with a row for each image, and `runs` by label."
-    def __init__(self, frame, runs): self.frame, self.runs = frame, runs
+    "The metrics of one run or of several; [tables](62_tables.ipynb) adds what shows them."
+    def __init__(self,
+        frame:pd.DataFrame,  # a row for each image
+        runs:dict,  # label -> `Run`
+    ):
+        self.frame, self.runs = frame, runs
 
     @property
-    def metrics(self): return [m for m in TEN_METRICS + FACE_METRICS if m in self.frame and (m in TEN_METRICS or self.frame[m].notna().any())]
+    def metrics(self)->list:
+        "The names of those that were measured."
+        there = [m for m in TEN_METRICS + FACE_METRICS if m in self.frame]
+        return [m for m in there if m in TEN_METRICS or self.frame[m].notna().any()]
+
     @property
-    def failed(self): return {(label, path): reason for label, run in self.runs.items() for path, reason in run.failed.items()}
+    def failed(self)->dict:
+        "(label, path) -> one-line reason."
+        return {(label, path): reason for label, run in self.runs.items() for path, reason in run.failed.items()}
+
     @property
-    def ok(self): return not self.failed
-    def of(self, label)->pd.DataFrame:
+    def ok(self)->bool:
+        "Whether all images were scored."
+        return not self.failed
+
+    def of(self,
+        label:str,  # of a run
+    )->pd.DataFrame:
         "The rows of the run `label`."
         if label not in self.runs: raise ValueError(f"no run is called '{label}'; there are {', '.join(self.runs)}")
         return self.frame[self.frame.run == label]
 
-    def __add__(self, other):
-        if twins := self.runs.keys() & other.runs.keys(): raise ValueError(f"two runs are called '{sorted(twins)[0]}'; give them different labels")
-        frames = [r.frame for r in (self, other) if len(r.frame)] or [self.frame]  # pandas guesses the types of empty columns
-        return Result(pd.concat(frames, ignore_index=True), self.runs | other.runs)
-
-    def relabel(self,
-        rename,  # function old label -> new label
-    ):
-        "The same result with other labels."
-        if len(names := {label: rename(label) for label in self.runs}) != len(set(names.values())): raise ValueError('two runs would get the same label')
-        return Result(self.frame.assign(run=self.frame.run.map(names)), {names[label]: run for label, run in self.runs.items()})
+    def __getattr__(self, name):
+        if name in _FROM_TABLES: raise AttributeError(f'Result.{name} comes with p3m_nb.tables: import p3m_nb.tables')
+        raise AttributeError(f"'Result' object has no attribute '{name}'")
 
     def __str__(self):
         lines = [f'{label}: {len(self.of(label))} of {run.images} images scored' for label, run in self.runs.items()]
-        return '\n'.join(lines + ([f'{len(self.failed)} failed:'] if self.failed else []) + [f'  {label}: {reason}' for (label, _), reason in self.failed.items()])
+        if self.failed: lines.append(f'{len(self.failed)} failed:')
+        return '\n'.join(lines + [f'  {label}: {reason}' for (label, _), reason in self.failed.items()])
+
     def __repr__(self): return str(self)
-    def __getattr__(self, name):
-        if name in ('conventions', 'table', 'grid', 'plot', 'gallery', 'intervals', 'save'): raise AttributeError(f'Result.{name} comes with p3m_nb.tables: import p3m_nb.tables')
-        raise AttributeError(f"'Result' object has no attribute '{name}'")
+
+# %% ../nbs/61_benchmark.ipynb #347b42f5
+@patch
+def __add__(self:Result, other):
+    if twins := self.runs.keys() & other.runs.keys():
+        raise ValueError(f"two runs are called '{sorted(twins)[0]}'; give them different labels")
+    frames = [r.frame for r in (self, other) if len(r.frame)] or [self.frame]  # pandas guesses types of empty columns
+    return Result(pd.concat(frames, ignore_index=True), self.runs | other.runs)
+
+@patch
+def relabel(self:Result,
+    rename:callable,  # function old label -> new label
+)->Result:
+    "The same result with other labels."
+    names = {label: rename(label) for label in self.runs}
+    if len(names) != len(set(names.values())): raise ValueError('two runs would get the same label')
+    runs = {names[label]: run for label, run in self.runs.items()}
+    return Result(self.frame.assign(run=self.frame.run.map(names)), runs)
 
 # %% ../nbs/61_benchmark.ipynb #670573c1
 @patch
@@ -192,66 +252,101 @@ def undefined(self:Result)->pd.DataFrame:  # run x metric, whole numbers
 # %% ../nbs/61_benchmark.ipynb #0b4c789d
 SCORINGS = ('float', '8bit')
 
-def _row(sample, portrait, store, scoring, names):
-    "The row of one image."
-    path, seconds = store(sample, portrait)
-    try: pred, bits = read_matte(path)
-    except (ValueError, OSError) as e: raise ValueError(f'{one_line(e, path)}; remove this prediction and run again') from e
-    if scoring == '8bit' and pred.dtype != np.uint8: pred = alpha_to_uint(pred)
-    if pred.shape != portrait.alpha.shape:
-        (h, w), (H, W) = pred.shape, portrait.alpha.shape
-        raise ValueError(f'{sample.image}: the prediction {path} is {w}x{h} but the alpha is {W}x{H}; predictions are scored at the size of the alpha, resize it first')
-    facemask = None if portrait.facemask is None else portrait.facemask >= 128
-    allowed = names if names is None or facemask is not None else [n for n in metric_names(names, True, True) if n not in FACE_METRICS]
-    scores = matting_metrics(pred, portrait.alpha, portrait.trimap, facemask, allowed)
-    return scores | dict(bits=bits, seconds=seconds, prediction=str(path))
+@dataclass(frozen=True)
+class Scoring:
+    "How images are scored."
+    obfuscation: str = 'none'  # hide faces first: 'blur', 'mosaic' or 'zero'
+    scoring: str = 'float'  # 'float', or '8bit' to round predictions to 8 bits first
+    names: object = None  # metrics, see `matting_metrics`; None: all
+    n: int = None  # only the first `n` images
 
-def _as_row(label, sample, scores, portrait, found):
-    "`scores` with what tells the image."
-    h, w = portrait.alpha.shape
-    return scores | dict(run=label, image=sample.name, width=w, height=h, trimap='given' if sample.trimap else 'made', face_found=found,
-                         file=str(sample.image), alpha=str(sample.alpha), facemask=str(sample.facemask or ''), trimap_file=str(sample.trimap or ''))
+    def __post_init__(self):
+        choose('obfuscation', self.obfuscation, OBFUSCATIONS)
+        choose('scoring', self.scoring, SCORINGS)
+        if self.names is not None: object.__setattr__(self, 'names', metric_names(self.names, True, True))
 
 # %% ../nbs/61_benchmark.ipynb #78226661
+def _read_prediction(path, sample, shape, scoring):
+    "A prediction as it is scored, and how fine it is."
+    try: pred, bits = read_matte(path)
+    except (ValueError, OSError) as e:
+        raise ValueError(f'{one_line(e, path)}; remove this prediction and run again') from e
+    if scoring == '8bit' and pred.dtype != np.uint8: pred = alpha_to_uint(pred)
+    if pred.shape == shape: return pred, bits
+    (h, w), (H, W) = pred.shape, shape
+    raise ValueError(f'{sample.image}: the prediction {path} is {w}x{h} but the alpha is {W}x{H}; '
+                     'predictions are scored at the size of the alpha, resize it first')
+
+def _scores(pred, portrait, names):
+    "The metrics of one image; those of the face only where there is a mask."
+    facemask = None if portrait.facemask is None else portrait.facemask >= 128
+    if names is not None and facemask is None: names = [n for n in names if n not in FACE_METRICS]
+    return matting_metrics(pred, portrait.alpha, portrait.trimap, facemask, names)
+
+def _as_row(label, sample, portrait, found):
+    "What tells one image from others."
+    h, w = portrait.alpha.shape
+    files = dict(file=sample.image, alpha=sample.alpha, facemask=sample.facemask, trimap_file=sample.trimap)
+    made = 'given' if sample.trimap else 'made'
+    paths = {k: str(v or '') for k, v in files.items()}
+    return dict(run=label, image=sample.name, width=w, height=h, trimap=made, face_found=found) | paths
+
+# %% ../nbs/61_benchmark.ipynb #b3866000
+_FIRST = ['run', 'image', 'width', 'height']
+_LAST = ['trimap', 'face_found', 'bits', 'seconds', 'file', 'alpha', 'facemask', 'trimap_file', 'prediction']
+
+def _frame(rows, names):
+    "The data frame of `rows`."
+    metrics = [m for m in TEN_METRICS + FACE_METRICS if names is None or m in names]
+    frame = pd.DataFrame(rows, columns=[*_FIRST, *metrics, *_LAST])
+    return frame.astype({m: float for m in [*metrics, 'seconds']})
+
+def _check_faces(tests, samples, names):
+    "`ValueError` if only metrics of the face are wanted and there are no face masks."
+    if not names or not set(names) <= set(FACE_METRICS) or any(s.facemask for s in samples): return
+    raise ValueError(f'{tests.name}: has no face masks, so {names[0]} cannot be measured')
+
+# %% ../nbs/61_benchmark.ipynb #436529df
+@delegates(Scoring)
 def evaluate(
-    method,  # what `as_method` takes
-    data,  # what `test_set` takes
+    method:object,  # what `as_method` takes
+    data:object,  # what `test_set` takes
     split:str=None,  # 'P3M-500-P', 'P3M-500-NP', 'valid' ...
     label:str=None,  # of the run; the method's name by default
-    obfuscation:str='none',  # hide faces first: 'blur', 'mosaic' or 'zero'
-    scoring:str='float',  # 'float', or '8bit' to round predictions to 8 bits first
-    names=None,  # metrics, see `matting_metrics`; None: all
-    n:int=None,  # only the first `n` images
-    store=None,  # folder in which predictions are kept for later runs; None: not beyond this `Result`
+    store:str=None,  # folder in which predictions are kept for later runs; None: not beyond this `Result`
     progress:bool=True,  # show a progress bar on a terminal
+    **kwargs:object,  # of `Scoring`
 )->Result:
     "Score `method` on the portraits of `data`."
-    for value, what, options in ((obfuscation, 'obfuscation', OBFUSCATIONS), (scoring, 'scoring', SCORINGS)):
-        if value not in options: raise ValueError(f"{what}='{value}': choose one of {', '.join(options)}")
-    tests, method = test_set(data, split), as_method(method)
-    kept, samples, label = PredictionStore(method, store), {s.image: s for s in tests.samples[:n]}, label or method.name
-    names, rows = None if names is None else metric_names(names, True, True), []
-    if names and set(names) <= set(FACE_METRICS) and not any(s.facemask for s in samples.values()): raise ValueError(f'{tests.name}: has no face masks, so {names[0]} cannot be measured')
+    how, tests, method = Scoring(**kwargs), test_set(data, split), as_method(method)
+    kept, label, rows = PredictionStore(method, store), label or method.name, []
+    samples = {s.image: s for s in tests.samples[:how.n]}
+    _check_faces(tests, samples.values(), how.names)
+    def read(path): return samples[path], *read_portrait(samples[path], how.obfuscation)
     def work(loaded, _):
         sample, portrait, found = loaded
-        rows.append(_as_row(label, sample, _row(sample, portrait, kept, scoring, names), portrait, found))
-    report = process_files([(path, []) for path in samples], work, read=lambda path: (samples[path], *read_portrait(samples[path], obfuscation)), progress=progress, desc=label)
-    unmatted = {} if n else {p: f'{p}: has no matte of the same name; add it or remove the image' for p in tests.unmatted}
-    run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), scoring, obfuscation, report.failed | unmatted, kept)
-    metrics = [m for m in TEN_METRICS + FACE_METRICS if names is None or m in names]
-    columns = ['run', 'image', 'width', 'height', *metrics, 'trimap', 'face_found', 'bits', 'seconds', 'file', 'alpha', 'facemask', 'trimap_file', 'prediction']
-    return Result(pd.DataFrame(rows, columns=columns).astype({m: float for m in [*metrics, 'seconds']}), {label: run})
+        path, seconds = kept(sample, portrait)
+        pred, bits = _read_prediction(path, sample, portrait.alpha.shape, how.scoring)
+        measured = dict(bits=bits, seconds=seconds, prediction=str(path)) | _scores(pred, portrait, how.names)
+        rows.append(_as_row(label, sample, portrait, found) | measured)
+    report = process_files([(path, []) for path in samples], work, read=read, progress=progress, desc=label)
+    advice = 'has no matte of the same name; add it or remove the image'
+    unmatted = {} if how.n else {p: f'{p}: {advice}' for p in tests.unmatted}
+    run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), how.scoring,
+              how.obfuscation, report.failed | unmatted, kept)
+    return Result(_frame(rows, how.names), {label: run})
 
 # %% ../nbs/61_benchmark.ipynb #17a6c4b5
 def evaluate_grid(
     methods:dict,  # label -> what `as_method` takes, e.g. dict(B=trained_on_blurred, N=trained_on_normal)
-    tests:dict,  # label -> what `test_set` takes, or a dict of arguments of `evaluate`, e.g. dict(B=dict(data=folder, obfuscation='blur'), N=folder)
-    **kwargs,  # of `evaluate`, for all
+    tests:dict,  # label -> what `test_set` takes, or arguments of `evaluate`, e.g. dict(data=x, obfuscation='blur')
+    **kwargs:object,  # of `evaluate`, for all
 )->Result:  # its runs are labelled method:test
     "Every method on every test set."
     methods = {k: as_method(m) for k, m in methods.items()}
     tests = {k: t if isinstance(t, dict) else dict(data=t) for k, t in tests.items()}
-    results = [evaluate(m, **(kwargs | test), label=f'{a}:{b}') for a, m in methods.items() for b, test in tests.items()]
+    pairs = [(a, m, b, test) for a, m in methods.items() for b, test in tests.items()]
+    results = [evaluate(m, **(kwargs | t), label=f'{a}:{b}') for a, m, b, t in pairs]
     return functools.reduce(lambda a, b: a + b, results)
 
 # %% ../nbs/61_benchmark.ipynb #9617e955
@@ -262,5 +357,6 @@ def worst(self:Result,
     label:str=None,  # of a run; the only one by default
 )->pd.DataFrame:
     "The `n` rows with the largest `metric`."
-    if label is None and len(self.runs) > 1: raise ValueError(f'several runs: give the label of one of {", ".join(self.runs)}')
+    if label is None and len(self.runs) > 1:
+        raise ValueError(f'several runs: give the label of one of {", ".join(self.runs)}')
     return self.of(label or next(iter(self.runs))).dropna(subset=[metric]).nlargest(n, metric)

@@ -6,50 +6,102 @@
 __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, functools, inspect, os, sys, traceback
+import argparse, difflib, functools, importlib, inspect, os, sys, traceback
+from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
 # %% ../nbs/80_cli.ipynb #d97ee457
-def _parser(func, name):
-    "The `ArgumentParser` for `func`, from its docments."
+class _Parser(argparse.ArgumentParser):
+    "An `ArgumentParser` that names the nearest option when one is misspelt."
+    def error(self, message):
+        wrong = next((w for w in message.split() if w.startswith('--')), None)
+        known = [o for action in self._actions for o in action.option_strings]
+        if 'unrecognized' in message and wrong and (near := difflib.get_close_matches(wrong.split('=')[0], known, 1)):
+            message += f'; did you mean {near[0]}?'
+        super().error(message)
+
+def _value_options(anno, default=None):
+    "What `add_argument` needs to know about a parameter of the type `anno`."
+    if anno is bool: return {'action': 'store_true' if default is False else argparse.BooleanOptionalAction}
+    if get_origin(anno) is Literal: return {'choices': get_args(anno)}
+    return {'type': anno} if callable(anno) and anno is not list else {}
+
+def _with_default(text, default):
+    "The help `text` with the `default` that it does not name yet."
+    text = (text or '').replace('%', '%%')
+    return text if default in (None, False, '', ()) or '(default' in text else f'{text} (default: {default})'
+
+# %% ../nbs/80_cli.ipynb #be164844
+def _add_parameter(parser, name, doc):
+    "The option or argument for the documented parameter `name` of a function."
+    required = doc.default is inspect.Parameter.empty
+    options = {'help': _with_default(doc.docment, None if required else doc.default)} | _value_options(doc.anno, doc.default)
+    if doc.anno is list: options['nargs'] = '+' if required else '*'
+    if doc.anno is not bool and 'choices' not in options: options['metavar'] = name.upper()
+    if required: return parser.add_argument(name, **options)
+    flags = (['-o'] if name == 'out' else []) + ['--' + name.replace('_', '-')]
+    parser.add_argument(*flags, dest=name, default=doc.default, **options)
+
+def _add_setting(parser, f):
+    "The option for the field `f` of a dataclass of settings; not given, it is None."
+    facts, kind = f.metadata, f.type
+    options = {'help': _with_default(facts['help'], facts['default']), 'default': None, 'dest': f.name}
+    if kind is bool: options['action'] = argparse.BooleanOptionalAction
+    elif kind is list: options |= {'nargs': '*', 'metavar': f.name.upper()}
+    else: options |= {'type': kind, 'metavar': None if facts['choices'] else f.name.upper(), 'choices': facts['choices']}
+    parser.add_argument('--' + f.name.replace('_', '-'), **options)
+
+# %% ../nbs/80_cli.ipynb #4386b3c6
+def _parser(func, name, settings=None):
+    "The parser for `func`, from its docments and the fields of the dataclass `settings`."
     from fastcore.docments import docments
     from p3m_nb import __version__
-    parser = argparse.ArgumentParser(prog=name, description=func.__doc__.replace('`', ''), formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=32, width=110))
+    layout = functools.partial(argparse.HelpFormatter, max_help_position=32, width=110)
+    parser = _Parser(prog=name, description=func.__doc__.replace('`', ''), formatter_class=layout)
     parser.add_argument('--version', action='version', version=f'p3m_nb {__version__}')
     parser.add_argument('--debug', action='store_true', help='show the full traceback of an error')
     for param, doc in docments(func, full=True, returns=False).items():
-        options, anno, required = {'help': (doc.docment or '').replace('%', '%%')}, doc.anno, doc.default is inspect.Parameter.empty
-        if anno is bool: options |= {'action': 'store_true'}
-        elif get_origin(anno) is Literal: options |= {'choices': get_args(anno)}
-        elif anno is list: options |= {'nargs': '+' if required else '*'}
-        elif callable(anno): options |= {'type': anno}
-        if required: parser.add_argument(param, **options, **({'metavar': param.upper()} if anno is list else {}))
-        else:
-            if anno is not bool: options |= {'metavar': None if 'choices' in options else param.upper()}
-            if doc.default not in (None, False, '', ()): options['help'] += f' (default: {doc.default})'
-            flags = (['-o'] if param == 'out' else []) + ['--' + param.replace('_', '-')]
-            parser.add_argument(*flags, dest=param, default=doc.default, **options)
+        if param != 'settings': _add_parameter(parser, param, doc)
+    for f in fields(settings) if settings else (): _add_setting(parser, f)
     return parser
 
-# %% ../nbs/80_cli.ipynb #be164844
-def command(func):
+def _settings_class(address):
+    "The dataclass at 'module:name', or None."
+    if address is None: return None
+    module, _, name = address.partition(':')
+    return getattr(importlib.import_module(module), name)
+
+# %% ../nbs/80_cli.ipynb #66a4c3fa
+_EXPECTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+
+def _run(func, name, settings):
+    "Parse the command line, call `func` and leave with its status."
+    options = vars(_parser(func, name, settings).parse_args())
+    debug = options.pop('debug')
+    try: result = func(**options)
+    except KeyboardInterrupt: sys.exit(f'{name}: interrupted; what is finished stays, run it again to go on')
+    except BrokenPipeError: os._exit(1)  # the reader of our output has gone; nothing can be said any more
+    except _EXPECTED as e:
+        if debug: traceback.print_exc()
+        from p3m_nb.core import one_line
+        sys.exit(f'{name}: {one_line(e)}')
+    if not hasattr(result, 'failed'): return
+    print(result, file=sys.stderr)
+    sys.exit(0 if result.ok else 1)
+
+def _say_what_can_be_said():
+    "Characters that the terminal does not have are replaced, not an error after the work is done."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
+
+def command(func=None, settings=None):
     "Make the documented function `func` a command line program that it is when called without arguments."
-    name = func.__name__
+    if func is None: return functools.partial(command, settings=settings)
     @functools.wraps(func)
     def run(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
-        options = vars(_parser(func, name).parse_args())
-        debug = options.pop('debug')
-        try: result = func(**options)
-        except KeyboardInterrupt: sys.exit(f'{name}: interrupted; what is finished stays, run it again to go on')
-        except BrokenPipeError: os._exit(1)  # the reader of our output has gone; nothing can be said any more
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as e:
-            if debug: traceback.print_exc()
-            from p3m_nb.core import one_line
-            sys.exit(f'{name}: {one_line(e)}')
-        if hasattr(result, 'failed'):
-            print(result, file=sys.stderr)
-            sys.exit(0 if result.ok else 1)
+        _say_what_can_be_said()
+        _run(func, func.__name__, _settings_class(settings))
     return run
 
 # %% ../nbs/80_cli.ipynb #15a6abec
@@ -82,6 +134,9 @@ def p3m_matte(
     device:str=None,  # cpu, cuda or mps; the fastest by default
     precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
     weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
+    detail:bool=None,  # draw hair at the photograph's own size; by default with the shipped weights
+    refine:str=None,  # a second network for the transition area, e.g. vitmatte_s; its trimap is made by the first
+    refine_weights:str=None,  # file with the weights of that network
     overwrite:bool=False,  # make results again that exist
 ):
     "Matte portraits: write NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
@@ -94,7 +149,8 @@ def p3m_matte(
     if single and out != '-' and not Path(out).suffix: out = str(Path(out)/('stdin_alpha.png' if alpha_only else 'stdin_cutout.png' if background is None else 'stdin_composite.jpg'))
     if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
     from p3m_nb.infer import Matter
-    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part)
+    second = dict(refine=refine, refine_weights=refine_weights)
+    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, detail=detail, **second)
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
@@ -115,13 +171,13 @@ def p3m_obfuscate(
     people:bool=False,  # also find people with the matting network, and report those without a face found
     jpeg:int=None,  # write JPEGs of this quality, 1..100; changes the transition area by the loss of the format
     overwrite:bool=False,  # make results again that exist
-    workers:int=None,  # threads (default: one per processor)
+    n_workers:int=None,  # threads (default: one per processor)
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
     from p3m_nb.privacy import obfuscate_folder
     return obfuscate_folder(input, out, method, strength=strength, masks=masks, alphas=alphas, finder=finder, kernel=kernel,
                             keep_faceless=keep_faceless, keep_links=keep_links, frames=frames, jpeg=jpeg,
-                            people=_person_finder() if people else None, overwrite=overwrite, n_workers=workers)
+                            people=_person_finder() if people else None, overwrite=overwrite, n_workers=n_workers)
 
 def _person_finder():
     "A function that gives the alpha of an image, by the shipped network."
@@ -135,19 +191,19 @@ def p3m_audit(
     input:list,  # images: files, folders, glob patterns
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
-    identity:str=None,  # folder of the originals: instead count who is still recognised (needs the extra identity)
-    workers:int=None,  # threads (default: one per processor)
+    identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
+    n_workers:int=None,  # threads (default: one per processor)
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
-    if identity is not None: return _identity(input, identity, finder, workers)
+    if identity is not None: return _identity(input, identity, finder, n_workers)
     from p3m_nb.audit import audit
-    return audit(input, finder, out, n_workers=workers)
+    return audit(input, finder, out, n_workers=n_workers)
 
-def _identity(copies, originals, finder, workers):
+def _identity(copies, originals, finder, n_workers):
     "Who in the folder of `copies` is still recognised."
     from p3m_nb.identity import identify
     if len(copies) != 1: raise ValueError(f'--identity: one folder of copies was expected, not {len(copies)} inputs')
-    return identify(copies[0], originals, finder=finder, n_workers=workers)
+    return identify(copies[0], originals, finder=finder, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f
 @command
@@ -159,59 +215,33 @@ def p3m_prepare(
     method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # with -o: how faces are hidden
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
-    workers:int=None,  # threads (default: one per processor)
+    n_workers:int=None,  # threads (default: one per processor)
 ):
     "Write foreground (fg) and background (bg) of every training image, for the composition loss; run again to go on after an interruption."
     from p3m_nb.prepare import obfuscate_dataset, prepare
-    if out is None: return prepare(root, images, alphas, overwrite=overwrite, n_workers=workers)
-    hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, overwrite=overwrite, n_workers=workers)
+    if out is None: return prepare(root, images, alphas, overwrite=overwrite, n_workers=n_workers)
+    hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, overwrite=overwrite, n_workers=n_workers)
     print(hidden, file=sys.stderr)
-    report = prepare(out, overwrite=overwrite, n_workers=workers)
+    report = prepare(out, overwrite=overwrite, n_workers=n_workers)
     report.failed = hidden.failed | report.failed
     return report
 
 # %% ../nbs/80_cli.ipynb #157a75ec
-@command
+@command(settings='p3m_nb.settings:TrainSettings')
 def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
-    arch:str='p3mnet_r34',  # a network by name, see p3m_nb.list_models
-    epochs:int=150,  # how often all images are seen
-    lr:float=1e-5,  # learning rate, with one-cycle the highest
-    schedule:Literal['flat', 'one-cycle']='flat',  # as published, or up and down
-    bs:int=8,  # images in a batch
-    size:int=512,  # side of the images in pixels
-    pretrained:str=None,  # ImageNet weights of the encoder (.pth), or weights to start from (.safetensors)
-    weighting:Literal['code', 'paper']='code',  # of the parts of the loss: published code, or equation 5
-    precision:Literal['fp32', 'bf16', 'fp16']='fp32',  # arithmetic
-    channels_last:bool=False,  # memory format; with bf16 about twice as fast on a recent CPU
-    ema:float=0.,  # decay of averaged weights, for example 0.999
-    accumulate:int=0,  # images per step, if more than in a batch
-    clip:float=0.,  # largest norm of the gradient
-    augment:Literal['published', 'strong']='published',  # of the training images
-    colours:Literal['files', 'estimate', 'none']=None,  # foregrounds for the composition loss; by default the files if all images have them
-    valid_pct:float=.05,  # share of the training images held out; the best epoch is chosen on them
-    patience:int=0,  # stop after so many epochs without a lower SAD
-    ppt:bool=False,  # score each epoch on blurred and on normal faces too; needs face masks
-    copy_faces:str=None,  # folder of faces that may be shown: P3M-FCP, our reconstruction
-    copy_masks:str=None,  # folder of their face masks
-    copy_from:int=50,  # first epoch in which faces are copied
-    tensorboard:bool=False,  # also log for TensorBoard
-    licence:str='not told',  # of the weights, is written into their files
-    seed:int=0,  # decides start, batches and held-out images
-    num_workers:int=None,  # processes that prepare batches
-    device:str=None,  # cpu or cuda; the fastest by default
-    resume:bool=False,  # go on with the training in the folder, with its settings
+    resume:bool=False,  # go on with the training in the folder, with its settings; start one if there is none
+    **settings  # see `TrainSettings`
 ):
-    "Train P3M-Net on `DATA`; a training that was interrupted goes on with `--resume`. Several GPUs: torchrun --nproc_per_node N --no-python p3m_train ..."
+    "Train any network on `DATA`; an interrupted training goes on with `--resume`. Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."
     import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
-    from p3m_nb.learner import train
-    options = dict(locals())
-    for name in ('train', 'warnings'): options.pop(name)
-    learn = train(**options)
-    best = learn.keep_best
-    print(f'{out}: best epoch {best.best_epoch + 1}, held-out SAD {best.best:.4g} at training size; weights in {os.path.join(out, "best.safetensors")}', file=sys.stderr)
+    from p3m_nb.train import train
+    best = train(data, out, resume, **settings).keep_best
+    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
+    file = os.path.join(out, 'best.safetensors')
+    print(f'{out}: best {where}, held-out SAD {best.best:.4g} at training size; weights in {file}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #eed1f2c2
 @command
@@ -221,21 +251,22 @@ def p3m_check(
     alphas:str=None,  # folder of the mattes, likewise
     quick:bool=False,  # look at headers and ends of the files only
     out:str=None,  # text file for the names of training images with a problem (to be left out)
-    workers:int=None,  # threads (default: one per processor)
+    n_workers:int=None,  # threads (default: one per processor)
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
-    from p3m_nb.core import atomic_write
     from p3m_nb.dataset import P3M10k
-    report = P3M10k(root, images=images, alphas=alphas).check(quick, workers)
-    if out is not None:
-        with atomic_write(out) as tmp: tmp.write_text(''.join(f'{name}\n' for name in report.bad), encoding='utf-8')
+    from p3m_nb.jobs import may_write
+    if out is not None: may_write(out)
+    report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
+    if out is not None: report.save_names(out)
     return report
 
 # %% ../nbs/80_cli.ipynb #9d07e4fe
 def _named(items):
     "(name or None, value) of each of `items`, written NAME=VALUE or VALUE."
     pairs = [(i.split('=', 1) if '=' in i and not os.path.exists(i) else (None, i)) for i in items]
-    if twin := next((n for k, (n, _) in enumerate(pairs) if n is not None and n in [m for m, _ in pairs[:k]]), None): raise ValueError(f"two are called '{twin}'; give them different names")
+    names = [n for n, _ in pairs if n is not None]
+    if twins := [n for n in names if names.count(n) > 1]: raise ValueError(f"two are called '{twins[0]}'; give them different names")
     return pairs
 
 def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
@@ -254,11 +285,12 @@ def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder
+    from p3m_nb.dataset import PortraitFolder, require_sound
     tests, hows = {}, obfuscate or ['none']
     if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
         portraits = test_set(PortraitFolder(folder, images, alphas) if images or alphas else folder, split)
+        require_sound(portraits.samples, 'measure')
         for how in hows:
             label = name or (Path(folder).name if len(data) > 1 else how if len(hows) > 1 else portraits.name)
             label += f' {how}' if len(data) > 1 and len(hows) > 1 else ''

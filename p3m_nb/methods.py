@@ -7,21 +7,26 @@ __all__ = ['TRIMAP_METHODS', 'Method', 'file_slug', 'short_digest', 'matter_meth
            'stored_method', 'as_method']
 
 # %% ../nbs/60_methods.ipynb #f5645ded
-import contextlib, hashlib, importlib.metadata, importlib.util, json, os, re, sys
+import contextlib, functools, hashlib, importlib.metadata, importlib.util, json, os, re, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+from torch import nn
 
-from .infer import MEAN, STD, Matter, _enlarge
+from .core import choose
+from .infer import Matter, rescale_alpha
 from .jobs import image_files
+from .registry import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
 @dataclass
 class Method:
     "A matting method: the function `predict`, its `name`, and the `settings` that tell its results from others."
-    predict: callable  # image (H,W,3) uint8 -> alpha (H,W) in 0..1; if it `needs` 'trimap': (image, trimap); if 'stored': Sample -> path of the alpha
+    # `predict`: image (H,W,3) uint8 -> alpha (H,W) in 0..1; (image, trimap) -> alpha if it `needs` 'trimap';
+    # Sample -> path of the alpha if it `needs` 'stored'
+    predict: callable
     name: str
     settings: dict = field(default_factory=dict)  # of plain values
     needs: str = 'image'  # 'image', 'trimap' or 'stored'
@@ -30,15 +35,18 @@ class Method:
     @property
     def key(self)->str:
         "A name for the folder of its predictions: another one for other settings."
-        return f'{file_slug(self.name)}-{short_digest(json.dumps([self.name, self.settings, self.needs], sort_keys=True).encode())}'
+        told = json.dumps([self.name, self.settings, self.needs], sort_keys=True)
+        return f'{file_slug(self.name)}-{short_digest(told.encode())}'
 
     def __str__(self): return self.name + ''.join(f', {k} {v}' for k, v in self.settings.items())
 
+# %% ../nbs/60_methods.ipynb #04f07920
 def file_slug(
     text:str,
 )->str:
     "`text` as a part of a file's name."
     return re.sub(r'[^A-Za-z0-9.]+', '_', text).strip('._')[:60] or 'unnamed'
+
 def short_digest(
     *parts:bytes,
 )->str:
@@ -48,18 +56,11 @@ def short_digest(
     return h.hexdigest()
 
 # %% ../nbs/60_methods.ipynb #66d48a79
-def matter_method(
-    matter,  # a `Matter`, or the weights for one
-    name:str=None,  # in tables; the architecture by default
-    **kwargs,  # of `Matter`, e.g. strategy='resize', resize='paper'
-)->Method:
-    "A `Matter` as method."
-    if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
-    tensors = matter.model.state_dict()
-    weights = short_digest(*(k.encode() + t.detach().cpu().float().contiguous().numpy().tobytes() for k, t in sorted(tensors.items())))
-    settings = dict(strategy=matter.strategy, resize=matter.resize, shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
-                    precision=str(matter.dtype).split('.')[-1], device=matter.device.type, weights=weights)
-    return Method(matter.alpha, name or _architecture(matter), {k: v for k, v in settings.items() if v is not None})
+def _weights_digest(model):
+    "A digest of all weights of `model`."
+    tensors = sorted(model.state_dict().items())
+    parts = [k.encode() + t.detach().cpu().float().contiguous().numpy().tobytes() for k, t in tensors]
+    return short_digest(*parts)
 
 def _architecture(matter):
     "What to call the network of `matter`."
@@ -67,8 +68,23 @@ def _architecture(matter):
     encoder = config.get('encoder', '') if isinstance(config, dict) else str(config)
     return f'P3M-Net ({encoder})' if encoder else 'P3M-Net'
 
+# %% ../nbs/60_methods.ipynb #0d36468c
+def matter_method(
+    matter:object,  # a `Matter`, or the weights for one
+    name:str=None,  # in tables; the architecture by default
+    **kwargs:object,  # of `Matter`, e.g. strategy='resize', resize='paper'
+)->Method:
+    "A `Matter` as method."
+    if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
+    settings = dict(strategy=matter.strategy, resize=matter.resize,
+                    shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
+                    precision=str(matter.dtype).split('.')[-1], device=matter.device.type,
+                    weights=_weights_digest(matter.model))
+    known = {k: v for k, v in settings.items() if v is not None}
+    return Method(matter.alpha, name or _architecture(matter), known)
+
 # %% ../nbs/60_methods.ipynb #fe952ca5
-_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (MEAN, STD), 'unit': (np.float32(0), np.float32(1))}
+_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)), 'unit': (np.float32(0), np.float32(1))}
 
 def _onnx_session(path):
     "An onnxruntime session for `path`, with one input of type float."
@@ -76,101 +92,143 @@ def _onnx_session(path):
     except ImportError: raise ImportError('ONNX files need onnxruntime: pip install onnxruntime') from None
     path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    wanted = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in onnxruntime.get_available_providers()]
-    try: session = onnxruntime.InferenceSession(str(path), providers=wanted)
-    except Exception as e: raise ValueError(f'{path}: onnxruntime cannot load it ({" ".join(str(e).split())[:200]})') from e  # it has no common base class
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in ('tensor(float)', 'tensor(float16)'):
-        raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs)}; wrap it in a function of your own')
+    there = onnxruntime.get_available_providers()
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in there]
+    try: session = onnxruntime.InferenceSession(str(path), providers=providers)
+    except Exception as e:  # they have no common base class
+        raise ValueError(f'{path}: onnxruntime cannot load it ({" ".join(str(e).split())[:200]})') from e
+    _check_inputs(path, session.get_inputs())
     return session
 
+def _check_inputs(path, inputs):
+    "One float input (1,3,H,W), or `ValueError`."
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in ('tensor(float)', 'tensor(float16)'): return
+    found = ', '.join(f'{i.name} {i.shape} {i.type}' for i in inputs)
+    raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {found}; '
+                     'wrap it in a function of your own')
+
 def _onnx_size(size, fixed, shorter):
-    "(height, width) of the network's input for a photo of `size`: `fixed` where numbers, else the shorter side `shorter`, multiples of 32."
+    "(height, width) of the network's input: `fixed` where numbers, else the shorter side `shorter`, multiples of 32."
     scale = shorter / min(size) if shorter else 1
-    return tuple(f if isinstance(f, int) and f > 0 else max(32, int(n * scale + .5) // 32 * 32) for n, f in zip(size, fixed))
+    def side(n): return max(32, int(n * scale + .5) // 32 * 32)
+    return tuple(f if isinstance(f, int) and f > 0 else side(n) for n, f in zip(size, fixed))
 
 # %% ../nbs/60_methods.ipynb #2961f4ed
-def onnx_method(
-    path,  # .onnx file
-    size:int=512,  # shorter side of the network's input in pixels, where the file leaves it open; 0: as the photo
-    normalise:str='half',  # colours to -1..1 ('half', MODNet), by ImageNet's mean ('imagenet', P3M-Net), or to 0..1 ('unit')
-    output=0,  # which output is the alpha: number or name
-    name:str=None,  # in tables; the file's name by default
-)->Method:
-    "The network in an ONNX file as method."
-    if normalise not in _NORMALISE: raise ValueError(f"normalise='{normalise}': choose one of {', '.join(_NORMALISE)}")
-    session, (mean, std) = _onnx_session(path), _NORMALISE[normalise]
-    source, outputs = session.get_inputs()[0], [o.name for o in session.get_outputs()]
-    if output not in outputs and not (isinstance(output, int) and output < len(outputs)): raise ValueError(f'{path}: has no output {output!r}, only {", ".join(outputs)}')
-    wanted = outputs[output] if isinstance(output, int) else output
+def _onnx_predict(session, wanted, size, normalise):
+    "The function image -> alpha of a `session`."
+    source, (mean, std) = session.get_inputs()[0], _NORMALISE[normalise]
+    kind = np.float16 if 'float16' in source.type else np.float32
     def predict(image):
         h, w = _onnx_size(image.shape[:2], source.shape[2:], size)
         shrink = h < image.shape[0] or w < image.shape[1]
-        x = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC) / np.float32(255)
-        x = ((x - mean) / std).transpose(2, 0, 1)[None].astype(np.float16 if 'float16' in source.type else np.float32)
-        alpha = np.squeeze(session.run([wanted], {source.name: np.ascontiguousarray(x)})[0]).astype(np.float32)
-        if alpha.ndim != 2: raise ValueError(f'{path}: output {wanted} has shape {alpha.shape}, not that of one alpha; choose another one of {", ".join(outputs)}')
-        return _enlarge(alpha, image.shape[:2], 'default')
-    settings = dict(size=size or 'full', normalise=normalise, output=wanted, file=short_digest(Path(path).expanduser().read_bytes()))
-    return Method(predict, name or Path(path).stem, settings)
+        how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+        x = (cv2.resize(image, (w, h), interpolation=how) / np.float32(255) - mean) / std
+        x = np.ascontiguousarray(x.transpose(2, 0, 1)[None].astype(kind))
+        alpha = np.squeeze(session.run([wanted], {source.name: x})[0]).astype(np.float32)
+        if alpha.ndim == 2: return rescale_alpha(alpha, image.shape[:2], 'default')
+        others = ', '.join(o.name for o in session.get_outputs())
+        raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
+                         f'choose another one of {others}')
+    return predict
+
+# %% ../nbs/60_methods.ipynb #7937e5e4
+def onnx_method(
+    path:str,  # .onnx file
+    size:int=512,  # shorter side of the network's input in pixels, where the file leaves it open; 0: as the photo
+    normalise:str='half',  # colours to -1..1 ('half', MODNet), by ImageNet's mean ('imagenet'), or to 0..1 ('unit')
+    output:object=0,  # which output is the alpha: number or name
+    name:str=None,  # in tables; the file's name by default
+)->Method:
+    "The network in an ONNX file as method."
+    choose('normalise', normalise, _NORMALISE)
+    session = _onnx_session(path)
+    outputs = [o.name for o in session.get_outputs()]
+    if isinstance(output, int) and output < len(outputs): output = outputs[output]
+    if output not in outputs: raise ValueError(f'{path}: has no output {output!r}, only {", ".join(outputs)}')
+    file = short_digest(Path(path).expanduser().read_bytes())
+    settings = dict(size=size or 'full', normalise=normalise, output=output, file=file)
+    return Method(_onnx_predict(session, output, size, normalise), name or Path(path).stem, settings)
 
 # %% ../nbs/60_methods.ipynb #5b259a43
-TRIMAP_METHODS = dict(closed_form=('estimate_alpha_cf', 'Levin et al. 2007'), knn=('estimate_alpha_knn', 'Chen et al. 2013'),
-    learning_based=('estimate_alpha_lbdm', 'Zheng and Kambhamettu 2009'), large_kernel=('estimate_alpha_lkm', 'He et al. 2010'),
-    random_walk=('estimate_alpha_rw', 'Grady et al. 2005'), shared=('estimate_alpha_sm', 'Gastal and Oliveira 2010'))
+TRIMAP_METHODS = {
+    'closed_form': ('estimate_alpha_cf', 'Levin et al. 2007'), 'knn': ('estimate_alpha_knn', 'Chen et al. 2013'),
+    'learning_based': ('estimate_alpha_lbdm', 'Zheng and Kambhamettu 2009'),
+    'large_kernel': ('estimate_alpha_lkm', 'He et al. 2010'), 'random_walk': ('estimate_alpha_rw', 'Grady et al. 2005'),
+    'shared': ('estimate_alpha_sm', 'Gastal and Oliveira 2010')}
 
+def _solve(name, image, trimap, **kwargs):
+    "The alpha that pymatting's method `name` finds."
+    for value, what in ((255, 'foreground'), (0, 'background')):
+        if not (trimap == value).any(): raise ValueError(f'the trimap has no {what}; {name} needs some')
+    if not (trimap == 128).any(): return (trimap / 255).astype(np.float32)
+    import pymatting  # as a whole only when it is used
+    known = np.where(trimap == 128, .5, trimap / 255)
+    with contextlib.redirect_stdout(sys.stderr):  # it prints warnings
+        alpha = getattr(pymatting, TRIMAP_METHODS[name][0])(image / 255, known, **kwargs)
+    return np.clip(alpha, 0, 1).astype(np.float32)
+
+# %% ../nbs/60_methods.ipynb #8b6f765b
 def trimap_method(
     name:str,  # one of `TRIMAP_METHODS`
-    **kwargs,  # of pymatting's function
+    **kwargs:object,  # of pymatting's function
 )->Method:
     "pymatting's method `name`, which needs the trimap; the first use compiles for up to 45 s."
-    if name not in TRIMAP_METHODS: raise ValueError(f"'{name}' is no method of pymatting; choose one of {', '.join(TRIMAP_METHODS)}")
-    if importlib.util.find_spec('pymatting') is None: raise ImportError(f"'{name}' needs pymatting: pip install pymatting")
-    function, source = TRIMAP_METHODS[name]
-    def predict(image, trimap):
-        for value, what in ((255, 'foreground'), (0, 'background')):
-            if not (trimap == value).any(): raise ValueError(f'the trimap has no {what}; {name} needs some')
-        if not (trimap == 128).any(): return (trimap / 255).astype(np.float32)
-        import pymatting  # as a whole only when it is used
-        known = np.where(trimap == 128, .5, trimap / 255)
-        with contextlib.redirect_stdout(sys.stderr): alpha = getattr(pymatting, function)(image / 255, known, **kwargs)  # it prints warnings
-        return np.clip(alpha, 0, 1).astype(np.float32)
-    return Method(predict, name, dict(pymatting=importlib.metadata.version('pymatting'), source=source) | kwargs, 'trimap')
+    choose('method', name, TRIMAP_METHODS)
+    if importlib.util.find_spec('pymatting') is None:
+        raise ImportError(f"'{name}' needs pymatting: pip install pymatting")
+    settings = dict(pymatting=importlib.metadata.version('pymatting'), source=TRIMAP_METHODS[name][1])
+    return Method(functools.partial(_solve, name, **kwargs), name, settings | kwargs, 'trimap')
 
 # %% ../nbs/60_methods.ipynb #8ff6952b
-def stored_method(
-    folder,  # with NAME.png (or another image format), NAME_alpha.png or NAME.npy for each image
-    name:str=None,  # in tables; the folder's name by default
-)->Method:
-    "Predictions in a `folder` as method."
-    folder = Path(folder).expanduser()
+def _stored_files(folder):
+    "Dict name -> paths of the predictions in `folder`."
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
     try: files = [p for p, _ in image_files(folder)]
     except FileNotFoundError: files = []
     files += sorted(p for p in folder.rglob('*.npy') if not p.name.startswith('.'))
-    if not files: raise FileNotFoundError(f'{folder}: no predictions here; expected pictures or .npy files named as the images')
+    if not files:
+        raise FileNotFoundError(f'{folder}: no predictions here; expected pictures or .npy files named as the images')
     found = {}
     for path in files: found.setdefault(path.stem, []).append(path)
+    return found
+
+# %% ../nbs/60_methods.ipynb #af206cc4
+def stored_method(
+    folder:str,  # with NAME.png (or another image format), NAME_alpha.png or NAME.npy for each image
+    name:str=None,  # in tables; the folder's name by default
+)->Method:
+    "Predictions in a `folder` as method."
+    folder = Path(folder).expanduser()
+    found = _stored_files(folder)
     def find(sample):
         hits = found.get(sample.name) or found.get(sample.name + '_alpha') or []
-        if not hits: raise FileNotFoundError(f'{sample.image}: has no prediction in {folder}; expected {sample.name}.png, {sample.name}_alpha.png or {sample.name}.npy')
-        if len(hits) > 1: raise ValueError(f'{sample.image}: two predictions, {hits[0]} and {hits[1]}; remove one')
-        return hits[0]
+        if len(hits) == 1: return hits[0]
+        if hits: raise ValueError(f'{sample.image}: two predictions, {hits[0]} and {hits[1]}; remove one')
+        expected = f'{sample.name}.png, {sample.name}_alpha.png or {sample.name}.npy'
+        raise FileNotFoundError(f'{sample.image}: has no prediction in {folder}; expected {expected}')
     return Method(find, name or folder.name, dict(folder=folder.name), 'stored')
 
 # %% ../nbs/60_methods.ipynb #254a07fe
-def as_method(
-    method,  # a `Method`, a `Matter` or `P3MNet`, a name of `TRIMAP_METHODS`, a path (.safetensors, .pth, .onnx, folder of predictions), or a function image -> alpha
-    name:str=None,  # in tables
-    **kwargs,  # of `Matter`, `onnx_method` or `trimap_method`
-)->Method:
-    "Make a `Method` of `method`."
-    if isinstance(method, Method): return method
-    if isinstance(method, Matter) or type(method).__name__ == 'P3MNet': return matter_method(method, name, **kwargs)
-    if callable(method): return Method(method, name or getattr(method, '__name__', type(method).__name__), keep=False)
-    if method in TRIMAP_METHODS: return trimap_method(method, **kwargs)
-    if not isinstance(method, (str, os.PathLike)): raise TypeError(f'{method!r} is no matting method; give a function from image to alpha, a Matter, a path or one of {", ".join(TRIMAP_METHODS)}')
-    path = Path(method).expanduser()
+def _method_of_path(path, name, **kwargs):
+    "The method that a file or folder holds."
     if path.is_dir(): return stored_method(path, name)
-    if not path.exists(): raise FileNotFoundError(f'{method}: no such file or folder, and none of the methods {", ".join(TRIMAP_METHODS)}')
-    return onnx_method(path, name=name, **kwargs) if path.suffix.lower() == '.onnx' else matter_method(path, name or path.stem, **kwargs)
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: no such file or folder, and none of the methods {", ".join(TRIMAP_METHODS)}')
+    if path.suffix.lower() == '.onnx': return onnx_method(path, name=name, **kwargs)
+    return matter_method(path, name or path.stem, **kwargs)
+
+def as_method(
+    method:object,  # see below
+    name:str=None,  # in tables
+    **kwargs:object,  # of `Matter`, `onnx_method` or `trimap_method`
+)->Method:
+    """Make a `Method` of what one has: a `Method`, a `Matter` or a network, a name of `TRIMAP_METHODS`, a path
+    (.safetensors, .pth, .onnx, a folder of predictions), or a function from image to alpha."""
+    if isinstance(method, Method): return method
+    if isinstance(method, (Matter, nn.Module)): return matter_method(method, name, **kwargs)
+    if callable(method): return Method(method, name or getattr(method, '__name__', type(method).__name__), keep=False)
+    if isinstance(method, str) and method in TRIMAP_METHODS: return trimap_method(method, **kwargs)
+    if isinstance(method, (str, os.PathLike)): return _method_of_path(Path(method).expanduser(), name, **kwargs)
+    known = ', '.join(TRIMAP_METHODS)
+    raise TypeError(f'{method!r} is no matting method; give a function from image to alpha, a Matter, a path '
+                    f'or one of {known}')

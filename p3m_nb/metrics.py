@@ -4,37 +4,49 @@
 
 # %% auto #0
 __all__ = ['WHOLE_METRICS', 'TRIMAP_METRICS', 'FACE_METRICS', 'TEN_METRICS', 'CONN_THRESHOLDS', 'trimap_errors', 'whole_errors',
-           'face_errors', 'gradient_error', 'connected_level', 'connectivity_error', 'matting_metrics', 'metric_names',
+           'face_errors', 'gradient_error', 'connected_level', 'connectivity_error', 'metric_names', 'matting_metrics',
            'MattingMetrics']
 
 # %% ../nbs/31_metrics.ipynb #49966f70
 import cv2
 import numpy as np
+from fastcore.basics import patch
+
+from .core import choose
 
 # %% ../nbs/31_metrics.ipynb #f8d6bd73
 WHOLE_METRICS = ('sad', 'mse', 'mad', 'grad', 'conn')
 TRIMAP_METRICS = ('sad_t', 'mse_t', 'mad_t', 'sad_fg', 'sad_bg')
 FACE_METRICS = ('sad_face', 'mse_face', 'mad_face')
-TEN_METRICS = ('sad', 'mse', 'mad', 'sad_t', 'mse_t', 'mad_t', 'sad_fg', 'sad_bg', 'grad', 'conn')  # in the order of the published tables
+# in the order of the published tables
+TEN_METRICS = ('sad', 'mse', 'mad', 'sad_t', 'mse_t', 'mad_t', 'sad_fg', 'sad_bg', 'grad', 'conn')
+
+# %% ../nbs/31_metrics.ipynb #2be8e602
+def _single(a):
+    "`a` without leading axes of length 1."
+    a = np.asarray(a)
+    while a.ndim > 2 and a.shape[0] == 1: a = a[0]
+    return a
 
 def _as_alpha(a, name):
     "`a` as a contiguous float64 (H,W) array in 0..1, checked."
-    a = np.asarray(a)
-    while a.ndim > 2 and a.shape[0] == 1: a = a[0]
+    a = _single(a)
     if a.ndim != 2 or 0 in a.shape: raise ValueError(f'{name} has shape {a.shape}; one matte (H,W) was expected')
     if a.dtype == np.uint8: return a / 255
     a = np.ascontiguousarray(a, np.float64)
     low, high = a.min(), a.max()
-    if not (low >= -1e-6 and high <= 1 + 1e-6): raise ValueError(f'{name} holds values in {low:.4g}..{high:.4g}; give uint8, or floats in 0..1 without NaN')
-    return a
+    if low >= -1e-6 and high <= 1 + 1e-6: return a
+    raise ValueError(f'{name} holds values in {low:.4g}..{high:.4g}; give uint8, or floats in 0..1 without NaN')
 
 def _check_size(a, alpha, name):
-    if a.shape != alpha.shape:
-        raise ValueError(f'{name} is {a.shape[1]}x{a.shape[0]} but the alpha is {alpha.shape[1]}x{alpha.shape[0]}; resize the {name} to the size of the alpha first')
+    if a.shape == alpha.shape: return
+    raise ValueError(f'{name} is {a.shape[1]}x{a.shape[0]} but the alpha is {alpha.shape[1]}x{alpha.shape[0]}; '
+                     f'resize the {name} to the size of the alpha first')
 
 # %% ../nbs/31_metrics.ipynb #7e63d536
 def _bands(shape, margin=0):
-    "Bands of rows of about 65,536 pixels: (slice, slice with `margin` rows more on both sides, slice of the former in the latter)."
+    """Bands of rows of about 65,536 pixels: (slice, slice with `margin` rows more on both sides,
+    slice of the former in the latter)."""
     rows = max(16, 65536 // shape[1])
     for y in range(0, shape[0], rows):
         low, high = max(0, y - margin), min(shape[0], y + rows + margin)
@@ -46,12 +58,22 @@ def _errors(pred, alpha, mask=None):
 
 def _as_trimap(trimap, alpha):
     "`trimap` as (H,W) array of the size of `alpha`."
-    trimap = np.asarray(trimap)
-    while trimap.ndim > 2 and trimap.shape[0] == 1: trimap = trimap[0]
+    trimap = _single(trimap)
     _check_size(trimap, alpha, 'trimap')
     return trimap
 
 # %% ../nbs/31_metrics.ipynb #e701c9b9
+def _contradictions(off, mask, where):
+    "Sums of `off` and of its square where both `mask` and `where` hold; usually nowhere."
+    where = cv2.bitwise_and(mask, where.view(np.uint8))
+    return _errors(off, np.zeros_like(off), where) if cv2.countNonZero(where) else 0
+
+def _refuse_trimap(trimap):
+    "`ValueError` with the values that no trimap has."
+    odd = sorted(set(np.unique(trimap).tolist()) - {0, 128, 255})[:5]
+    raise ValueError(f'a trimap holds 0, 128 and 255 only, found {odd}; resize trimaps with nearest neighbour')
+
+# %% ../nbs/31_metrics.ipynb #96316ce2
 def trimap_errors(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -61,21 +83,16 @@ def trimap_errors(
     pred, alpha = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha')
     _check_size(pred, alpha, 'prediction')
     trimap = _as_trimap(trimap, alpha)
-    t, fg, bg, pixels = np.zeros(2), 0, 0, np.zeros(3, int)
+    t, sums, pixels = np.zeros(2), np.zeros(2), np.zeros(3, int)
     for band, *_ in _bands(alpha.shape):
         p, a, masks = pred[band], alpha[band], [(trimap[band] == v).view(np.uint8) for v in (255, 0, 128)]
         t += _errors(p, a, masks[2]) + _contradictions(1 - a, masks[0], a < 1) + _contradictions(a, masks[1], a > 0)
-        fg, bg = fg + cv2.norm(p, a, cv2.NORM_L1, masks[0]), bg + cv2.norm(p, a, cv2.NORM_L1, masks[1])
+        sums += [cv2.norm(p, a, cv2.NORM_L1, m) for m in masks[:2]]
         pixels += [cv2.countNonZero(m) for m in masks]
-    if pixels.sum() != trimap.size:
-        raise ValueError(f'a trimap holds 0, 128 and 255 only, found {sorted(set(np.unique(trimap).tolist()) - {0, 128, 255})[:5]}; resize trimaps with nearest neighbour')
-    (l1, l2), n = t.tolist(), int(pixels[2])
-    return dict(sad_t=l1 / 1000, mse_t=l2 / n if n else np.nan, mad_t=l1 / n if n else np.nan, sad_fg=fg / 1000, sad_bg=bg / 1000)
-
-def _contradictions(off, mask, where):
-    "Sums of `off` and of its square where both `mask` and `where` hold; usually nowhere."
-    where = cv2.bitwise_and(mask, where.view(np.uint8))
-    return _errors(off, np.zeros_like(off), where) if cv2.countNonZero(where) else 0
+    if pixels.sum() != trimap.size: _refuse_trimap(trimap)
+    (l1, l2), n, (fg, bg) = t.tolist(), int(pixels[2]), sums.tolist()
+    means = dict(mse_t=l2 / n, mad_t=l1 / n) if n else dict(mse_t=np.nan, mad_t=np.nan)
+    return dict(sad_t=l1 / 1000) | means | dict(sad_fg=fg / 1000, sad_bg=bg / 1000)
 
 # %% ../nbs/31_metrics.ipynb #2ef01d1d
 def whole_errors(
@@ -95,7 +112,8 @@ def face_errors(
 )->dict:  # sad_face, mse_face, mad_face; all NaN where the mask is empty
     "The three errors inside the face region."
     pred, alpha, facemask = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'), np.asarray(facemask)
-    _check_size(pred, alpha, 'prediction'); _check_size(facemask, alpha, 'facemask')
+    _check_size(pred, alpha, 'prediction')
+    _check_size(facemask, alpha, 'facemask')
     mask = (facemask if facemask.dtype == bool else facemask >= 128).view(np.uint8)
     n = cv2.countNonZero(mask)
     if not n: return dict.fromkeys(FACE_METRICS, np.nan)
@@ -125,7 +143,8 @@ def gradient_error(
     _check_size(pred, alpha, 'prediction')
     total = 0
     for _, wide, inner in _bands(alpha.shape, margin=len(_gaussian_taps()[0]) // 2):
-        total += cv2.norm(*(_gradient_magnitude(a[wide].astype(np.float32))[inner] for a in (pred, alpha)), cv2.NORM_L2SQR)
+        both = (_gradient_magnitude(a[wide].astype(np.float32))[inner] for a in (pred, alpha))
+        total += cv2.norm(*both, cv2.NORM_L2SQR)
     return total / 10
 
 # %% ../nbs/31_metrics.ipynb #f267d66c
@@ -141,7 +160,8 @@ def _largest_component(mask):
     return (labels == winner).view(np.uint8).reshape(mask.shape)
 
 def _flood(mask, seed, filled):
-    "The 4-connected component of `mask` (uint8 0/1) that holds `seed` (x, y), a view of the buffer `filled`, and its number of pixels."
+    """The 4-connected component of `mask` (uint8 0/1) that holds `seed` (x, y), a view of the buffer `filled`,
+    and its number of pixels."""
     filled[:] = 0
     count = cv2.floodFill(mask, filled, seed, 1, 0, 0, 4 | cv2.FLOODFILL_MASK_ONLY | 1 << 8)[0]
     return filled[1:-1, 1:-1], count
@@ -164,7 +184,8 @@ def _inside(mask):
     return int(xs[len(xs) // 2]), y
 
 def _connected_count(reached):
-    "For each pixel up to how many thresholds it is in the largest component without a gap, given how many it has `reached` (H,W uint8)."
+    """For each pixel up to how many thresholds it is in the largest component without a gap,
+    given how many it has `reached` (H,W uint8)."""
     count, mask, seed = np.zeros(reached.shape, np.uint8), np.empty(reached.shape, np.uint8), None
     filled = np.empty((reached.shape[0] + 2, reached.shape[1] + 2), np.uint8)
     for i in range(int(reached.max()), 0, -1):
@@ -198,95 +219,125 @@ def connectivity_error(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
 )->float:  # in thousands
-    "CONN: difference of how much the mattes exceed their connected level by, where it is .15 at least, divided by 1000."
+    "CONN: difference of how much the mattes exceed their connected level, where it is .15 at least, divided by 1000."
     pred, alpha = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha')
     _check_size(pred, alpha, 'prediction')
     reached = _reached(pred, alpha)
     count, table, below, total = _connected_count(reached), _level_table(reached.max()), np.nextafter(.15, 0), 0
     for band, *_ in _bands(alpha.shape):
         level = cv2.LUT(count[band], table)
-        total += cv2.norm(*(cv2.threshold(cv2.subtract(a[band], level), below, 0, cv2.THRESH_TOZERO)[1] for a in (pred, alpha)), cv2.NORM_L1)
+        above = (cv2.subtract(a[band], level) for a in (pred, alpha))
+        total += cv2.norm(*(cv2.threshold(a, below, 0, cv2.THRESH_TOZERO)[1] for a in above), cv2.NORM_L1)
     return total / 1000
 
 # %% ../nbs/31_metrics.ipynb #0bc44e93
+_NEEDS = (('trimap', TRIMAP_METRICS), ('facemask', FACE_METRICS))
+
+def metric_names(
+    names:list=None,  # a name, a list of names, or None
+    trimap:bool=True,  # whether there is a trimap
+    facemask:bool=False,  # whether there is a face mask
+)->tuple:
+    "Check `names`; None stands for all that can be computed."
+    known = (TEN_METRICS if trimap else WHOLE_METRICS) + FACE_METRICS * facemask
+    if names is None: return known
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for n in names: choose('metric', n, TEN_METRICS + FACE_METRICS)
+    missing = [(n, what) for n in names if n not in known for what, group in _NEEDS if n in group]
+    if not missing: return names
+    name, what = missing[0]
+    raise ValueError(f"'{name}' needs a {what}; give one (core.make_trimap makes a trimap of the alpha), "
+                     'or leave it out')
+
+# %% ../nbs/31_metrics.ipynb #ecfb8055
 def matting_metrics(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
     trimap:np.ndarray=None,  # (H,W) of 0, 128, 255
     facemask:np.ndarray=None,  # (H,W) bool or uint8
-    names=None,  # which of `TEN_METRICS` and `FACE_METRICS`; None: all that the arguments allow
+    names:list=None,  # which of `TEN_METRICS` and `FACE_METRICS`; None: all that the arguments allow
 )->dict:  # name -> value, in the order of `names`
     "The metrics of one image; only what `names` needs is computed."
     names = metric_names(names, trimap is not None, facemask is not None)
-    pred, alpha, out = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'), {}
-    if {'sad', 'mse', 'mad'} & set(names): out |= whole_errors(pred, alpha)
-    if set(TRIMAP_METRICS) & set(names): out |= trimap_errors(pred, alpha, trimap)
-    if set(FACE_METRICS) & set(names): out |= face_errors(pred, alpha, facemask)
-    if 'grad' in names: out['grad'] = gradient_error(pred, alpha)
-    if 'conn' in names: out['conn'] = connectivity_error(pred, alpha)
+    pred, alpha, out, wanted = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'), {}, set(names)
+    if wanted & {'sad', 'mse', 'mad'}: out |= whole_errors(pred, alpha)
+    if wanted & set(TRIMAP_METRICS): out |= trimap_errors(pred, alpha, trimap)
+    if wanted & set(FACE_METRICS): out |= face_errors(pred, alpha, facemask)
+    if 'grad' in wanted: out['grad'] = gradient_error(pred, alpha)
+    if 'conn' in wanted: out['conn'] = connectivity_error(pred, alpha)
     return {n: float(out[n]) for n in names}
-
-def metric_names(
-    names=None,  # a name, a list of names, or None
-    trimap:bool=True,  # whether there is a trimap
-    facemask:bool=False,  # whether there is a face mask
-)->tuple:
-    "Check `names`; None stands for all that can be computed."
-    if names is None: return tuple(n for n in TEN_METRICS if trimap or n in WHOLE_METRICS) + FACE_METRICS * facemask
-    names = (names,) if isinstance(names, str) else tuple(names)
-    if odd := [n for n in names if n not in TEN_METRICS + FACE_METRICS]: raise ValueError(f"unknown metric '{odd[0]}'; choose from {', '.join(TEN_METRICS + FACE_METRICS)}")
-    for what, there, group in (('trimap', trimap, TRIMAP_METRICS), ('facemask', facemask, FACE_METRICS)):
-        if not there and (need := [n for n in names if n in group]): raise ValueError(f"'{need[0]}' needs a {what}; give one (core.make_trimap makes a trimap of the alpha), or leave it out")
-    return names
 
 # %% ../nbs/31_metrics.ipynb #6990f2bd
 class MattingMetrics:
     "Collects the metrics of images and averages them."
     def __init__(self,
-        names=None,  # see `matting_metrics`; None: all that the arguments of the first image allow
+        names:list=None,  # see `matting_metrics`; None: all that the arguments of the first image allow
     ):
-        self.names, self.rows = None if names is None else metric_names(names, True, True), {}
+        self.wanted = None if names is None else metric_names(names, True, True)
+        self.reset()
+
+    def reset(self):
+        "Forget all images, as before a new epoch."
+        self.names, self.rows = self.wanted, {}
 
     def update(self,
-        pred,  # (H,W) or (B,1,H,W) uint8, or float in 0..1, or a list of (H,W)
-        alpha,  # the same shape
-        trimap=None,  # the same shape, of 0, 128, 255
-        facemask=None,  # the same shape, bool or uint8
-        keys=None,  # what to call the images, a list; None: numbers
+        pred:np.ndarray,  # (H,W) or (B,1,H,W) uint8, or float in 0..1, or a list of (H,W)
+        alpha:np.ndarray,  # the same shape
+        trimap:np.ndarray=None,  # the same shape, of 0, 128, 255
+        facemask:np.ndarray=None,  # the same shape, bool or uint8
+        keys:list=None,  # what to call the images; None: numbers
     )->list:  # a dict for each image
         "Add an image, or each image of a batch."
         single = getattr(pred, 'ndim', 3) == 2
-        batch = [[x] if single else x for x in (pred, alpha, trimap, facemask) if x is not None]
-        if len({len(x) for x in batch}) > 1: raise ValueError(f'batches of different lengths: {[len(x) for x in batch]} (prediction, alpha, ...)')
-        given = [k for k, x in (('trimap', trimap), ('facemask', facemask)) if x is not None]
+        given = dict(pred=pred, alpha=alpha, trimap=trimap, facemask=facemask)
+        batch = {k: [x] if single else x for k, x in given.items() if x is not None}
+        lengths = [len(x) for x in batch.values()]
+        if len(set(lengths)) > 1: raise ValueError(f'batches of different lengths: {lengths} ({", ".join(batch)})')
         if self.names is None: self.names = metric_names(None, trimap is not None, facemask is not None)
-        keys = range(len(self), len(self) + len(batch[0])) if keys is None else [keys] if isinstance(keys, str) else keys
-        new = [matting_metrics(p, a, **dict(zip(given, rest)), names=self.names) for p, a, *rest in zip(*batch)]
-        self.rows.update(zip(keys, new, strict=True))
+        new = [matting_metrics(**dict(zip(batch, parts)), names=self.names) for parts in zip(*batch.values())]
+        self.rows.update(zip(self._keys(keys, lengths[0]), new, strict=True))
         return new
 
-    def merge(self, *others):
-        "Take over the rows of `others`; numbered ones get new numbers, one with a name that is there already replaces it."
-        for other in others:
-            self.names = self.names or other.names
-            for key, row in list(other.rows.items()): self.rows[len(self.rows) if isinstance(key, int) else key] = row
-        return self
-
-    def defined(self, name):
-        "The values of metric `name` that are numbers."
-        values = np.array([row[name] for row in self.rows.values()], float)
-        return values[~np.isnan(values)]
-
-    def compute(self)->dict:  # name -> mean over the images for which it is defined, NaN if there are none
-        "Averages over images."
-        return {n: float(v.mean()) if len(v := self.defined(n)) else float('nan') for n in self.names or ()}
-
-    def undefined(self)->dict:  # name -> number of images left out, only where there are some
-        "For how many images a metric has no value (no transition pixel, no face)."
-        return {n: k for n in self.names or () if (k := len(self.rows) - len(self.defined(n)))}
+    def _keys(self, keys, n):
+        "What to call `n` more images."
+        if keys is None: return range(len(self), len(self) + n)
+        return [keys] if isinstance(keys, str) else keys
 
     def __len__(self): return len(self.rows)
 
-    def __str__(self):
-        left_out = ', '.join(f'{n} in {k} of {len(self)}' for n, k in self.undefined().items())
-        return ', '.join(f'{n} {v:.4g}' for n, v in self.compute().items()) + f' ({len(self)} images' + (f'; undefined and left out: {left_out})' if left_out else ')')
+# %% ../nbs/31_metrics.ipynb #425e1eb0
+@patch
+def merge(self:MattingMetrics,
+    *others:MattingMetrics,
+)->MattingMetrics:
+    "Take over the rows of `others`; numbered ones get new numbers, one with a name that is there already replaces it."
+    for other in others:
+        self.names = self.names or other.names
+        for key, row in list(other.rows.items()): self.rows[len(self.rows) if isinstance(key, int) else key] = row
+    return self
+
+@patch
+def defined(self:MattingMetrics,
+    name:str,  # of a metric
+)->np.ndarray:
+    "The values of a metric that are numbers."
+    values = np.array([row[name] for row in self.rows.values()], float)
+    return values[~np.isnan(values)]
+
+@patch
+def compute(self:MattingMetrics)->dict:  # name -> mean over the images for which it is defined, NaN if there are none
+    "Averages over images."
+    defined = {n: self.defined(n) for n in self.names or ()}
+    return {n: float(v.mean()) if len(v) else float('nan') for n, v in defined.items()}
+
+@patch
+def undefined(self:MattingMetrics)->dict:  # name -> number of images left out, only where there are some
+    "For how many images a metric has no value (no transition pixel, no face)."
+    missing = {n: len(self.rows) - len(self.defined(n)) for n in self.names or ()}
+    return {n: k for n, k in missing.items() if k}
+
+@patch
+def __str__(self:MattingMetrics):
+    values = ', '.join(f'{n} {v:.4g}' for n, v in self.compute().items())
+    left_out = ', '.join(f'{n} in {k} of {len(self)}' for n, k in self.undefined().items())
+    return f'{values} ({len(self)} images' + (f'; undefined and left out: {left_out})' if left_out else ')')

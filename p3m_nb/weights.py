@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', 'read_metadata', 'load_model', 'shipped_weights',
-           'create_model']
+           'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
 import functools, hashlib, json
@@ -227,21 +227,31 @@ def _load_checkpoint(path):
                       'licence': 'unknown', 'file': Path(path).name}
     return model
 
+def _named_weights(path):
+    "The file that `path` is, or that it stands for: 'shipped', or the name of a network with shipped weights."
+    name = str(path)
+    if Path(name).exists(): return _weights_file(path)
+    if name == 'shipped': return shipped_weights()
+    return shipped_weights(name) if not Path(name).suffix and name in list_models() else _weights_file(path)
+
 def load_model(
-    path,  # a .safetensors file of `save_model`, a .pth checkpoint in a published layout, or 'shipped'
+    path,  # a .safetensors file, a .pth checkpoint in a published layout, 'shipped', or a name with shipped weights
     unpool:str='framework',  # of P3M-Net, see `P3MNet`
 )->Network:  # in evaluation mode, with the facts in `.metadata`
     "The network that the file holds; its architecture is read from the file."
-    path = shipped_weights() if str(path) == 'shipped' and not Path(path).exists() else _weights_file(path)
+    path = _named_weights(path)
     model = _load_safetensors(path) if path.suffix == '.safetensors' else _load_checkpoint(path)
     if isinstance(model, P3MNet): model.unpool = unpool
     return model.eval()
 
 # %% ../nbs/22_weights.ipynb #fc77743b
 def _no_weights(name):
-    return (f'this version of p3m_nb comes without trained weights of {name}. Give some: Matter(weights=...) or --weights FILE takes '
-            'the authors\' checkpoint p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait '
-            'Matting", arXiv 2104.14222), or a .safetensors file trained with p3m_train')
+    none = f'this version of p3m_nb comes without trained weights of {name}. '
+    if not name.startswith('p3mnet'):
+        return none + f'Train some with p3m_train, or give published ones, from: {network_entry(name).terms}'
+    return none + ('Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
+                   'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
+                   'or a .safetensors file trained with p3m_train')
 
 def shipped_weights(
     name:str='p3mnet_lite',  # a network of `list_models`
@@ -262,11 +272,14 @@ def create_model(
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
-    if encoder_weights is not None: _start_encoder(model, encoder_weights)
+    if encoder_weights is not None: start_encoder(model, encoder_weights)
     return model
 
-def _start_encoder(model, source):
-    "A network may know itself how to start from weights of three colours (`load_encoder`)."
+def start_encoder(
+    model:Network,  # whose encoder is filled
+    source,  # file or state dict with ImageNet weights
+):
+    "Start the encoder of `model`; a network may know itself how to start from weights of three colours (`load_encoder`)."
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 

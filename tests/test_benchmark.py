@@ -31,8 +31,12 @@ def test_agrees_with_sums_written_plainly(mini, tmp_path):
         for y in range(alpha.shape[0]):
             for x in range(alpha.shape[1]):
                 d = abs(float(image[y, x].astype(int).sum()) / 765 - alpha[y, x])
-                sad += d; sad_face += d * face[y, x]
-                if trimap[y, x] == 128: sad_t += d; squares_t += d * d; unknown += 1
+                sad += d
+                sad_face += d * face[y, x]
+                if trimap[y, x] == 128:
+                    sad_t += d
+                    squares_t += d * d
+                    unknown += 1
         assert row.sad == pytest.approx(sad / 1000, rel=1e-4) and row.sad_face == pytest.approx(sad_face / 1000, rel=1e-3)
         assert row.sad_t == pytest.approx(sad_t / 1000, rel=1e-3) and row.mse_t == pytest.approx(squares_t / unknown, rel=1e-3)
     assert result.means().sad.item() == pytest.approx(np.mean(list(result.frame.sad)))
@@ -40,11 +44,15 @@ def test_agrees_with_sums_written_plainly(mini, tmp_path):
 
 def test_undefined_values_are_left_out_and_counted(tmp_path):
     for i, value in enumerate((1., .5)):  # all foreground: no transition pixel; all half: nothing but transition
-        save_image(np.zeros((40, 40, 3), np.uint8), tmp_path/f'image/{i}.png'); save_alpha(np.full((40, 40), value), tmp_path/f'alpha/{i}.png', bits=16)
+        save_image(np.zeros((40, 40, 3), np.uint8), tmp_path / f'image/{i}.png')
+        save_alpha(np.full((40, 40), value), tmp_path / f'alpha/{i}.png', bits=16)
     result = evaluate(Method(lambda image: np.full(image.shape[:2], .75), 'constant'), tmp_path)
     assert result.undefined().mse_t.item() == 1 and result.undefined().mse.item() == 0
     assert result.means().mse_t.item() == pytest.approx(.0625, rel=1e-3)
-    assert 'MSE-T of 1' in result.table() and 'trimap made from the alpha with a kernel of 25 pixels for 2 of 2 images' in result.table()
+    assert (
+        'MSE-T of 1' in result.table()
+        and 'trimap made from the alpha with a kernel of 25 pixels for 2 of 2 images' in result.table()
+    )
 
 
 def test_bad_input_is_named_and_the_rest_done(command, mini, tmp_path):
@@ -55,33 +63,74 @@ def test_bad_input_is_named_and_the_rest_done(command, mini, tmp_path):
     mattes = sorted((tmp_path/'set'/'mask').iterdir())
     for i, m in enumerate(mattes): save_alpha(np.zeros((5, 5)) if i == 1 else load_alpha(m), tmp_path/'pred'/m.name)
     first_image = sorted((tmp_path/'set'/'original_image').iterdir())[0]
-    for name, data in {'extra.jpg': first_image.read_bytes(), 'cut.jpg': first_image.read_bytes()[:first_image.stat().st_size // 2]}.items(): (tmp_path/'set'/'original_image'/name).write_bytes(data)
+    for name, data in {
+        'extra.jpg': first_image.read_bytes(),
+        'cut.jpg': first_image.read_bytes()[: first_image.stat().st_size // 2],
+    }.items():
+        (tmp_path / 'set' / 'original_image' / name).write_bytes(data)
     save_alpha(np.ones((9, 9)), tmp_path/'set'/'mask'/'cut.png')
     save_image(np.full((7, 7), 128, np.uint8), tmp_path/'set'/'trimap'/mattes[2].name)
     before = {p: p.read_bytes() for p in (tmp_path/'set').rglob('*') if p.is_file()}
     result = command('p3m_eval', tmp_path/'set', '--predictions', tmp_path/'pred', '-o', tmp_path/'out')
-    assert result.returncode == 1 and 'pred: 1 of 5 images scored\n4 failed:' in result.stderr and 'Traceback' not in result.stderr, result.stderr
-    for text in ('5x5 but the alpha is', 'extra.jpg: has no matte of the same name', 'cut.jpg: the file is damaged or cut off', f'{mattes[2].name}: 7x7 pixels'): assert text in result.stderr
+    assert (
+        result.returncode == 1
+        and 'pred: 1 of 5 images scored\n4 failed:' in result.stderr
+        and 'Traceback' not in result.stderr
+    ), result.stderr
+    for text in (
+        '5x5 but the alpha is',
+        'extra.jpg: has no matte of the same name',
+        'cut.jpg: the file is damaged or cut off',
+        f'{mattes[2].name}: 7x7 pixels',
+    ):
+        assert text in result.stderr
     assert len(result.stderr.strip().splitlines()) == 6
-    assert len(pd.read_csv(tmp_path/'out'/'metrics.csv')) == 1 and '| pred | measured | set | 1 | 0.00 |' in result.stdout
+    assert (
+        len(pd.read_csv(tmp_path / 'out' / 'metrics.csv')) == 1 and '| pred | measured | set | 1 | 0.00 |' in result.stdout
+    )
     assert {p: p.read_bytes() for p in (tmp_path/'set').rglob('*') if p.is_file()} == before
 
 
-@pytest.mark.parametrize('args, text', [(['nowhere'], 'nowhere: no such folder'), (['EMPTY'], 'no portraits with mattes here'), (['MINI'], 'choose one as split'),
-    (['MINI', '--split', 'test'], 'has no test'), (['MINI', '--split', 'valid', '--predictions', 'EMPTY'], 'no predictions here'), (['MINI', '--split', 'valid', '--onnx', 'CONFTEST'], 'onnxruntime cannot load it'),
-    (['MINI', '--split', 'valid', '--method', 'magic'], "'magic' is no method of pymatting"), (['MINI', '--split', 'valid', '--predictions', 'MINI', '--obfuscate', 'swirl'], '--obfuscate swirl'),
-    (['MINI', '--split', 'valid', '--predictions', 'MINI', '-o', 'CONFTEST'], 'is a file')])
+@pytest.mark.parametrize(
+    'args, text',
+    [
+        (['nowhere'], 'nowhere: no such folder'),
+        (['EMPTY'], 'no portraits with mattes here'),
+        (['MINI'], 'choose one as split'),
+        (['MINI', '--split', 'test'], 'has no test'),
+        (['MINI', '--split', 'valid', '--predictions', 'EMPTY'], 'no predictions here'),
+        (['MINI', '--split', 'valid', '--onnx', 'CONFTEST'], 'onnxruntime cannot load it'),
+        (['MINI', '--split', 'valid', '--method', 'magic'], "method='magic' is unknown"),
+        (['MINI', '--split', 'valid', '--predictions', 'MINI', '--obfuscate', 'swirl'], '--obfuscate swirl'),
+        (['MINI', '--split', 'valid', '--predictions', 'MINI', '-o', 'CONFTEST'], 'is a file'),
+    ],
+)
 def test_one_line_for_a_mistake(command, mini, tmp_path, args, text):
-    (tmp_path/'empty').mkdir()
-    places = dict(MINI=mini, EMPTY=tmp_path/'empty', CONFTEST=ROOT/'tests'/'conftest.py')
+    (tmp_path / 'empty').mkdir()
+    places = dict(MINI=mini, EMPTY=tmp_path / 'empty', CONFTEST=ROOT / 'tests' / 'conftest.py')
     args = [str(places.get(a, a)) for a in args]
-    result = command('p3m_eval', *args, *([] if '-o' in args else ['-o', tmp_path/'out']))
-    assert result.returncode == 1 and text in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
+    result = command('p3m_eval', *args, *([] if '-o' in args else ['-o', tmp_path / 'out']))
+    assert result.returncode == 1 and text in result.stderr and len(result.stderr.strip().splitlines()) == 1, (
+        result.stderr
+    )
 
 
 def test_results_of_others_are_not_overwritten(command, mini, tmp_path):
-    args = [mini, '--split', 'P3M-500-P', '--predictions', mini/'validation'/'P3M-500-P'/'mask', '--metrics', 'sad', '--gallery', '0', '-o', tmp_path/'out']
-    (tmp_path/'out').mkdir(); (tmp_path/'out'/'table.md').write_text('mine')
+    args = [
+        mini,
+        '--split',
+        'P3M-500-P',
+        '--predictions',
+        mini / 'validation' / 'P3M-500-P' / 'mask',
+        '--metrics',
+        'sad',
+        '--gallery',
+        '0',
+        '-o',
+        tmp_path / 'out',
+    ]
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'table.md').write_text('mine')
     result = command('p3m_eval', *args)
     assert result.returncode == 1 and 'table.md: exists and was not made by p3m_eval' in result.stderr
     assert (tmp_path/'out'/'table.md').read_text() == 'mine' and len(list((tmp_path/'out').iterdir())) == 1
@@ -99,30 +148,55 @@ result.frame.drop(columns='seconds').to_csv({out!r}, index=False)
 '''
 
 def test_a_killed_run_goes_on_where_it_stopped(mini, tmp_path):
-    def start(name): return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SLOW.format(root=str(ROOT), mini=str(mini), store=str(tmp_path/'store'), out=str(tmp_path/name))], stdout=subprocess.PIPE, text=True)
+    def start(name):
+        return subprocess.Popen(
+            [
+                sys.executable,
+                '-W',
+                'ignore',
+                '-c',
+                SLOW.format(root=str(ROOT), mini=str(mini), store=str(tmp_path / 'store'), out=str(tmp_path / name)),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     run = start('a.csv')
     for _ in range(2): assert run.stdout.readline() == 'predicted\n'
-    run.kill(); run.wait()
+    run.kill()
+    run.wait()
     assert not (tmp_path/'a.csv').exists()
     run = start('b.csv')
     again = run.communicate()[0].count('predicted')
     assert run.returncode == 0 and again in (1, 2)  # the second prediction was perhaps not written yet
     run = start('c.csv')
     assert run.communicate()[0] == ''
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/'c.csv'), pd.read_csv(tmp_path/'b.csv'), rtol=1e-7)  # GRAD's last digits depend on where arrays lie in memory
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / 'c.csv'), pd.read_csv(tmp_path / 'b.csv'), rtol=1e-7
+    )  # GRAD's last digits depend on where arrays lie in memory
     fresh = evaluate(Method(bright, 'slow'), mini, 'P3M-500-P').frame
     assert np.array_equal(fresh.sad, pd.read_csv(tmp_path/'b.csv').sad)
 
 
 def test_another_photo_or_setting_is_predicted_again(mini, tmp_path):
     calls = []
-    def predict(image): calls.append(1); return bright(image)
-    score = lambda version, **kwargs: evaluate(Method(predict, 'm', dict(version=version)), mini, 'P3M-500-P', store=tmp_path, **kwargs)
-    score(1); score(1, scoring='8bit'); assert len(calls) == 3
-    score(2); assert len(calls) == 6
-    score(2, obfuscation='zero'); assert len(calls) == 9
-    folder = next(f for f in tmp_path.iterdir() if json.loads((f/'method.json').read_text())['settings'] == dict(version=1))
-    damaged = next(folder.glob('*.png')); damaged.write_bytes(b'')
+    def predict(image):
+        calls.append(1)
+        return bright(image)
+    score = lambda version, **kwargs: evaluate(
+        Method(predict, 'm', dict(version=version)), mini, 'P3M-500-P', store=tmp_path, **kwargs
+    )
+    score(1)
+    score(1, scoring='8bit')
+    assert len(calls) == 3
+    score(2)
+    assert len(calls) == 6
+    score(2, obfuscation='zero')
+    assert len(calls) == 9
+    folder = next(
+        f for f in tmp_path.iterdir() if json.loads((f / 'method.json').read_text())['settings'] == dict(version=1)
+    )
+    damaged = next(folder.glob('*.png'))
+    damaged.write_bytes(b'')
     failed = score(1)
     assert len(failed.failed) == 1 and 'remove this prediction and run again' in str(failed) and damaged.read_bytes() == b''
 
@@ -130,33 +204,101 @@ def test_another_photo_or_setting_is_predicted_again(mini, tmp_path):
 def test_networks_and_grid_from_the_command_line(command, weights, mini, tmp_path):
     "The PPT grid of two checkpoints on two test sets, one of them with hidden faces."
     p, n = mini/'validation'/'P3M-500-P', mini/'validation'/'P3M-500-NP'
-    result = command('p3m_eval', f'B={p}', f'N={n}', '--weights', f'B={weights}', f'N={weights}', '--strategy', 'resize', '--resize', 'paper', '--metrics', 'sad', 'mse',
-                     '--published', 'P3M-500-P', '--gallery', '1', '--precision', 'fp32', '--device', 'cpu', '-o', tmp_path/'out')
+    result = command(
+        'p3m_eval',
+        f'B={p}',
+        f'N={n}',
+        '--weights',
+        f'B={weights}',
+        f'N={weights}',
+        '--strategy',
+        'resize',
+        '--resize',
+        'paper',
+        '--metrics',
+        'sad',
+        'mse',
+        '--published',
+        'P3M-500-P',
+        '--gallery',
+        '1',
+        '--precision',
+        'fp32',
+        '--device',
+        'cpu',
+        '-o',
+        tmp_path / 'out',
+    )
     assert result.returncode == 0, result.stderr
     frame = pd.read_csv(tmp_path/'out'/'metrics.csv')
     assert list(frame.run.unique()) == ['B:B', 'B:N', 'N:B', 'N:N'] and len(frame) == 12
     means = frame.groupby('run').sad.mean()
     assert means['B:B'] == means['N:B'] and means['B:B'] != means['B:N']  # twice the same network
-    assert '| Method | Source | tested on B | tested on N |' in result.stdout and '| P3M-Net, trained on N | published | 11.22 / 0.0040 | 9.06 / 0.0028 |' in result.stdout
+    assert (
+        '| Method | Source | tested on B | tested on N |' in result.stdout
+        and '| P3M-Net, trained on N | published | 11.22 / 0.0040 | 9.06 / 0.0028 |' in result.stdout
+    )
     assert 'strategy resize, resize paper, precision float32' in result.stdout
     assert len(list((tmp_path/'out'/'predictions').rglob('*.png'))) == 12 and (tmp_path/'out'/'grid.tex').exists()
-    hidden = command('p3m_eval', p, '--weights', weights, '--strategy', 'resize', '--obfuscate', 'none', 'zero', '--metrics', 'sad', '--gallery', '0', '-o', tmp_path/'hidden')
-    assert hidden.returncode == 0 and 'tested on none | tested on zero' in hidden.stdout and 'faces hidden by zero' in hidden.stdout
+    hidden = command(
+        'p3m_eval',
+        p,
+        '--weights',
+        weights,
+        '--strategy',
+        'resize',
+        '--obfuscate',
+        'none',
+        'zero',
+        '--metrics',
+        'sad',
+        '--gallery',
+        '0',
+        '-o',
+        tmp_path / 'hidden',
+    )
+    assert (
+        hidden.returncode == 0
+        and 'tested on none | tested on zero' in hidden.stdout
+        and 'faces hidden by zero' in hidden.stdout
+    )
 
 
 def test_own_folder_names_and_formats(command, tmp_path):
     "Sub-folders by other names, 16-bit mattes, cut-outs and arrays as predictions."
     rng = np.random.default_rng(0)
     for i in range(3):
-        save_image(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), tmp_path/f'set/shots/{i} ä.png'); save_alpha(rng.random((40, 50)), tmp_path/f'set/truth/{i} ä.png', bits=16)
+        save_image(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), tmp_path / f'set/shots/{i} ä.png')
+        save_alpha(rng.random((40, 50)), tmp_path / f'set/truth/{i} ä.png', bits=16)
     truth = [read_matte(tmp_path/f'set/truth/{i} ä.png')[0] for i in range(3)]
-    (tmp_path/'pred').mkdir(); np.save(tmp_path/'pred'/'0 ä.npy', truth[0])
+    (tmp_path / 'pred').mkdir()
+    np.save(tmp_path / 'pred' / '0 ä.npy', truth[0])
     save_alpha(truth[1], tmp_path/'pred'/'1 ä_alpha.png', bits=16)
-    save_image(np.dstack([np.zeros((40, 50, 3), np.uint8), (truth[2] * 255).round().astype(np.uint8)]), tmp_path/'pred'/'2 ä.png')
-    result = command('p3m_eval', tmp_path/'set', '--images', 'shots', '--alphas', 'truth', '--predictions', tmp_path/'pred', '--gallery', '0', '-o', tmp_path/'out')
+    save_image(
+        np.dstack([np.zeros((40, 50, 3), np.uint8), (truth[2] * 255).round().astype(np.uint8)]),
+        tmp_path / 'pred' / '2 ä.png',
+    )
+    result = command(
+        'p3m_eval',
+        tmp_path / 'set',
+        '--images',
+        'shots',
+        '--alphas',
+        'truth',
+        '--predictions',
+        tmp_path / 'pred',
+        '--gallery',
+        '0',
+        '-o',
+        tmp_path / 'out',
+    )
     assert result.returncode == 0, result.stderr
     sad = pd.read_csv(tmp_path/'out'/'metrics.csv').sad.tolist()
-    assert sad[0] < 1e-7 and sad[1] == 0 and sad[2] == pytest.approx(np.abs(truth[2] - (truth[2] * 255).round() / 255).sum() / 1000)
+    assert (
+        sad[0] < 1e-7
+        and sad[1] == 0
+        and sad[2] == pytest.approx(np.abs(truth[2] - (truth[2] * 255).round() / 255).sum() / 1000)
+    )
 
 
 def test_published_numbers():
@@ -168,7 +310,9 @@ def test_published_numbers():
 def test_bootstrap_covers_as_promised():
     "Of 300 samples of a known distribution about 95 % of the intervals hold its mean."
     rng = np.random.default_rng(7)
-    hits = [low <= 1 <= high for low, high in (bootstrap_interval(rng.normal(1, 2, 60), draws=400, seed=i) for i in range(300))]
+    hits = [
+        low <= 1 <= high for low, high in (bootstrap_interval(rng.normal(1, 2, 60), draws=400, seed=i) for i in range(300))
+    ]
     assert .90 <= np.mean(hits) <= .99
 
 
@@ -178,4 +322,6 @@ def test_trimap_methods_all_work(mini):
         result = evaluate(name, mini, 'P3M-500-P', n=1)
         assert result.ok, str(result)
         assert result.means().sad.item() < evaluate(Method(bright, 'bright'), mini, 'P3M-500-P', n=1).means().sad.item() / 5
-        assert 'given the trimap' in result.table() and '| FBA | published' in result.table() and '| SHM |' not in result.table()
+        assert (
+            'given the trimap' in result.table() and '| FBA | published' in result.table() and '| SHM |' not in result.table()
+        )

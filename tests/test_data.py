@@ -88,6 +88,29 @@ def test_targets_that_cannot_be_written(tmp_path, mini, command):
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith('p3m_check: ')
 
 
+def test_a_quick_look_is_cheap(tmp_path):
+    "Four pairs, as the command does it: neither torch nor fastai nor matplotlib, under 0.6 s of a processor and 120 MB."
+    make_mini_p3m(tmp_path, n=4, n_test=0, size=64)
+    code = """import resource, sys; sys.argv = ['p3m_check', sys.argv[1], '--quick']
+from p3m_nb.cli import p3m_check
+try: p3m_check()
+except SystemExit as e: assert e.code == 0, e.code
+used, peak = resource.getrusage(resource.RUSAGE_SELF), [l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0]
+print(used.ru_utime + used.ru_stime, int(peak) / 1024, *[m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules])"""
+    runs = [subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    assert min(float(r[0]) for r in runs) < .6 and all(float(r[1]) < 120 and len(r) == 2 for r in runs), runs
+
+
+def test_check_writes_over_nothing(mini, command, tmp_path):
+    (tmp_path/'notes.txt').write_text('mine')
+    photo = next((mini/'train/blurred_image').iterdir())
+    before = photo.read_bytes()
+    for target in (tmp_path/'notes.txt', photo):
+        done = command('p3m_check', mini, '-o', target)
+        assert done.returncode == 1 and 'exists and was not made here' in done.stderr
+    assert (tmp_path/'notes.txt').read_text() == 'mine' and photo.read_bytes() == before
+
+
 def test_check_does_not_write(mini, command):
     before = {p: p.stat().st_mtime_ns for p in mini.rglob('*')}
     done = command('p3m_check', mini)
@@ -112,9 +135,10 @@ def test_modes(tmp_path):
     rng = np.random.default_rng(0)
     rgb, gray = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), rng.integers(0, 256, (40, 40), dtype=np.uint8)
     exif = Image.Exif(); exif[0x0112] = 3
-    im, al = Image.fromarray(rgb), Image.fromarray(gray)
-    for i, (image, alpha) in enumerate([(im.convert('CMYK'), al), (im.convert('P'), al.convert('LA')), (im.convert('RGBA'), im.convert('L').convert('RGB')), (im.convert('L'), Image.fromarray(gray.astype(np.uint16) * 257)),
-                                        (im.convert('1'), al.convert('1')), (im, Image.merge('RGBA', [*im.split(), al]))]):
+    im, al = Image.fromarray(rgb), [Image.fromarray(np.roll(gray, i)) for i in range(4)]  # one matte for several photographs would be a problem
+    for i, (image, alpha) in enumerate([(im.convert('CMYK'), al[0]), (im.convert('P'), al[1].convert('LA')), (im.convert('RGBA'), im.convert('L').convert('RGB')),
+                                        (im.convert('L'), Image.fromarray(np.roll(gray, 9).astype(np.uint16) * 257)), (im.convert('1'), al[2].convert('1')),
+                                        (im, Image.merge('RGBA', [*im.split(), al[3]]))]):
         for sub, x in (('image', image), ('alpha', alpha)):
             (tmp_path/sub).mkdir(exist_ok=True)
             x.save(tmp_path/sub/f'{i}.{"tif" if x.mode == "CMYK" else "png"}', **({'exif': exif} if i == 5 and sub == 'image' else {}))
@@ -161,7 +185,9 @@ def test_ten_thousand_files(tmp_path):
 def test_links_and_folders_that_look_like_images(tmp_path):
     root = make_mini_p3m(tmp_path, n=2, n_test=0, size=64, optional=False)
     (root/'train/blurred_image/folder.jpg').mkdir(); os.symlink('nowhere.jpg', root/'train/blurred_image/dangling.jpg')
-    assert len(P3M10k(root, valid_pct=0).train) == 2 and P3M10k(root).check().ok
+    report = P3M10k(root).check()
+    assert len(P3M10k(root, valid_pct=0).train) == 2
+    assert [(n, 'has no matte of this name' in t) for _, n, t in report.problems] == [('dangling', True)]  # named, not passed over
 
 
 class Toy(torch.nn.Module):

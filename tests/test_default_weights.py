@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from p3m_nb import infer
+from p3m_nb.model import P3MNet
 from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.detail import shipped_refiner
 from p3m_nb.infer import Matter
 from p3m_nb.weights import read_metadata, shipped_weights
 
@@ -26,8 +27,8 @@ def test_photograph(strategy):
 @pytest.mark.parametrize('wrong', ['mean', 'scale'])
 def test_wrong_preprocessing_is_noticed(wrong, monkeypatch):
     "The comparison above is strict enough to see what a slip in the preprocessing does."
-    if wrong == 'mean': monkeypatch.setattr(infer, 'MEAN', infer.MEAN * 0)
-    else: monkeypatch.setattr(infer, 'STD', infer.STD * 0 + 1 / 255)
+    if wrong == 'mean': monkeypatch.setattr(P3MNet, 'mean', (0., 0., 0.))
+    else: monkeypatch.setattr(P3MNet, 'std', (1 / 255,) * 3)
     alpha, stored = small(Matter(device='cpu', strategy='hybrid').alpha(load_image(sample_image()))), STORED['hybrid']
     assert iou(alpha, stored) < .97 or np.abs(alpha - stored).mean() > .015
 
@@ -36,3 +37,18 @@ def test_facts():
     assert shipped_weights().stat().st_size < 20e6
     assert facts['architecture']['encoder'] == 'mobilenetv2' and facts['licence'] and 'distilled from RVM and MODNet' in facts['training_data']
     assert 0 < json.loads(facts['held_out'])['iou'] <= 1
+
+def test_refiner_belongs_to_the_weights():
+    "Who changes the network has to train the refiner behind it anew, or `Matter` would leave it out."
+    refiner = shipped_refiner()
+    assert refiner.metadata['coarse'] == read_metadata(shipped_weights())['sha256']
+    assert Matter(device='cpu').refiner is not None
+    assert sum(p.stat().st_size for p in shipped_weights().parent.glob('detail.safetensors')) < 1e6
+
+def test_refiner_draws_and_leaves_alone():
+    "On the sample portrait at twice its size: a share of the pixels, and none far from the outline."
+    image = cv2.resize(load_image(sample_image()), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    with_detail, without = (Matter(device='cpu', detail=d).alpha(image) for d in (True, False))
+    changed = with_detail != without
+    assert .005 < changed.mean() < .3
+    assert iou(with_detail, without) > .98

@@ -26,21 +26,33 @@ def test_sidebar_has_every_page_once():
     listed = list(entries(read('sidebar.yml')['website']['sidebar']['contents']))
     assert len(listed) == len(set(listed))
     assert set(listed) == set(PAGES) and listed[0] == 'index.ipynb'
-    sections = {s['section']: list(entries(s['contents'])) for s in read('sidebar.yml')['website']['sidebar']['contents'] if 'section' in s}
+    sections = {
+        s['section']: list(entries(s['contents']))
+        for s in read('sidebar.yml')['website']['sidebar']['contents']
+        if 'section' in s
+    }
     assert sections['Tutorials'] == [p for p in PAGES if p.startswith('tutorials/')]
-    assert sections['Modules'] == [notebook for notebook, _ in modules().values()], 'run: python tools/architecture.py --sidebar'
+    assert sections['Modules'] == [notebook for notebook, _ in modules().values()], (
+        'run: python tools/architecture.py --sidebar'
+    )
 
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
     where = tmp_path_factory.mktemp('docs')/'repo'
-    shutil.copytree(ROOT, where, ignore=shutil.ignore_patterns('.git', '.venv', '__pycache__', '_proc', '_docs', 'shared', '*.safetensors'))
+    shutil.copytree(
+        ROOT,
+        where,
+        ignore=shutil.ignore_patterns('.git', '.venv', '__pycache__', '_proc', '_docs', 'shared', '*.safetensors'),
+    )
     return where
 
 
 def test_configuration_is_what_nbdev_makes(copy):
     (copy/'nbs'/'nbdev.yml').unlink()
-    subprocess.run([sys.executable, '-c', 'from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()'], cwd=copy, check=True)
+    subprocess.run(
+        [sys.executable, '-c', 'from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()'], cwd=copy, check=True
+    )
     for name in ('nbdev.yml', '_quarto.yml'): assert (copy/'nbs'/name).read_bytes() == (NBS/name).read_bytes(), name
     ours = read('_quarto.yml')
     assert ours['metadata-files'] == ['nbdev.yml', 'sidebar.yml'] and ours['project']['type'] == 'website'
@@ -50,12 +62,16 @@ def test_configuration_is_what_nbdev_makes(copy):
     assert theirs | {'project': theirs['project'] | {'resources': ours['project']['resources']}} == ours
     sidebar = (copy/'nbs'/'sidebar.yml').read_bytes()
     subprocess.run([sys.executable, '-c', 'from nbdev.quarto import nbdev_sidebar; nbdev_sidebar()'], cwd=copy, check=True)
-    assert (copy/'nbs'/'sidebar.yml').read_bytes() == sidebar, 'nbdev would write its own sidebar: custom_sidebar must be True in settings.ini'
+    assert (copy / 'nbs' / 'sidebar.yml').read_bytes() == sidebar, (
+        'nbdev would write its own sidebar: custom_sidebar must be True in settings.ini'
+    )
 
 
 @pytest.mark.parametrize('page', PAGES)
 def test_links_lead_to_pages(page):
-    text = '\n'.join(''.join(c['source']) for c in json.loads((NBS/page).read_text())['cells'] if c['cell_type'] == 'markdown')
+    text = '\n'.join(
+        ''.join(c['source']) for c in json.loads((NBS / page).read_text())['cells'] if c['cell_type'] == 'markdown'
+    )
     for link in re.findall(r'\]\(([^)#:]+\.ipynb)', text):
         assert (NBS/page).parent.joinpath(link).resolve().is_file(), link
 
@@ -71,7 +87,13 @@ def test_nbdev_processes_every_page(copy):
             target = Path('_proc')/name
             target.parent.mkdir(parents=True, exist_ok=True)
             main((Path('nbs')/name, target, FilterDefaults))'''
-    done = subprocess.run([sys.executable, '-c', code, *PAGES], cwd=copy, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(copy)})
+    done = subprocess.run(
+        [sys.executable, '-c', code, *PAGES],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env=os.environ | {'PYTHONPATH': str(copy)},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     for page in PAGES:
         first = ''.join(json.loads((copy/'_proc'/page).read_text())['cells'][0]['source'])

@@ -1,5 +1,6 @@
 "Trainings that are killed, full, shared by two processes, logged; and what p3m_train says to bad input."
 import os, re, signal, subprocess, sys, time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import ROOT
 from p3m_nb.core import save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 
-SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--num-workers', 0, '--device', 'cpu', '--lr', .001]
+SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--n-workers', 0, '--device', 'cpu', '--lr', .001]
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +46,7 @@ def test_killed_training_resumes_to_the_same_weights(tree, tmp_path):
     one, two = weights(tmp_path/'whole'), weights(tmp_path/'killed')
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     without_times = lambda run: [line.rsplit(',', 1)[0] for line in (run/'log.csv').read_text().splitlines()]
-    assert without_times(tmp_path/'whole') == without_times(tmp_path/'killed') and len(without_times(tmp_path/'killed')) == 5
+    assert without_times(tmp_path/'whole') == without_times(tmp_path/'killed') and len(without_times(tmp_path/'killed')) == 6  # start weights and four epochs
     assert not list(tmp_path.rglob('.*.tmp')) or all('checkpoint' in p.name or 'safetensors' in p.name for p in tmp_path.rglob('.*.tmp'))
 
 
@@ -54,7 +55,8 @@ import sys, torch
 from pathlib import Path
 from p3m_nb.dataset import P3M10k
 from p3m_nb.data import p3m_dls
-from p3m_nb.learner import Checkpoint, p3m_learner, several_processes
+from p3m_nb.learner import p3m_learner, several_processes
+from p3m_nb.resume import Checkpoint
 from p3m_nb.model import P3MOutput
 from fastai.torch_core import rank_distrib
 class Plain(torch.nn.Module):
@@ -82,7 +84,6 @@ torch.save(dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_
 
 
 def test_two_processes_share_a_training(tree, tmp_path):
-    pytest.importorskip('accelerate')
     script = tmp_path/'two.py'
     script.write_text(TWO)
     env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
@@ -103,8 +104,41 @@ def test_two_processes_share_a_training(tree, tmp_path):
     assert (tmp_path/'2.pt').exists()
 
 
+def launch(*args, n=2):
+    "Start p3m_train itself in `n` processes, as the documentation says: torchrun --no-python p3m_train ..."
+    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')}
+    env |= {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
+    command = [Path(sys.executable).parent/'torchrun', '--standalone', '--nproc-per-node', n, '--no-python',
+               Path(sys.executable).parent/'p3m_train', *args]
+    return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_the_documented_command_in_two_processes(tree, tmp_path):
+    options = [*SMALL, '--bs', 2, '--accumulate', 0]
+    done = launch(tree, '-o', tmp_path/'run', *options, '--epochs', 1)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    more = launch(tree, '-o', tmp_path/'run', '--resume', '--epochs', 2)
+    assert more.returncode == 0, more.stdout[-2000:] + more.stderr[-3000:]
+    rows = (tmp_path/'run'/'log.csv').read_text().splitlines()
+    assert [r.split(',')[0] for r in rows] == ['epoch', '0', '1', '2']
+    assert len(list((tmp_path/'run'/'mattes').iterdir())) == 3 and weights(tmp_path/'run')
+
+
+def test_one_training_in_a_folder(tree, tmp_path):
+    first = start(tree, '-o', tmp_path/'run', *SMALL, '--epochs', 500)
+    deadline = time.monotonic() + 300
+    while not (tmp_path/'run'/'checkpoint.pt').exists() and time.monotonic() < deadline: time.sleep(.05)
+    second = start(tree, '-o', tmp_path/'run', '--resume')
+    assert second.wait(300) == 1
+    said = second.stdout.read()
+    assert 'Traceback' not in said and str(first.pid) in said, said
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    third = start(tree, '-o', tmp_path/'run', '--resume', '--epochs', 1)  # the lock of a killed process holds nobody up
+    assert third.wait(300) == 0, third.stdout.read()
+
+
 def test_fastai_loggers(tree, tmp_path):
-    pytest.importorskip('tensorboard')
     from fastai.callback.progress import CSVLogger
     from fastai.callback.tensorboard import TensorBoardCallback
     from p3m_nb.dataset import P3M10k

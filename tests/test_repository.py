@@ -9,34 +9,108 @@ from tools import architecture
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 MODULES = {name: ROOT/'nbs'/notebook for name, (notebook, _) in architecture.modules().items()}
-DIRECTIVES = {'default_exp', 'export', 'exporti', 'exports', 'hide', 'slow', 'cuda', 'data', 'browser', 'echo:', 'output:'}
+DIRECTIVES = {
+    'default_exp',
+    'export',
+    'exporti',
+    'exports',
+    'hide',
+    'slow',
+    'cuda',
+    'data',
+    'browser',
+    'echo:',
+    'output:',
+}
 
 # what each module may import of ours; below stands only what it must not know (guide: architecture). A room in a sub-folder may import the other rooms of it.
-MAY_IMPORT = {name: rooms.split() for name, rooms in {
-    # ground: no torch, no fastai
-    'core': '', 'jobs': 'core', 'synth': 'core', 'dataset': 'core jobs', 'faces': 'core jobs', 'privacy': 'core jobs dataset faces', 'audit': 'core jobs dataset faces privacy',
-    'identity': 'core jobs faces privacy', 'prepare': 'core jobs dataset privacy', 'crops': 'core jobs dataset',
-    # networks: no fastai
-    'registry': 'core', 'state_dicts': 'core', 'encoders': 'core registry state_dicts',
-    'model': 'core encoders registry losses', 'weights': 'core state_dicts encoders registry model networks.*',
-    'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
-    'losses': 'core', 'trimap_losses': 'losses', 'metrics': 'core',
-    # work
-    'data': 'core jobs dataset crops privacy', 'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights', 'resume': 'core data callbacks',
-    'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume',
-    'train': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume learner',
-    'trimaps': 'core registry model weights',
-    'detail': 'core registry state_dicts encoders model weights trimaps',
-    'infer': 'core jobs registry encoders model weights detail trimaps',
-    'video': 'core jobs infer', 'export': 'core registry model weights infer detail',
-    'methods': 'core jobs dataset crops data infer model registry weights export', 'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
-    'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark', 'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
-    'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
-}.items()}
-WITHOUT_FASTAI = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'identity', 'prepare', 'crops',
-                  'registry', 'state_dicts', 'encoders', 'model', 'weights',
-                  'losses', 'trimap_losses', 'metrics', 'trimaps', 'detail', 'infer', 'networks.*')
-WITHOUT_TORCH = ('core', 'jobs', 'synth', 'dataset', 'faces', 'privacy', 'audit', 'identity', 'prepare', 'crops')
+MAY_IMPORT = {
+    name: rooms.split()
+    for name, rooms in {
+        # ground: no torch, no fastai
+        'core': '',
+        'settings': 'core',
+        'jobs': 'core',
+        'synth': 'core',
+        'mattes': '',
+        'dataset': 'core jobs mattes',
+        'faces': 'core jobs',
+        'privacy': 'core jobs dataset faces',
+        'audit': 'core jobs dataset faces privacy',
+        'identity': 'core jobs faces privacy',
+        'prepare': 'core jobs dataset privacy',
+        'random_trimaps': 'core',
+        'crops': 'core jobs dataset',
+        # networks: no fastai
+        'registry': 'core',
+        'state_dicts': 'core',
+        'encoders': 'core registry state_dicts',
+        'model': 'core encoders registry losses',
+        'weights': 'core state_dicts encoders registry model networks.*',
+        'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
+        'losses': 'core',
+        'trimap_losses': 'losses',
+        'metrics': 'core',
+        # work
+        'data': 'core jobs dataset crops privacy',
+        'callbacks': 'core jobs dataset random_trimaps crops privacy losses metrics data registry model weights',
+        'resume': 'core data state_dicts',
+        'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume settings',
+        'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume learner',
+        'trimaps': 'core registry model weights',
+        'detail': 'core registry state_dicts encoders model weights trimaps',
+        'infer': 'core jobs registry encoders model weights detail trimaps',
+        'video': 'core jobs infer',
+        'export': 'core registry model weights infer detail',
+        'methods': 'core jobs dataset crops data infer model registry weights export',
+        'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
+        'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
+        'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
+        'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
+    }.items()
+}
+WITHOUT_FASTAI = (
+    'core',
+    'settings',
+    'jobs',
+    'mattes',
+    'synth',
+    'dataset',
+    'faces',
+    'privacy',
+    'audit',
+    'identity',
+    'prepare',
+    'random_trimaps',
+    'crops',
+    'registry',
+    'state_dicts',
+    'encoders',
+    'model',
+    'weights',
+    'losses',
+    'trimap_losses',
+    'metrics',
+    'trimaps',
+    'detail',
+    'infer',
+    'networks.*',
+)
+WITHOUT_TORCH = (
+    'core',
+    'settings',
+    'jobs',
+    'mattes',
+    'synth',
+    'dataset',
+    'faces',
+    'privacy',
+    'audit',
+    'identity',
+    'prepare',
+    'random_trimaps',
+    'crops',
+)
 
 
 def cells(path): return json.loads(path.read_text())['cells']
@@ -50,8 +124,10 @@ def imports(module, top_only=False): return architecture.file_imports(module, to
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_imports_go_one_way(module):
     ours, room = architecture.our_imports(module), folder(module)
-    if room in MAY_IMPORT: assert {folder(m) for m in ours} <= {room, *MAY_IMPORT[room]}, f'{module} imports {ours - set(MAY_IMPORT[room])}'
-    elif module != 'cli': pytest.fail(f'{module} is not in the architecture table of this test')
+    if room in MAY_IMPORT:
+        assert {folder(m) for m in ours} <= {room, *MAY_IMPORT[room]}, f'{module} imports {ours - set(MAY_IMPORT[room])}'
+    elif module != 'cli':
+        pytest.fail(f'{module} is not in the architecture table of this test')
     others = {n.split('.')[0] for n in imports(module)}
     if room in WITHOUT_FASTAI: assert 'fastai' not in others
     if room in WITHOUT_TORCH: assert not others & {'torch', 'torchvision'}
@@ -59,14 +135,24 @@ def test_imports_go_one_way(module):
 
 
 def test_cli_imports_nothing_heavy_at_the_top():
-    assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {'argparse', 'functools', 'inspect', 'os', 'sys', 'traceback', 'typing'}
+    assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {
+        'argparse',
+        'functools',
+        'inspect',
+        'os',
+        'sys',
+        'traceback',
+        'typing',
+    }
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_hygiene(path):
     all_cells = cells(path)
     first = source(all_cells[0])
-    assert all_cells[0]['cell_type'] == 'markdown' and re.match(r'# .+\n\n?> .+', first), 'first cell: H1 title and > subtitle'
+    assert all_cells[0]['cell_type'] == 'markdown' and re.match(r'# .+\n\n?> .+', first), (
+        'first cell: H1 title and > subtitle'
+    )
     assert path.stat().st_size <= 300_000
     assert len({c['id'] for c in all_cells}) == len(all_cells)
     for cell in all_cells:
@@ -89,17 +175,22 @@ def test_module_notebook_style(module):
     all_cells = cells(MODULES[module])
     code = [source(c) for c in all_cells if c['cell_type'] == 'code']
     assert code[0].strip() == f'#| default_exp {module}'
-    assert code[1].startswith('#| export') and all(isinstance(n, (ast.Import, ast.ImportFrom, ast.If, ast.Try)) for n in ast.parse(code[1]).body), 'second cell: imports only'
+    assert code[1].startswith('#| export') and all(
+        isinstance(n, (ast.Import, ast.ImportFrom, ast.If, ast.Try)) for n in ast.parse(code[1]).body
+    ), 'second cell: imports only'
     assert code[-1].split() == '#| hide import nbdev; nbdev.nbdev_export()'.split()
     for c in code:
-        if c.startswith('#| export'): assert len([l for l in c.splitlines() if l.strip()]) <= 50, f'export cell too long:\n{c[:200]}'
+        if c.startswith('#| export'):
+            assert len([l for l in c.splitlines() if l.strip()]) <= 50, f'export cell too long:\n{c[:200]}'
 
 
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_public_names_are_documented_and_used(module):
     "Every public name has a docstring and stands in a cell that is not exported: an example or a test."
     tree = ast.parse(architecture.files()[module].read_text(encoding='utf-8'))
-    shown = '\n'.join(source(c) for c in cells(MODULES[module]) if c['cell_type'] == 'code' and not source(c).startswith('#| export'))
+    shown = '\n'.join(
+        source(c) for c in cells(MODULES[module]) if c['cell_type'] == 'code' and not source(c).startswith('#| export')
+    )
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
         if any(ast.unparse(d).startswith('patch') for d in node.decorator_list): continue
@@ -112,8 +203,14 @@ def test_exports_and_readme_are_in_sync(tmp_path):
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '.venv', '__pycache__', 'weights', 'shared'))
     for tool in ('nbdev_clean', 'nbdev_export'):
         subprocess.run([str(Path(sys.executable).parent/tool)], cwd=copy, check=True, capture_output=True)
-    changed = [str(p.relative_to(copy)) for folder in ('nbs', 'p3m_nb') for p in (copy/folder).rglob('*') if p.suffix in ('.py', '.ipynb') and '__pycache__' not in p.parts
-               and p.read_bytes() != (ROOT/p.relative_to(copy)).read_bytes()]
+    changed = [
+        str(p.relative_to(copy))
+        for folder in ('nbs', 'p3m_nb')
+        for p in (copy / folder).rglob('*')
+        if p.suffix in ('.py', '.ipynb')
+        and '__pycache__' not in p.parts
+        and p.read_bytes() != (ROOT / p.relative_to(copy)).read_bytes()
+    ]
     assert not changed, f'run nbdev_clean and nbdev_export: {changed}'
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
 
@@ -121,8 +218,18 @@ def test_exports_and_readme_are_in_sync(tmp_path):
 def test_weights_and_addresses():
     weights = ROOT/'p3m_nb'/'weights'
     assert sum(p.stat().st_size for p in weights.rglob('*') if p.is_file()) <= 30e6 if weights.exists() else True
-    for p in [*(ROOT/'p3m_nb').rglob('*.py'), *(ROOT/'tools').glob('*.py'), *(ROOT/'benchmarks').glob('*'), ROOT/'README.md', ROOT/'constraints.txt', ROOT/'settings.ini']:
-        if p.is_file(): assert not re.search(r'(pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|/root/|/work/)', p.read_text(errors='ignore')), f'{p} names a registry host or a local path'
+    for p in [
+        *(ROOT / 'p3m_nb').rglob('*.py'),
+        *(ROOT / 'tools').glob('*.py'),
+        *(ROOT / 'benchmarks').glob('*'),
+        ROOT / 'README.md',
+        ROOT / 'constraints.txt',
+        ROOT / 'settings.ini',
+    ]:
+        if p.is_file():
+            assert not re.search(
+                r'(pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|/root/|/work/)', p.read_text(errors='ignore')
+            ), f'{p} names a registry host or a local path'
 
 
 @pytest.mark.parametrize('module', sorted(MODULES))

@@ -94,7 +94,9 @@ def row(tmp_path):
     for path in (module, page): path.parent.mkdir()
     module.write_text(MODULE)
     long = '#| export\n' + '\n\n'.join(f'x{i} = {i}' for i in range(41))
-    page.write_text(notebook('#| export\nimport os\nimport re', long, '#| export\ny = 1', 'z = 1; ' + 'w' * 114, style.HELD))
+    page.write_text(
+        notebook('#| export\nimport os\nimport re', long, '#| export\ny = 1', 'z = 1; ' + 'w' * 114, style.HELD)
+    )
     return style.notebook_row(page, module, tmp_path)
 
 

@@ -37,7 +37,9 @@ def _at_top(body):
 
 def files(root=ROOT):
     "Dict module -> its file, for every Python file of the package but those that start with an underscore."
-    found = {'.'.join(p.relative_to(root/PACKAGE).with_suffix('').parts): p for p in sorted((root/PACKAGE).rglob('*.py'))}
+    found = {
+        '.'.join(p.relative_to(root / PACKAGE).with_suffix('').parts): p for p in sorted((root / PACKAGE).rglob('*.py'))
+    }
     return {name: p for name, p in found.items() if not p.stem.startswith('_')}
 
 
@@ -99,7 +101,8 @@ def collapse(graph):
     result = {}
     for name, kinds in graph.items():
         own = result.setdefault(short(name), {kind: [] for kind in kinds})
-        for kind, names in kinds.items(): own[kind] += [n for n in dict.fromkeys(map(short, names)) if n not in own[kind] and n != short(name)]
+        for kind, names in kinds.items():
+            own[kind] += [n for n in dict.fromkeys(map(short, names)) if n not in own[kind] and n != short(name)]
     for kinds in result.values(): kinds['when needed'] = [n for n in kinds['when needed'] if n not in kinds['at once']]
     return result
 
@@ -111,8 +114,12 @@ def table(root=ROOT):
     for name, kinds in graph(root).items():
         notebook, line = known[name]
         line = line.replace('|', chr(92) + '|')
-        rows.append(f'| `{name}` | [{notebook}]({notebook}) | {line} | {cell(kinds["at once"])} | {cell(kinds["when needed"])} |')
-    return '\n'.join(['| module | notebook | what it is for | imports at once | imports when needed |', '|---|---|---|---|---|', *rows])
+        rows.append(
+            f'| `{name}` | [{notebook}]({notebook}) | {line} | {cell(kinds["at once"])} | {cell(kinds["when needed"])} |'
+        )
+    return '\n'.join(
+        ['| module | notebook | what it is for | imports at once | imports when needed |', '|---|---|---|---|---|', *rows]
+    )
 
 
 def read_table(text):
@@ -137,8 +144,12 @@ def levels(graph):
     "Dict module -> how many layers lie below it."
     done = {}
     def level(name, above=()):
-        if name in above: raise ValueError(f'modules import each other in a circle: {" -> ".join([*above[above.index(name):], name])}')
-        if name not in done: done[name] = 1 + max((level(n, (*above, name)) for kind in graph[name].values() for n in kind if n in graph), default=-1)
+        if name in above:
+            raise ValueError(f'modules import each other in a circle: {" -> ".join([*above[above.index(name) :], name])}')
+        if name not in done:
+            done[name] = 1 + max(
+                (level(n, (*above, name)) for kind in graph[name].values() for n in kind if n in graph), default=-1
+            )
         return done[name]
     for name in graph: level(name)
     return done
@@ -151,13 +162,24 @@ def implied(graph, a, b):
     while todo:
         n = todo.pop()
         if b in below(n): return True
-        if n not in seen: seen.add(n); todo += below(n)
+        if n not in seen:
+            seen.add(n)
+            todo += below(n)
     return False
 
 
 def _places(graph):
     "Dict module -> (x, y): layers below each other, in each layer neighbours of neighbours side by side."
-    level, edges = levels(graph), [(a, b) for a, kinds in graph.items() for names in kinds.values() for b in names if b in graph and not implied(graph, a, b)]
+    level, edges = (
+        levels(graph),
+        [
+            (a, b)
+            for a, kinds in graph.items()
+            for names in kinds.values()
+            for b in names
+            if b in graph and not implied(graph, a, b)
+        ],
+    )
     rows = [[n for n in graph if level[n] == k] for k in range(max(level.values()) + 1)]
     x = {n: (i + .5) / len(row) for row in rows for i, n in enumerate(row)}
     for sweep in range(8):
@@ -176,16 +198,45 @@ def draw(graph, width=10):
     height = 1 + max(y for _, y in place.values())
     fig = Figure(figsize=(width, .9 * height), layout='constrained')
     ax = fig.subplots()
-    ax.set(xlim=(0, 1), ylim=(-.5, height - .5)); ax.axis('off')
-    box = {n: ax.text(x, y, n, ha='center', va='center', fontsize=10, zorder=3, bbox=dict(boxstyle='round,pad=.45', fc='white', ec='#404040')) for n, (x, y) in place.items()}
+    ax.set(xlim=(0, 1), ylim=(-0.5, height - 0.5))
+    ax.axis('off')
+    box = {
+        n: ax.text(
+            x,
+            y,
+            n,
+            ha='center',
+            va='center',
+            fontsize=10,
+            zorder=3,
+            bbox=dict(boxstyle='round,pad=.45', fc='white', ec='#404040'),
+        )
+        for n, (x, y) in place.items()
+    }
     fig.canvas.draw()  # now the boxes know their size
     for a, kinds in graph.items():
         for kind, names in kinds.items():
             for b in names:
                 if b not in place or implied(graph, a, b): continue
                 bend = 0 if place[a][1] - place[b][1] == 1 else .1 if place[b][0] < place[a][0] else -.1
-                ax.annotate('', place[b], place[a], gid=f'{a} -> {b}', zorder=2, arrowprops=dict(arrowstyle='-|>', color='#3070b0', lw=1.2, ls='--' if kind == 'when needed' else '-', patchA=box[a].get_bbox_patch(),
-                            patchB=box[b].get_bbox_patch(), shrinkA=1, shrinkB=2, connectionstyle=f'arc3,rad={bend}'))
+                ax.annotate(
+                    '',
+                    place[b],
+                    place[a],
+                    gid=f'{a} -> {b}',
+                    zorder=2,
+                    arrowprops=dict(
+                        arrowstyle='-|>',
+                        color='#3070b0',
+                        lw=1.2,
+                        ls='--' if kind == 'when needed' else '-',
+                        patchA=box[a].get_bbox_patch(),
+                        patchB=box[b].get_bbox_patch(),
+                        shrinkA=1,
+                        shrinkB=2,
+                        connectionstyle=f'arc3,rad={bend}',
+                    ),
+                )
     return fig
 
 

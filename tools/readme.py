@@ -28,7 +28,8 @@ def render(cells):
                 parts.append(f'![]({path})')
             elif text := ''.join(output.get('text', data.get('text/markdown', data.get('text/plain', '')))).strip():
                 parts.append(text if 'text/markdown' in data else f'```text\n{text}\n```')
-    return '\n\n'.join(parts).replace('](images/', '](nbs/images/') + '\n', pictures
+    text = '\n\n'.join(parts).replace('](images/', '](nbs/images/').replace('](../', '](')  # as seen from the repository's root
+    return re.sub(r'\]\((?!nbs/)([\w/]+\.ipynb)', r'](nbs/\1', text) + '\n', pictures
 
 
 def main(args):

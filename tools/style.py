@@ -4,9 +4,10 @@
     python tools/style.py --check     # exit status 1 where a limit is broken more than tools/style_allowed.tsv excuses
     python tools/style.py --allow     # write what is broken now into that list; it should only get shorter
     python tools/style.py --where     # the places, as file:line or notebook:cell
+    python tools/style.py --fix FILE  # reformat statements with long lines or semicolons; in notebooks only examples
 
 A row is a notebook with the module it exports, or a Python file of the repository."""
-import argparse, ast, io, json, statistics, sys, tokenize
+import argparse, ast, io, json, statistics, subprocess, sys, textwrap, tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -238,11 +239,78 @@ def places(found, name=''):
         for kind, where in r.places().items(): yield from (f'{kind}: {place} ({what})' for place, what in where)
 
 
+def _formatted(source):
+    "Python `source` as `ruff format` writes it, with its quotes."
+    command = [
+        sys.executable,
+        '-m',
+        'ruff',
+        'format',
+        '--line-length',
+        str(WIDTH),
+        '--config',
+        'format.quote-style="preserve"',
+        '-',
+    ]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+    return done.stdout.rstrip('\n')
+
+
+def _statements(body):
+    "Groups of statements of a body: (first line, last line, body of a single compound one)."
+    groups = []
+    for node in body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
+        inner = [n for part in ('body', 'handlers', 'orelse', 'finalbody') for n in getattr(node, part, [])]
+        inner = [m for n in inner for m in (n.body if isinstance(n, ast.ExceptHandler) else [n])]
+        if groups and first <= groups[-1][1]: groups[-1][1:] = [node.end_lineno, []]  # they share a line
+        else: groups.append([first, node.end_lineno, inner if isinstance(inner, list) else []])
+    return groups
+
+
+def _reformat(lines, body, bad):
+    "Reformat in `lines` the smallest statements of `body` that hold a line of `bad`, the last one first."
+    for first, last, inner in reversed(_statements(body)):
+        if not bad & set(range(first, last + 1)): continue
+        covered = {i for a, b, _ in _statements(inner) for i in range(a, b + 1)}
+        if inner and inner[0].lineno > first and not bad & (set(range(first, last + 1)) - covered):
+            _reformat(lines, inner, bad)
+        else:
+            text = '\n'.join(lines[first - 1 : last])
+            indent = text[: len(text) - len(text.lstrip())]
+            lines[first - 1 : last] = textwrap.indent(_formatted(textwrap.dedent(text)), indent).split('\n')
+
+
+def fixed(source):
+    "Python `source` with those statements reformatted that hold a long line or a semicolon."
+    if any(line.lstrip().startswith(('%', '!')) for line in source.splitlines()): return source
+    lines, bad = source.split('\n'), set(semicolons(source))
+    bad |= {i for i, line in enumerate(lines, 1) if len(line) > WIDTH}
+    _reformat(lines, ast.parse(source).body, bad)
+    return '\n'.join(lines)
+
+
+def fix(path):
+    "Reformat a Python file, or the examples of a notebook, where it breaks a limit."
+    path = Path(path)
+    if path.suffix == '.py': return path.write_text(fixed(path.read_text(encoding='utf-8')), encoding='utf-8')
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    for cell in nb['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] != 'code' or source.startswith('#| export') or source == HELD: continue
+        cell['source'] = fixed(source).splitlines(keepends=True)
+    text = json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False)
+    return path.write_text(text + '\n', encoding='utf-8')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ('check', 'allow'): parser.add_argument(f'--{option}', action='store_true')
     parser.add_argument('--where', nargs='?', const='', metavar='NAME')
+    parser.add_argument('--fix', nargs='+', metavar='FILE')
     args = parser.parse_args()
+    for path in args.fix or []: fix(path)
+    if args.fix: return
     found, modules = rows()
     if args.where is not None: print(*places(found, args.where), sep='\n')
     elif args.allow: write_allowed(broken(found, modules))

@@ -67,6 +67,7 @@ class VGGEncoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,4,H,W)
     )->tuple:  # (B,512,H/32,W/32) and the five index planes, the finest first
+        "The deepest feature, and where the maxima were."
         indices = []
         for i in range(1, 6):
             x, places = self.get_submodule(f'layer{i}')(x)
@@ -86,7 +87,8 @@ class UnpoolDecoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,512,H/32,W/32)
         indices:list,  # five index planes, the finest first
-    )->Tensor:  # (B,1,H,W) logit of alpha
+    )->Tensor:  # (B,1,H,W)
+        "The logit of alpha."
         for level in (6, 5, 4, 3, 2):
             x = F.relu(self.get_submodule(f'deconv{level}_1')(x))
             x = unpool(x, indices[level - 2])
@@ -106,6 +108,7 @@ class Refiner(nn.Module):
         image:Tensor,  # (B,3,H,W) ImageNet-normalised
         coarse:Tensor,  # (B,1,H,W) in 0..1
     )->Tensor:  # (B,1,H,W)
+        "What is to be added to the logit of `coarse`."
         x = torch.cat([image, coarse.to(image.dtype)], 1)
         for conv in (self.refine_conv1, self.refine_conv2, self.refine_conv3): x = F.relu(conv(x))
         return self.refine_pred(x)
@@ -150,6 +153,7 @@ def forward(self:DIM,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, sides multiples of 32
     trimap:Tensor=None,  # (B,1,H,W) of 0, 128, 255
 )->DIMOutput:
+    "Alpha before and after the refiner."
     raw = self.backbone.decoder(*self.backbone.encoder(grey_planes(image, trimap))).float()
     coarse = torch.sigmoid(raw)
     alpha = coarse if self.refiner is None else torch.sigmoid(raw + self.refiner(image, coarse).float())
@@ -159,7 +163,7 @@ def forward(self:DIM,
 def colours_of(
     network:Network,  # that knows how the batch is normalised
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields foreground and background, or None
+    targets:object,  # fields foreground and background, or None
 )->tuple|None:  # three (B,3,H,W) in 0..1
     "Image, foreground and background of a batch in 0..1; None if it has no foregrounds or backgrounds."
     if targets.foreground is None or targets.background is None: return None
@@ -168,7 +172,7 @@ def colours_of(
 # %% ../../nbs/networks/dim.ipynb #b5a69f46
 def dim_losses(
     output:DIMOutput,  # of the network
-    targets,  # fields alpha and trimap
+    targets:object,  # fields alpha and trimap
     colours:tuple|None,  # image, foreground and background in 0..1, or None: no composition loss
     stage:int,  # 1, 2 or 3
 )->dict:  # name -> weighted scalar
@@ -185,7 +189,7 @@ def dim_losses(
 def losses(self:DIM,
     output:DIMOutput,  # of `forward`
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields alpha, trimap, foreground, background
+    targets:object,  # fields alpha, trimap, foreground, background
 )->dict:  # name -> weighted scalar
     "Named parts of the loss of this network's stage."
     return dim_losses(output, targets, colours_of(self, image, targets), self.config['stage'])

@@ -85,6 +85,7 @@ def sigma(self:SpectralConv)->Tensor:  # scalar
 def forward(self:SpectralConv,
     x:Tensor,  # (B,C,H,W)
 )->Tensor:  # (B,C',H',W')
+    "`x` convolved with the weight divided by `sigma`."
     convolve = F.conv_transpose2d if self.transposed else F.conv2d
     return convolve(x, self.weight_orig / self.sigma().to(self.weight_orig.dtype), **self.how)
 
@@ -186,6 +187,7 @@ class GuidedAttention(nn.Module):
         feature:Tensor,  # (B,C,h,w)
         unknown:Tensor,  # (B,1,h,w) of 0 and 1
     )->Tensor:  # (B,C,h,w)
+        "`feature` and what its places borrow, see `attend`."
         thin = self.guidance_conv(guidance)[..., ::2, ::2]
         with torch.autocast(feature.device.type, enabled=False):
             out = attend(thin.float(), unknown[..., ::2, ::2].float(), feature.float())
@@ -212,6 +214,7 @@ class SpectralBlock(nn.Module):
     def forward(self,
         x:Tensor,  # (B,C,H,W)
     )->Tensor:  # (B,C',H',W')
+        "Both convolutions and the shortcut, added."
         identity = x if self.interpolation is None else self.interpolation(x)
         return self.act(self.conv2(self.conv1(x)) + identity)
 
@@ -240,6 +243,7 @@ class GCAEncoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,6,H,W), see `one_hot_planes`
     )->tuple:  # (B,512,H/32,W/32), five shortcuts from the finest, guidance (B,128,H/8,W/8), unknown (B,1,H/8,W/8)
+        "Features, and what guides the attention."
         guidance, unknown = self.guidance_head(x[:, :3]), x[:, 4:5, ::8, ::8]
         x1 = self.conv2(self.conv1(x))
         x2 = self.layer1(self.conv3(x1))
@@ -266,6 +270,7 @@ class GCADecoder(nn.Module):
         guidance:Tensor,  # (B,128,H/8,W/8)
         unknown:Tensor,  # (B,1,H/8,W/8)
     )->Tensor:  # (B,1,H,W)
+        "Alpha before tanh."
         x = self.layer1(x) + shortcuts[4]
         x = self.gca(guidance, self.layer2(x) + shortcuts[3], unknown)
         x = self.layer3(x) + shortcuts[2]
@@ -294,6 +299,7 @@ def forward(self:GCA,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, sides multiples of 32
     trimap:Tensor=None,  # (B,1,H,W) of 0, 128, 255
 )->GCAOutput:
+    "Alpha in 0..1, and what it was made of."
     raw = self.backbone.decoder(*self.backbone.encoder(one_hot_planes(image, trimap))).float()
     return GCAOutput((torch.tanh(raw) + 1) / 2, raw)
 
@@ -302,7 +308,7 @@ def forward(self:GCA,
 def losses(self:GCA,
     output:GCAOutput,  # of `forward`
     image:Tensor,  # (B,3,H,W), not looked at
-    targets,  # fields alpha and trimap
+    targets:object,  # fields alpha and trimap
 )->dict:  # name -> scalar
     "Mean absolute difference on the unknown pixels of the batch."
     difference = (output.alpha.float() - targets.alpha.float()).abs()
@@ -378,33 +384,38 @@ def _fill(layer, weight, norm):
     layer.bn.running_var /= sigma**2
 
 # %% ../../nbs/networks/gca.ipynb #0ef72a2e
+def _resnet_parts(state, name, conv, norm, shape):
+    "Weight of the convolution `conv` and parts of the batch norm `norm`; `ValueError` unless they fit."
+    weight = state.get(f'{conv}.weight')
+    parts = {k: state.get(f'{norm}.{k}') for k in ('weight', 'bias', 'running_mean', 'running_var')}
+    wanted = [shape, *[shape[:1]] * 4]
+    found = [weight, *parts.values()]
+    if any(v is None or v.shape != s for v, s in zip(found, wanted)):
+        seems = whose_weights(state) or 'another network'
+        raise ValueError(f"{name}: weights of {seems}, not torchvision's ResNet-34: {conv} or {norm} does not fit")
+    if not all(v.isfinite().all() for v in found):
+        raise ValueError(f'{name}: {conv} or {norm} holds NaN or infinity; the file is damaged, take another')
+    return weight, parts
+
+# %% ../../nbs/networks/gca.ipynb #6ebe179a
 @patch
 def load_encoder(self:GCA,
     source:str|Path|dict,  # file or state dict of ResNet-34 with torchvision's names: layer1.0.conv1.weight, ...
 )->GCA:  # self
     "Start the residual layers of the encoder from ImageNet weights; `ValueError` if they do not fit."
     state, name = read_state_dict(source)
-    seems = whose_weights(state) or 'another network'
     for conv, norm, layer in _resnet_pairs(self.backbone.encoder):
-        weight = state.get(f'{conv}.weight')
-        parts = {k: state.get(f'{norm}.{k}') for k in ('weight', 'bias', 'running_mean', 'running_var')}
-        fits = weight is not None and weight.shape == layer.conv.weight_orig.shape
-        if not fits or any(v is None or v.shape != weight.shape[:1] for v in parts.values()):
-            raise ValueError(f"{name}: weights of {seems}, not torchvision's ResNet-34: {conv} or {norm} does not fit")
-        if not all(v.isfinite().all() for v in (weight, *parts.values())):
-            raise ValueError(f'{name}: {conv} or {norm} holds NaN or infinity; the file is damaged, take another')
-        _fill(layer, weight, parts)
+        _fill(layer, *_resnet_parts(state, name, conv, norm, layer.conv.weight_orig.shape))
     return self
 
 # %% ../../nbs/networks/gca.ipynb #215f85be
 GCA.recipes = dict(
     published=Recipe(
         epochs=186, bs=40, size=512, lr=4e-4, schedule='cosine', betas=(.5, .999), warmup=4.6,
-        source="arXiv 2001.04069 and the authors' code",
-        notes='200,000 steps on 43,100 foregrounds, 5,000 of them warm-up. The gradient is clipped at twice a running '
-              'mean of its norm (decay .999), which is not done here. Pairs of foregrounds joined (p=.5); rotation, '
-              'scale, shear and flips; known areas of the trimap eroded by ellipses of size 1..29; crops of 512 about '
-              'an unknown pixel; colours of the foreground jittered; composed with random COCO images.'),
+        clip=-1, source="arXiv 2001.04069 and the authors' code",
+        notes='200,000 steps on 43,100 foregrounds, 5,000 of them warm-up. Pairs of foregrounds joined (p=.5); '
+              'rotation, scale, shear and flips; known areas of the trimap eroded by ellipses of size 1..29; crops of '
+              '512 about an unknown pixel; colours of the foreground jittered; composed with random COCO images.'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=4e-4, schedule='one-cycle', betas=(.5, .999), clip=1., source='ours',
         notes='From random weights, or a ResNet-34 (`load_encoder`).'))

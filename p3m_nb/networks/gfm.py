@@ -125,6 +125,14 @@ def _add_trunks(self):
             self.add_module(f'decoder{k}_{side}', _block(*widths))
 
 # %% ../../nbs/networks/gfm.ipynb #241e79c4
+def _start_as_mean(rim):
+    "Let the mix begin near the mean of the three; as there is no sigmoid, it may otherwise be far from 0..1 for long."
+    with torch.no_grad():
+        for conv, start in ((rim[0], 1 / 3), (rim[2], 1 / 8)):  # the gate between them begins at about a half
+            conv.weight.mul_(.1).add_(start)
+            nn.init.zeros_(conv.bias)
+
+# %% ../../nbs/networks/gfm.ipynb #7d4a72e1
 def _add_heads(self):
     "The last blocks; RIM has three pairs and a small network to mix their results."
     for kind in self.kinds:
@@ -132,6 +140,7 @@ def _add_heads(self):
         self.add_module(self._head_name('f', kind), _head(1))
     if self.fusion != 'rim': return
     self.rim = nn.Sequential(nn.Conv2d(3, 16, 1), SqueezeExcite(16, 4), nn.Conv2d(16, 1, 1))
+    _start_as_mean(self.rim)
 
 # %% ../../nbs/networks/gfm.ipynb #1a8e5da6
 @patch

@@ -27,6 +27,7 @@ class SpreadNorm(nn.BatchNorm2d):
     def forward(self,
         x:Tensor,  # (B,C,H,W)
     )->Tensor:  # (B,C,H,W)
+        "`x` normalised."
         if not self.training or x.numel() > x.shape[1]: return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -71,6 +72,7 @@ class InvertedResidual(nn.Module):
     def forward(self,
         x:Tensor,  # (B,C,H,W)
     )->Tensor:  # (B,C',H,W)
+        "Pad, convolve, add."
         out = self.conv(F.pad(x, (1, 1, 1, 1)))
         return x + out if self.identity else out
 
@@ -88,6 +90,7 @@ class IndexBlock(nn.Module):
     def forward(self,
         x:Tensor,  # (B,C,H,W), sides even
     )->tuple:  # encoder's and decoder's index, each (B,C,H,W) in 0..1
+        "The indices of `x`."
         y = torch.sigmoid(torch.stack([branch(x) for branch in self.index_blocks], 2))  # (B,C,4,H/2,W/2)
         return tuple(F.pixel_shuffle(index.flatten(1, 2), 2) for index in (torch.softmax(y, 2), y))
 
@@ -124,6 +127,7 @@ class Context(nn.Module):
     def forward(self,
         x:Tensor,  # (B,320,h,w)
     )->Tensor:  # (B,160,h,w)
+        "`x` and what surrounds it."
         parts = [conv(x).expand(-1, -1, *x.shape[-2:]) for conv in self.convs]
         return self.project(torch.cat(parts, 1))
 
@@ -139,6 +143,7 @@ class IndexEncoder(nn.Module):
     def forward(self,
         x:Tensor,  # (B,4,H,W), sides multiples of 32
     )->tuple:  # context (B,160,H/32,W/32), features of rows 0..6, the decoder's index of each or None
+        "Features and indices on the way down."
         skips, indices, blocks = [], [], iter(self.index_layers)
         for i, layer in enumerate(self.layers):
             x, index = layer(x), None
@@ -168,6 +173,7 @@ class IndexUp(nn.Module):
         skip:Tensor,  # (B,C,H,W)
         index:Tensor|None=None,  # (B,C,H,W) with H = 2h, or None: same size, no index
     )->Tensor:  # (B,C',H,W)
+        "One step up."
         if index is not None: x = index * F.interpolate(x, scale_factor=2, mode='nearest')
         return self.conv(torch.cat([x, skip], 1))
 
@@ -187,6 +193,7 @@ class IndexDecoder(nn.Module):
         skips:list,  # encoder's features, the finest first
         indices:list,  # the decoder's index of each, or None
     )->Tensor:  # (B,1,H,W), not limited
+        "All the way up."
         for layer, skip, index in zip(self.decoder_layers, skips[::-1], indices[::-1]): x = layer(x, skip, index)
         return self.pred(x)
 
@@ -203,7 +210,7 @@ class IndexNet(Network):
         self.backbone = nn.ModuleDict(dict(encoder=IndexEncoder(), decoder=IndexDecoder()))
         self.train()
 
-    def train(self, mode=True):
+    def train(self, mode:bool=True):
         "Training mode; the encoder's batch norms stay in evaluation mode if they are frozen."
         super().train(mode)
         for m in self.backbone.encoder.modules():
@@ -224,6 +231,7 @@ def forward(self:IndexNet,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, sides multiples of 32
     trimap:Tensor=None,  # (B,1,H,W) of 0, 128, 255
 )->Tensor:  # (B,1,H,W), not limited
+    "Alpha as the published network returns it, which may leave 0..1; see `alpha_of`."
     return self.backbone.decoder(*self.backbone.encoder(grey_planes(image, trimap))).float()
 
 # %% ../../nbs/networks/indexnet.ipynb #168fbe61
@@ -231,7 +239,7 @@ def forward(self:IndexNet,
 def losses(self:IndexNet,
     output:Tensor,  # (B,1,H,W) of `forward`
     image:Tensor,  # (B,3,H,W) normalised as in the batch
-    targets,  # fields alpha, trimap, foreground, background
+    targets:object,  # fields alpha, trimap, foreground, background
 )->dict:  # name -> weighted scalar
     "Alpha and, if the batch has foregrounds and backgrounds, composition on the unknown pixels."
     unknown, colours = unknown_region(targets.trimap), colours_of(self, image, targets)
@@ -314,12 +322,12 @@ def load_encoder(self:IndexNet,
 # %% ../../nbs/networks/indexnet.ipynb #40ea7cf3
 IndexNet.recipes = dict(
     published=Recipe(
-        epochs=30, bs=16, size=320, lr=1e-2, schedule='step', groups={'backbone.encoder.layers': .01},
-        source='arXiv 1908.00672 and the authors\' code',
-        notes='Learning rate x0.1 at epochs 20 and 26 of 30, each of 43,100 composites. Crops of 320, 480 or 640 '
-              'about an unknown pixel, resized to 320, flipped; unknown are pixels within r of a fractional alpha, r '
-              'drawn from 1..19. The encoder starts from MobileNetV2 on ImageNet (`load_encoder`); mmagic freezes its '
-              'batch norms (`frozen_norm=True`).'),
+        epochs=30, bs=16, size=320, lr=1e-2, schedule='step', steps=(20, 26),
+        groups={'backbone.encoder.layers': .01}, source='arXiv 1908.00672 and the authors\' code',
+        notes='Each epoch has 43,100 composites. Crops of 320, 480 or 640 about an unknown pixel, resized to 320, '
+              'flipped; unknown are pixels within r of a fractional alpha, r drawn from 1..19. The encoder starts from '
+              'MobileNetV2 on ImageNet (`load_encoder`), hence its small rate; mmagic freezes its batch norms '
+              '(`frozen_norm=True`).'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-3, schedule='one-cycle', clip=1., source='ours',
         notes='From random weights.'))

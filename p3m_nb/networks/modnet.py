@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
+from ..encoders import clean_state_dict, load_strictly, read_torch_file
 from .blocks import SqueezeExcite, enlarge, merge_copies
 from ..registry import Network, Recipe, register_network
 
@@ -154,7 +154,8 @@ class MODNetOutput(NamedTuple):
 # %% ../../nbs/networks/modnet.ipynb #18878327
 RECIPES = {
     'published': Recipe(
-        epochs=40, bs=16, size=512, lr=.01, schedule='step', optimizer='sgd', betas=(.9,),
+        epochs=40, bs=16, size=512, lr=.01, schedule='step', steps=(10, 20, 30),
+        optimizer='sgd', betas=(.9,),
         source='paper and published code',
         notes='a tenth of the rate after every 10 epochs; the backbone starts from a network for human segmentation'),
     'fast': Recipe(epochs=20, bs=8, size=320, lr=1e-3, schedule='one-cycle', notes='ours: Adam, for a small set')}

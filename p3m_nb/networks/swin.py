@@ -214,7 +214,7 @@ _PUBLISHED = dict(epochs=150, bs=8, size=512, lr=1e-5)
 TOKEN_RECIPES = dict(
     published=Recipe(**_PUBLISHED, source=EXTENSION_CODE),
     extension=Recipe(
-        **_PUBLISHED, schedule='cosine', warmup=5, source=EXTENSION_CODE + ', its options switched on',
+        **_PUBLISHED, schedule='cosine', warmup=5, clip=-1, source=EXTENSION_CODE + ', its options switched on',
         notes='five epochs of warm-up are our choice; the cosine runs over the epochs, as was meant'),
     fast=Recipe(
         epochs=20, bs=8, size=320, lr=1e-4, schedule='one-cycle', optimizer='adamw', wd=.05, source='ours',

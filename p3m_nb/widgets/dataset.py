@@ -16,14 +16,17 @@ from fastcore.basics import patch
 from ..core import make_trimap, one_line, read_alpha, read_image
 from ..crops import AUGMENTS
 from ..data import PortraitTransform
-from ..dataset import P3M10k, Sample
-from .common import (BAND_COLOUR, FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, gray_rgb,
-                                   picture_grid, screen_size, tint, title_strip, view_window)
+from ..dataset import DataReport, P3M10k, Sample
+from .common import BAND_COLOUR, FACE_COLOUR, control_row, picture_grid, title_strip
+from .tiles import (Layer, Pane, Pyramid, Scene, Stretched, draw_pane, gray_layer, photo_layer,
+                                  picture_scene, tint_layer)
+from .viewer import View
 
 # %% ../../nbs/widgets/dataset.ipynb #f2cc43e3
 KINDS = {  # kind of problem -> what `P3M10k.check` says of it; anything else is 'unreadable'
-    'no matte': 'has no matte of this name', 'no image': 'there is no image of this name', 'same name': 'has the same name as', 'size': 'make them the same size',
-    'empty matte': 'the matte is empty', 'trimap values': 'a trimap has 0, 128 and 255 only', 'also in test': 'a test set must not be trained on'}
+    'no matte': 'has no matte of this name', 'no image': 'there is no image of this name',
+    'same name': 'has the same name as', 'size': 'make them the same size', 'empty matte': 'the matte is empty',
+    'trimap values': 'a trimap has 0, 128 and 255 only', 'also in test': 'a test set must not be trained on'}
 
 def problem_kind(
     text:str,  # of one problem in a `DataReport`
@@ -35,19 +38,20 @@ def _name_of(sample): return next(iter(sample.parts.values())).stem
 
 def _everything(folder):
     "The portraits of `folder`, and its files without a partner."
-    lonely = [Sample(None, **{part: p}) for part, paths in folder.orphans.items() if part == 'alpha' or folder.count(part) for p in paths]
+    orphans = {part: paths for part, paths in folder.orphans.items() if part == 'alpha' or folder.count(part)}
+    lonely = [Sample(None, **{part: p}) for part, paths in orphans.items() for p in paths]
     return [*folder.samples, *map(Sample, folder.unmatted), *lonely]
 
 # %% ../../nbs/widgets/dataset.ipynb #edb3e7b8
 class DatasetInspector(View):
     "Browse a `P3M10k` data set, or only what is wrong with it."
     split = traitlets.Unicode(help='train, P3M-500-P, ...')
-    filter = traitlets.Enum(('all', 'problem', *KINDS, 'unreadable'), 'all', help='all, those with a problem, or one kind of problem')
+    filter = traitlets.Enum(('all', 'problem', *KINDS, 'unreadable'), 'all', help='all, or a kind of problem')
     index = traitlets.Int(0, min=0, help='which of those that `filter` leaves; beyond the end: the last')
-    show = traitlets.Enum(('pair', 'all', 'augmented'), 'pair', help='photograph and matte, all parts, or training crops')
+    show = traitlets.Enum(('pair', 'all', 'augmented'), 'pair', help='photo and matte, all parts, or training crops')
     band = traitlets.Bool(True, help='tint the transition area')
     face = traitlets.Bool(True, help='tint the face mask')
-    kernel = traitlets.Int(15, min=1, max=200, help="side of the trimap's kernel in pixels, where there is no trimap file")
+    kernel = traitlets.Int(15, min=1, max=200, help="side of the trimap's kernel in pixels, if there is no trimap file")
     augment = traitlets.Enum(tuple(AUGMENTS), 'published', help='which augmentation')
     seed = traitlets.Int(0, min=0, help='decides the crops')
     epoch = traitlets.Int(0, min=0, help='the first of those whose crops are shown')
@@ -55,140 +59,206 @@ class DatasetInspector(View):
 
     def __init__(self,
         data:P3M10k,  # the data set
-        report=None,  # what `data.check()` gave; by default made when a filter first needs it
-        **state,  # the traits, e.g. split='P3M-500-P', filter='problem'
+        report:DataReport=None,  # what `data.check()` gave; by default made when a filter first needs it
+        **state:object,  # the traits, e.g. split='P3M-500-P', filter='problem'
     ):
-        if not isinstance(data, P3M10k): raise ValueError(f'a {type(data).__name__} was given; give a P3M10k, as P3M10k(folder) makes it')
-        self.data, self._report, self._read, self._crops = data, report, (None, {}), (None, [])
+        if not isinstance(data, P3M10k):
+            raise ValueError(f'a {type(data).__name__} was given; give a P3M10k, as P3M10k(folder) makes it')
+        self.data, self._report, self._read, self._crops, self._layers = data, report, (None, {}), (None, []), {}
         super().__init__(**{'split': next(iter(data.splits))} | state)
 
     @traitlets.validate('split')
-    def _valid_split(self, proposal): self.data.split(proposal.value); return proposal.value
-
-    @property
-    def report(self):
-        "What is wrong with the data set."
-        if self._report is None: self._report = self.data.check(progress=False)
-        return self._report
-
-    def problems(self, name)->list:  # of texts
-        "What the report says of the portrait called `name` in this split."
-        return [text for split, n, text in self.report.problems if (split, n) == (self.split, name)]
-
-    @property
-    def samples(self)->list:
-        "The portraits of the split that `filter` leaves."
-        found = _everything(self.data.split(self.split))
-        if self.filter == 'all': return found
-        names = {n for split, n, text in self.report.problems if split == self.split and self.filter in ('problem', problem_kind(text))}
-        return [s for s in found if _name_of(s) in names]
-
-    @property
-    def sample(self):
-        "The portrait that is seen, or `None`."
-        samples = self.samples
-        return samples[min(self.index, len(samples) - 1)] if samples else None
-    def __repr__(self): return f'DatasetInspector({self.split}: {len(self.samples)} portraits, filter {self.filter})'
+    def _valid_split(self, proposal):
+        self.data.split(proposal.value)
+        return proposal.value
 
 # %% ../../nbs/widgets/dataset.ipynb #4b3ceddf
+@patch(as_prop=True)
+def report(self:DatasetInspector)->DataReport:
+    "What is wrong with the data set."
+    if self._report is None: self._report = self.data.check(progress=False)
+    return self._report
+
+@patch
+def problems(self:DatasetInspector,
+    name:str,  # of a portrait
+)->list:  # of texts
+    "What the report says of a portrait in this split."
+    return [text for split, n, text in self.report.problems if (split, n) == (self.split, name)]
+
+@patch(as_prop=True)
+def samples(self:DatasetInspector)->list:
+    "The portraits of the split that `filter` leaves."
+    found = _everything(self.data.split(self.split))
+    if self.filter == 'all': return found
+    problems = [(n, problem_kind(text)) for split, n, text in self.report.problems if split == self.split]
+    names = {n for n, kind in problems if self.filter in ('problem', kind)}
+    return [s for s in found if _name_of(s) in names]
+
+@patch(as_prop=True)
+def sample(self:DatasetInspector)->Sample:
+    "The portrait that is seen, or `None`."
+    samples = self.samples
+    return samples[min(self.index, len(samples) - 1)] if samples else None
+
+@patch
+def __repr__(self:DatasetInspector):
+    return f'DatasetInspector({self.split}: {len(self.samples)} portraits, filter {self.filter})'
+
+# %% ../../nbs/widgets/dataset.ipynb #cc81f161
+@patch
+def _place_in_training(self:DatasetInspector, sample):
+    "Which portrait of the training set it is; held out ones are treated as if they stood first."
+    known = [s.image for s in (self.data.train if self.split == 'train' else self.data.split(self.split))]
+    return known.index(sample.image) if sample.image in known else 0
+
 @patch
 def augmented(self:DatasetInspector,
     n:int=4,  # epochs
 )->list:  # of `Portrait`
     "The training crops of the portrait that is seen, of `n` epochs from `epoch` on."
     sample = self.sample
-    if sample is None or sample.image is None or sample.alpha is None: raise ValueError('augmentation needs a photograph with its matte; this one has none')
+    if sample is None or sample.image is None or sample.alpha is None:
+        raise ValueError('augmentation needs a photograph with its matte; this one has none')
     key = (sample, self.augment, self.seed, self.epoch, self.side, n)
     if self._crops[0] != key:
-        known = [s.image for s in (self.data.train if self.split == 'train' else self.data.split(self.split))]
-        i = known.index(sample.image) if sample.image in known else 0  # held out: as if it stood first
         transform, crops = PortraitTransform(self.side, self.augment, facemask=sample.facemask is not None), []
         transform.training = True
         for epoch in range(self.epoch, self.epoch + n):
-            transform.rng = np.random.default_rng([self.seed, epoch, 2, i])  # as PortraitDL does
+            place = self._place_in_training(sample)
+            transform.rng = np.random.default_rng([self.seed, epoch, 2, place])  # as PortraitDL does
             crops.append(transform._make(sample))
         self._crops = key, crops
     return self._crops[1]
+
+# %% ../../nbs/widgets/dataset.ipynb #2d864ea7
+def _tinted(self, image, trimap, facemask):
+    "Layers of a photograph and of what lies over it: dict name -> `Layer`."
+    layers = dict(image=photo_layer(image))
+    if self.band and trimap is not None: layers['transition'] = tint_layer(trimap, BAND_COLOUR, 128)
+    if self.face and facemask is not None:
+        layers['face'] = tint_layer((facemask >= 128).astype(np.uint8) * 255, FACE_COLOUR)
+    return layers
 
 @patch
 def _augmented_picture(self:DatasetInspector):
     "Four crops, photographs above mattes."
     try: crops = self.augmented()
     except (ValueError, OSError) as e: return title_strip(one_line(e), self.screen)
-    size, rows = screen_size((self.side, self.side), self.screen // 4), ([], [])
-    place = lambda a, labels=False: fit_window(a, view_window(a.shape[:2], self.zoom, self.x, self.y), size, labels)
+    size, rows = (self.side, self.side), ([], [])
     for p in crops:
-        photo = place(p.image)
-        if self.band: photo = tint(photo, place(p.trimap, True) == 128, BAND_COLOUR)
-        if self.face and p.facemask is not None: photo = tint(photo, place(p.facemask, True) >= 128, FACE_COLOUR)
-        rows[0].append(photo); rows[1].append(gray_rgb(place(p.alpha)))
+        layers = _tinted(self, p.image, p.trimap, p.facemask)
+        scene = Scene(size, layers | dict(alpha=gray_layer(p.alpha)), [])
+        for cells, names in zip(rows, (tuple(layers), ('alpha',))):
+            cells.append(draw_pane(scene, Pane('', names), (0, 0, *size), size))
     return picture_grid(rows, [f'epoch {self.epoch + i}' for i in range(len(crops))])
 
-# %% ../../nbs/widgets/dataset.ipynb #cc81f161
+# %% ../../nbs/widgets/dataset.ipynb #061a3893
 @patch
 def part(self:DatasetInspector,
     name:str,  # 'image', 'alpha', 'trimap', 'foreground', 'background' or 'facemask'
 ):  # array, the reason as text if the file cannot be read, or None if there is none
     "A part of the portrait that is seen, at full size."
     sample = self.sample
-    if self._read[0] != sample: self._read = sample, {}
+    if self._read[0] != sample: self._read, self._layers = (sample, {}), {}
     found, path = self._read[1], getattr(sample, name)
     if path is not None and name not in found:
-        try: found[name] = (read_image if name in ('image', 'foreground', 'background') else read_alpha)(path)
+        read = read_image if name in ('image', 'foreground', 'background') else read_alpha
+        try: found[name] = read(path)
         except (ValueError, OSError) as e: found[name] = one_line(e, path)
     return found.get(name)
 
 @patch
-def _overlay(self:DatasetInspector, image, size):
-    "The photograph at the `size` of the screen with what lies over it."
-    place = lambda a, labels=False: fit_window(a, view_window(a.shape[:2], self.zoom, self.x, self.y), size, labels)
-    fits = lambda a: isinstance(a, np.ndarray) and a.shape[:2] == image.shape[:2]
-    out = place(image)
-    if self.band:
-        trimap = self.part('trimap')
-        if trimap is None and fits(self.part('alpha')):
-            trimap = self._read[1].setdefault(f'kernel {self.kernel}', make_trimap(self.part('alpha'), self.kernel))
-        if fits(trimap): out = tint(out, place(trimap, True) == 128, BAND_COLOUR)
-    if self.face and fits(self.part('facemask')): out = tint(out, place(self.part('facemask'), True) >= 128, FACE_COLOUR)
-    return out
+def _photo_layers(self:DatasetInspector, image):
+    "The photograph and what lies over it, where it has the same size."
+    def fits(a): return a if isinstance(a, np.ndarray) and a.shape[:2] == image.shape[:2] else None
+    trimap, alpha = fits(self.part('trimap')), fits(self.part('alpha'))
+    if self.band and self.part('trimap') is None and alpha is not None: trimap = make_trimap(alpha, self.kernel)
+    return _tinted(self, image, trimap, fits(self.part('facemask')))
 
 @patch
-def render(self:DatasetInspector)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
-    "The picture of the present state."
-    if self.sample is None: return title_strip(f'{self.split}: nothing that the filter "{self.filter}" leaves', self.screen)
-    if self.show == 'augmented': return self._augmented_picture()
-    names = [n for n in self.sample.parts if self.show == 'all' or n in ('image', 'alpha')] or list(self.sample.parts)[:1]
-    arrays = {n: self.part(n) for n in names}
-    first = next((a for a in arrays.values() if isinstance(a, np.ndarray)), np.zeros((150, 200)))
-    size, cells, titles = screen_size(first.shape[:2], self.screen // len(names), self.screen - TITLE_HEIGHT), [], []
-    for n, a in arrays.items():
-        good = isinstance(a, np.ndarray)
-        if not good: cell = np.full((*size, 3), 200, np.uint8)
-        elif n == 'image': cell = self._overlay(a, size)
-        else:
-            cell = fit_window(a, view_window(a.shape[:2], self.zoom, self.x, self.y), size, n in ('trimap', 'facemask'))
-            cell = cell if cell.ndim == 3 else gray_rgb(cell)
-        cells.append(cell); titles.append(f'{n} {a.shape[1]}x{a.shape[0]}' if good else f'{n}: unreadable')
-    return picture_grid([cells], titles)
+def _part_layer(self:DatasetInspector, name, a, size):
+    "A part at the size of the portrait."
+    if a.shape[:2] != size: return Layer(lambda a: a, Stretched(lambda: a, size))
+    return Layer(lambda a: a, Pyramid(a, labels=name in ('trimap', 'facemask')))
 
-# %% ../../nbs/widgets/dataset.ipynb #2d864ea7
+# %% ../../nbs/widgets/dataset.ipynb #1f5f9340
+@patch
+def scene(self:DatasetInspector)->Scene:
+    "What is seen."
+    if self.sample is None:
+        text = f'{self.split}: nothing that the filter "{self.filter}" leaves'
+        return picture_scene(title_strip(text, self.screen))
+    if self.show == 'augmented': return picture_scene(self._augmented_picture())
+    parts = list(self.sample.parts)
+    seen = [n for n in parts if self.show == 'all' or n in ('image', 'alpha')] or parts[:1]
+    return self._parts_scene({n: self.part(n) for n in seen})
+
+@patch
+def _parts_scene(self:DatasetInspector, arrays):
+    "The parts beside each other; layers are kept as long as portrait and settings are the same."
+    size = next((a.shape[:2] for a in arrays.values() if isinstance(a, np.ndarray)), (150, 200))
+    key = (self.band, self.face, self.kernel, size)
+    if self._layers.get('key') != key: self._layers = dict(key=key, of={})
+    panes, layers = [], self._layers['of']
+    for name, a in arrays.items():
+        if not isinstance(a, np.ndarray): panes.append(Pane(f'{name}: unreadable', ('#c8c8c8',)))
+        else: panes.append(self._pane(name, a, size, layers))
+    return Scene(size, dict(layers), panes)
+
+@patch
+def _pane(self:DatasetInspector, name, a, size, layers):
+    "A part with its layers, which are kept in `layers`."
+    wanted = ('image', 'transition', 'face') if name == 'image' else (name,)
+    names = [n for n in wanted if n in layers]
+    if not names:
+        made = self._photo_layers(a) if name == 'image' else {name: self._part_layer(name, a, size)}
+        layers |= made
+        names = list(made)
+    return Pane(f'{name} {a.shape[1]}x{a.shape[0]}', tuple(names))
+
+# %% ../../nbs/widgets/dataset.ipynb #9451c090
 @patch
 def text(self:DatasetInspector)->str:  # HTML
     "Which portrait it is, and its problems once the data set has been checked."
     if self.sample is None: return ''
     samples, name = self.samples, _name_of(self.sample)
-    lines = [f'{min(self.index, len(samples) - 1) + 1} of {len(samples)}: {name}' + ' (held out for validation)' * any(s.image == self.sample.image for s in self.data.valid if self.split == 'train')]
+    held = self.split == 'train' and any(s.image == self.sample.image for s in self.data.valid)
+    lines = [f'{min(self.index, len(samples) - 1) + 1} of {len(samples)}: {name}' + ' (held out for validation)' * held]
     if self.show == 'augmented': lines.append(f'augmentation {self.augment}, seed {self.seed}, {self.side} pixels')
-    return '<br>'.join(map(html.escape, lines + (self.problems(name) if self._report is not None else [])))
+    if self._report is not None: lines += self.problems(name)
+    return '<br>'.join(map(html.escape, lines))
+
+@patch
+def read(self:DatasetInspector,
+    x:int,  # column
+    y:int,  # row
+)->str:
+    "The values of a pixel in each part."
+    if self.sample is None or self.show == 'augmented': return ''
+    parts = {n: self.part(n) for n in self.sample.parts}
+    known = {n: a for n, a in parts.items() if isinstance(a, np.ndarray)}
+    inside = {n: a[y, x].tolist() for n, a in known.items() if y < a.shape[0] and x < a.shape[1]}
+    return ', '.join(f'{n} {v}' for n, v in inside.items())
+
+# %% ../../nbs/widgets/dataset.ipynb #164ad8c3
+@patch
+def _draw_controls(self:DatasetInspector):
+    "What decides about the crops; hidden where there are none."
+    look = dict(min=0, max=2**31 - 1, layout=dict(width='170px'))
+    numbers = [self._linked(ipywidgets.BoundedIntText, n, **look) for n in ('seed', 'epoch')]
+    draw = control_row(self._linked(ipywidgets.Dropdown, 'augment', options=tuple(AUGMENTS)), *numbers)
+    def only_there(change=None): draw.layout.display = '' if self.show == 'augmented' else 'none'
+    self.observe(only_there, 'show')
+    only_there()
+    return draw
 
 @patch
 def _controls(self:DatasetInspector):
     index = self._linked(ipywidgets.IntSlider, 'index', min=0, max=max(0, len(self.samples) - 1))
     def resize(change): index.max = max(0, len(self.samples) - 1)
     self.observe(resize, ['split', 'filter'])
-    checks = [self._linked(ipywidgets.Checkbox, n, d, indent=False, layout=dict(width='140px', margin='2px 2px 2px 12px')) for n, d in (('band', 'transition area'), ('face', 'face mask'))]
-    choose = [self._linked(ipywidgets.Dropdown, n, options=o) for n, o in (('split', list(self.data.splits)), ('filter', self.traits()['filter'].values), ('show', self.traits()['show'].values), ('augment', tuple(AUGMENTS)))]
-    draw = control_row(choose[3], *(self._linked(ipywidgets.BoundedIntText, n, min=0, max=2**31 - 1, layout=dict(width='170px')) for n in ('seed', 'epoch')))
-    def only_there(change=None): draw.layout.display = '' if self.show == 'augmented' else 'none'
-    self.observe(only_there, 'show'); only_there()
-    return [control_row(index, *choose[:2]), control_row(choose[2], *checks), draw, self._navigation()]
+    options = dict(split=list(self.data.splits)) | {n: self.traits()[n].values for n in ('filter', 'show')}
+    split, only, show = (self._linked(ipywidgets.Dropdown, n, options=o) for n, o in options.items())
+    checks = [self._check('band', 'transition area'), self._check('face', 'face mask')]
+    return [control_row(index, split, only), control_row(show, *checks), self._draw_controls()]

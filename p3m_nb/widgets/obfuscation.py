@@ -7,18 +7,19 @@ __all__ = ['ObfuscationStudio']
 
 # %% ../../nbs/widgets/obfuscation.ipynb #c3d8edca
 import functools
+from pathlib import Path
 
-import cv2
 import ipywidgets
 import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import load_alpha, load_image
-from ..faces import Face, HaarFinder, find_faces
+from ..core import encode_image, load_alpha, load_image, same_size
+from ..faces import Face, face_finder, find_faces
 from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, obfuscate
-from .common import (FACE_COLOUR, TITLE_HEIGHT, View, control_row, fit_window, picture_grid,
-                                   screen_size, view_window)
+from .common import as_folder, control_row, fit_window, message_line, view_window, write_own
+from .tiles import Layer, Pane, Scene, Stretched, photo_layer
+from .viewer import View
 
 # %% ../../nbs/widgets/obfuscation.ipynb #1da2241c
 class ObfuscationStudio(View):
@@ -26,62 +27,130 @@ class ObfuscationStudio(View):
     method = traitlets.Enum(tuple(METHODS), 'blur', help='how it is hidden')
     strength = traitlets.Float(METHODS['blur'], min=.1, max=4, help="share of the face's size")
     margin = traitlets.Float(MARGIN, min=0, max=2, help="the area is widened by this share of the face's size")
-    box = traitlets.Tuple(help='(left, top, right, bottom) in pixels of the photograph to hide instead of what is found; (): find faces')
+    box = traitlets.Tuple(help='(left, top, right, bottom) in pixels to hide instead of what is found; (): find faces')
+    folder = traitlets.Unicode('.', help='where save() writes')
+    busy = traitlets.Bool(False, help='whether faces are being looked for')
+    _quiet = ('folder', 'busy')
 
     def __init__(self,
-        image,  # what `load_image` takes
-        alpha=None,  # (H,W) in 0..1: its transition area is left alone
-        finder=None,  # callable image -> list of `Face`; `HaarFinder()` by default
-        **state,  # the traits, e.g. method='mosaic'
+        image:object,  # what `load_image` takes
+        alpha:object=None,  # (H,W) in 0..1: its transition area is left alone
+        finder:object='haar',  # what `face_finder` takes: a name, a path or a callable
+        **state:object,  # the traits, e.g. method='mosaic'
     ):
-        self.image, self.alpha, self.finder, self._tried = load_image(image), None if alpha is None else load_alpha(alpha), finder or HaarFinder(), (None, None)
-        self._found = functools.lru_cache(4)(lambda size: self.finder(self._at(size)))  # faces before; finding them is what takes time
-        if self.alpha is not None and self.alpha.shape != self.image.shape[:2]: raise ValueError(f'image is {self.image.shape[1]}x{self.image.shape[0]} but the alpha is {self.alpha.shape[1]}x{self.alpha.shape[0]}; they must have the same size')
+        self.finder, self.name, self._made = face_finder(finder), 'photo', {}
+        self.load(image, alpha)
         super().__init__(**state)
 
     @traitlets.validate('box')
     def _valid_box(self, proposal):
         (h, w), box = self.image.shape[:2], proposal.value
-        if box and not (len(box) == 4 and 0 <= box[0] < box[2] <= w and 0 <= box[1] < box[3] <= h): raise ValueError(f'box={box}: left, top, right, bottom inside {w}x{h} pixels were expected')
-        return box
-
-    def _at(self, size): return fit_window(self.image, view_window(self.image.shape[:2]), size)
-    def _hide(self, scale):
-        "`obfuscate` at `scale` times the size: the picture before, and what it gave."
-        size = tuple(max(1, round(n * scale)) for n in self.image.shape[:2])
-        image, alpha = self._at(size), None if self.alpha is None else fit_window(self.alpha, view_window(self.alpha.shape), size)
-        finder = lambda _: [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
-        return image, obfuscate(image, alpha, self.method, max(self.strength, WEAKEST.get(self.method, 0)), finder=finder,
-                                margin=self.margin, kernel=max(1, round(15 * scale)))
-
-    def result(self)->Obfuscated: "The faces hidden, at full size."; return self._hide(1)[1]
-
-    def tried(self)->tuple:  # (picture before, `Obfuscated`, faces that the finder still sees)
-        "What the present settings do, at screen size."
-        key = (self.method, self.strength, self.margin, self.box, self.screen)
-        if self._tried[0] != key:
-            before, done = self._hide(min(1, self.screen / max(self.image.shape[:2])))
-            self._tried = key, (before, done, find_faces(done.image, self.finder))
-        return self._tried[1]
-    def __repr__(self): return f'ObfuscationStudio({self.method} {self.strength:g}: {self.text()})'
+        inside = len(box) == 4 and 0 <= box[0] < box[2] <= w and 0 <= box[1] < box[3] <= h
+        if not box or inside: return box
+        raise ValueError(f'box={box}: left, top, right, bottom inside {w}x{h} pixels were expected')
 
 # %% ../../nbs/widgets/obfuscation.ipynb #b46276e5
 @patch
-def render(self:ObfuscationStudio)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
-    "Before and after; boxes around faces that are still seen."
+def load(self:ObfuscationStudio,
+    image:object,  # what `load_image` takes
+    alpha:object=None,  # its alpha, if there is one
+    name:str=None,  # of the file that `save` writes
+):
+    "Work on another photograph."
+    image, alpha = load_image(image), None if alpha is None else load_alpha(alpha)
+    same_size(image=image, alpha=alpha)
+    self.image, self.alpha, self.name = image, alpha, name or self.name
+    self._tried, self._before = (None, None), photo_layer(image)
+    self._found = functools.lru_cache(4)(lambda size: self.finder(self._at(size)))  # finding is what takes time
+    if self.box: self.box = ()
+    self._refresh()
+
+@patch
+def _at(self:ObfuscationStudio, size): return fit_window(self.image, view_window(self.image.shape[:2]), size)
+
+@patch
+def _hide(self:ObfuscationStudio, scale):
+    "`obfuscate` at `scale` times the size: the picture before, and what it gave."
+    size = tuple(max(1, round(n * scale)) for n in self.image.shape[:2])
+    image = self._at(size)
+    alpha = None if self.alpha is None else fit_window(self.alpha, view_window(self.alpha.shape), size)
+    def finder(_): return [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
+    kernel = max(1, round(15 * scale))
+    how = dict(finder=finder, margin=self.margin, kernel=kernel)
+    return image, obfuscate(image, alpha, self.method, max(self.strength, WEAKEST.get(self.method, 0)), **how)
+
+# %% ../../nbs/widgets/obfuscation.ipynb #29f3343f
+@patch
+def result(self:ObfuscationStudio)->Obfuscated:
+    "The faces hidden, at full size."
+    return self._hide(1)[1]
+
+@patch
+def tried(self:ObfuscationStudio)->tuple:  # (picture before, `Obfuscated`, faces that the finder still sees)
+    "What the present settings do, at screen size."
+    key = (self.method, self.strength, self.margin, self.box, self.screen)
+    if self._tried[0] == key: return self._tried[1]
+    self.busy = True
+    try:
+        before, done = self._hide(min(1, self.screen / max(self.image.shape[:2])))
+        self._tried = key, (before, done, find_faces(done.image, self.finder))
+    finally: self.busy = False
+    return self._tried[1]
+
+@patch
+def save(self:ObfuscationStudio,
+    folder:str=None,  # where to, made if needed; None: the trait `folder`
+)->Path:  # of the file
+    "Write the photograph with hidden faces as PNG, at full size, over no file that this widget did not make."
+    done = self.result()
+    if not done.faces: raise ValueError('no face was found, so nothing is hidden and nothing is written; give its box')
+    folder = as_folder(self.folder if folder is None else folder)
+    return write_own(folder/f'{Path(self.name).stem}_{self.method}.png', encode_image(done.image, '.png'), self._made)
+
+# %% ../../nbs/widgets/obfuscation.ipynb #3130a0a1
+@patch
+def scene(self:ObfuscationStudio)->Scene:
+    "Before and after, with boxes around faces that are still seen."
     before, done, seen = self.tried()
-    after = done.image.copy()
-    for f in seen: cv2.rectangle(after, *((int(f.box[i]), int(f.box[i + 1])) for i in (0, 2)), FACE_COLOUR, 2)
-    window, size = view_window(before.shape[:2], self.zoom, self.x, self.y), screen_size(before.shape[:2], self.screen // 2, self.screen - TITLE_HEIGHT)
-    return picture_grid([[fit_window(a, window, size) for a in (before, after)]], ['before', 'after'])
+    size, scale = self.image.shape[:2], self.image.shape[1] / before.shape[1]
+    after = self.__dict__.get('_after')
+    if after is None or after[0] is not done:
+        self._after = done, Layer(lambda a: a, Stretched(lambda: done.image, size))
+    boxes = tuple(tuple(v * scale for v in f.box) for f in seen)
+    panes = [Pane('before', ('before',)), Pane('after', ('after',), wipe=('before',), boxes=boxes)]
+    return Scene(size, dict(before=self._before, after=self._after[1]), panes)
 
 @patch
 def text(self:ObfuscationStudio)->str:
     "What was hidden and what is still seen."
     _, done, seen = self.tried()
-    hidden = f'{len(done.faces)} face{"s" * (len(done.faces) != 1)} hidden' if done.faces else 'no face was found, nothing is hidden; give its box'
+    n = len(done.faces)
+    hidden = f'{n} face{"s" * (n != 1)} hidden' if n else 'no face was found, nothing is hidden; give its box'
     return f'{hidden}; the finder {f"still sees {len(seen)}" if seen else "sees none"} afterwards'
 
 @patch
+def __repr__(self:ObfuscationStudio): return f'ObfuscationStudio({self.method} {self.strength:g}: {self.text()})'
+
+# %% ../../nbs/widgets/obfuscation.ipynb #8f317857
+@patch
+def _upload(self:ObfuscationStudio, attempt):
+    "A button to choose another photograph."
+    upload = ipywidgets.FileUpload(accept='image/*', description='photograph', tooltip='work on another photograph')
+    def uploaded(change):
+        if not upload.value: return
+        file, upload.value = upload.value[0], ()
+        attempt(lambda: self.load(bytes(file['content']), name=file['name']))
+    upload.observe(uploaded, 'value')
+    return upload
+
+@patch
 def _controls(self:ObfuscationStudio):
-    return [control_row(self._linked(ipywidgets.ToggleButtons, 'method', ' ', options=tuple(METHODS), style=dict(button_width='80px')), self._slider('strength', .1, 4), self._slider('margin', 0, 2)), self._navigation()]
+    note, attempt = message_line()
+    place = ipywidgets.Text(value=self.folder, description='into', continuous_update=False)
+    traitlets.link((self, 'folder'), (place, 'value'))
+    button = ipywidgets.Button(description='save', icon='save', tooltip='hide the faces at full size and write a PNG')
+    button.on_click(lambda _: attempt(lambda: f'saved {self.save()}'))
+    def working(change): self.viewer.status = 'working ...' if self.busy else ''
+    self.observe(working, 'busy')
+    settings = [self._choice('method', '80px'), self._slider('strength', .1, 4), self._slider('margin', 0, 2)]
+    return [control_row(*settings), control_row(self._upload(attempt), place, button, note)]

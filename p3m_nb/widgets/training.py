@@ -20,8 +20,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..callbacks import PreviewMattes
 from ..core import encode_image, load_image
-from ..learner import plot_history
-from .common import TITLE_HEIGHT, View, control_row, fit_window, screen_size, title_strip, view_window
+from ..train import plot_history
+from .common import (TITLE_HEIGHT, control_row, fit_window, html_table, screen_size, title_strip,
+                                   view_window)
+from .viewer import View
 
 # %% ../../nbs/widgets/training.ipynb #1da2241c
 class TrainingView(View):
@@ -30,11 +32,11 @@ class TrainingView(View):
     show = traitlets.Enum(('both', 'curves', 'mattes'), 'both', help='what is seen')
     status = traitlets.Unicode('not begun', help='what the training does')
     screen = traitlets.Int(1024, min=64, max=1024, help='longest side on the screen in pixels')
-    _quiet = ('status',)
+    _quiet, _live = ('status',), False
 
     def __init__(self,
         recorder:Recorder,  # of a learner with `RecordLossParts`, as `p3m_learner` makes it
-        **state,  # the traits, e.g. show='curves'
+        **state:object,  # the traits, e.g. show='curves'
     ):
         self.recorder, self.mattes = recorder, {}
         self._take()
@@ -43,68 +45,83 @@ class TrainingView(View):
     def _take(self):
         "Copy what the recorder holds: the next fit or validation empties it."
         r = self.recorder
-        self.history = SimpleNamespace(metric_names=list(r.metric_names), values=[list(v) for v in r.values], parts={k: list(v) for k, v in r.parts.items()})
+        parts = {k: list(v) for k, v in r.parts.items()}
+        values = [list(v) for v in r.values]
+        self.history = SimpleNamespace(metric_names=list(r.metric_names), values=values, parts=parts)
         self.history.plot_parts, self._curves = functools.partial(Recorder.plot_parts, self.history), None
 
     @traitlets.validate('epoch')
     def _valid_epoch(self, proposal):
-        if proposal.value not in (-1, *self.mattes): raise ValueError(f'epoch={proposal.value}: mattes were kept of {", ".join(map(str, self.mattes)) or "none yet"}')
-        return proposal.value
+        if proposal.value in (-1, *self.mattes): return proposal.value
+        kept = ', '.join(map(str, self.mattes)) or 'none yet'
+        raise ValueError(f'epoch={proposal.value}: mattes were kept of {kept}')
 
-    def update(self,
-        status:str='',  # what the training does
-        epoch:int=None,  # that has ended
-        mattes:np.ndarray=None,  # (H,W,3) uint8: photographs and mattes after that epoch
-    ):
-        "Take what is new in the recorder, and show it."
-        self.status = status or self.status
-        self._take()
-        if mattes is not None: self.mattes[epoch] = encode_image(mattes, '.jpg', 85)
-        if 'widget' in self.__dict__: self._follow(); self._refresh()
-
-    @property
-    def seen(self): "The epoch whose mattes are seen, or `None`."; return (max(self.mattes) if self.mattes else None) if self.epoch == -1 else self.epoch
     def __repr__(self): return f'TrainingView({self.status})'
 
 # %% ../../nbs/widgets/training.ipynb #b46276e5
 @patch
-def curves(self:TrainingView)->np.ndarray:  # (height,screen,3) uint8
-    "Loss parts and metrics, as `learner.plot_history` draws them."
-    if self._curves is None or self._curves.shape[1] != self.screen:
-        figure = plot_history(self.history)
-        figure.set_dpi(self.screen / figure.get_figwidth())
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        a = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        self._curves = a if a.shape[1] == self.screen else cv2.resize(a, (self.screen, len(a)), interpolation=cv2.INTER_AREA)  # a pixel less by rounding
-    return self._curves
+def update(self:TrainingView,
+    status:str='',  # what the training does
+    epoch:int=None,  # that has ended
+    mattes:np.ndarray=None,  # (H,W,3) uint8: photographs and mattes after that epoch
+):
+    "Take what is new in the recorder, and show it."
+    self.status = status or self.status
+    self._take()
+    if mattes is not None: self.mattes[epoch] = encode_image(mattes, '.jpg', 85)
+    if not hasattr(self, 'viewer'): return
+    self._follow()
+    self._refresh()
+
+@patch(as_prop=True)
+def seen(self:TrainingView)->int:
+    "The epoch whose mattes are seen, or `None`."
+    if self.epoch != -1: return self.epoch
+    return max(self.mattes) if self.mattes else None
 
 @patch
-def render(self:TrainingView)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
-    "The picture of the present state."
+def curves(self:TrainingView)->np.ndarray:  # (height,screen,3) uint8
+    "Loss parts and metrics, as `learner.plot_history` draws them."
+    if self._curves is not None and self._curves.shape[1] == self.screen: return self._curves
+    figure = plot_history(self.history)
+    figure.set_dpi(self.screen / figure.get_figwidth())
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    a = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    same = a.shape[1] == self.screen  # or a pixel less by rounding
+    self._curves = a if same else cv2.resize(a, (self.screen, len(a)), interpolation=cv2.INTER_AREA)
+    return self._curves
+
+# %% ../../nbs/widgets/training.ipynb #c4c89a27
+_LEGEND = 'photograph, true alpha, prediction, person over green, semantic map'
+
+@patch
+def _matte_rows(self:TrainingView, height):
+    "The mattes of the epoch that is seen under their title, at most `height` pixels high."
+    a = load_image(self.mattes[self.seen])
+    size = screen_size(a.shape[:2], self.screen, height - TITLE_HEIGHT)
+    picture = np.full((size[0], self.screen, 3), 255, np.uint8)
+    picture[:, :size[1]] = fit_window(a, view_window(a.shape[:2]), size)
+    return [title_strip(f'after epoch {self.seen}: {_LEGEND}', self.screen), picture]
+
+@patch
+def picture(self:TrainingView)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
+    "Curves above mattes."
     parts = [self.curves()] if self.show != 'mattes' else []
-    if self.show != 'curves' and self.seen is not None:
-        a = load_image(self.mattes[self.seen])
-        size = screen_size(a.shape[:2], self.screen, self.screen - TITLE_HEIGHT - sum(map(len, parts)))
-        picture = np.full((size[0], self.screen, 3), 255, np.uint8)
-        picture[:, :size[1]] = fit_window(a, view_window(a.shape[:2], self.zoom, self.x, self.y), size)
-        parts += [title_strip(f'after epoch {self.seen}: photograph, true alpha, prediction, person over green, semantic map', self.screen), picture]
+    if self.show != 'curves' and self.seen is not None: parts += self._matte_rows(self.screen - sum(map(len, parts)))
     return np.vstack(parts) if parts else title_strip('no mattes yet', self.screen)
 
 @patch
 def text(self:TrainingView)->str:  # HTML
     "What the training does, and a table of the last and the best values."
-    columns, values = self.history.metric_names[1:], self.history.values
-    head = html.escape(self.status)
-    if not values: return head
-    lines = [('', 'last', 'best', 'in epoch')]
-    for c, series in zip(columns, zip(*values)):
-        if c == 'time' or all(v is None or np.isnan(v) for v in series): continue
+    head, lines = html.escape(self.status), [('', 'last', 'best', 'in epoch')]
+    for name, series in zip(self.history.metric_names[1:], zip(*self.history.values)):
+        if name == 'time' or all(v is None or np.isnan(v) for v in series): continue
         best = int(np.nanargmin(np.array(series, float)))
-        lines.append((c, f'{series[-1]:.4g}', f'{series[best]:.4g}', best))
-    rows = ''.join('<tr>' + ''.join(f'<td style="padding:0 8px">{html.escape(str(v))}</td>' for v in line) + '</tr>' for line in lines)
-    return f'{head}<table style="line-height:1.4">{rows}</table>'
+        lines.append((html.escape(name), f'{series[-1]:.4g}', f'{series[best]:.4g}', best))
+    return head + html_table(lines, 'left') if self.history.values else head
 
+# %% ../../nbs/widgets/training.ipynb #c0f99345
 @patch
 def _follow(self:TrainingView):
     "The slider knows the epochs."
@@ -112,52 +129,70 @@ def _follow(self:TrainingView):
 
 @patch
 def _controls(self:TrainingView):
-    self._epochs = ipywidgets.SelectionSlider(options=[('latest', -1)], description='epoch', layout=dict(width='420px'))
+    layout = dict(width='420px')
+    self._epochs = ipywidgets.SelectionSlider(options=[('latest', -1)], description='epoch', layout=layout)
     self._follow()
     traitlets.link((self, 'epoch'), (self._epochs, 'value'))
-    return [control_row(self._epochs, self._linked(ipywidgets.ToggleButtons, 'show', ' ', options=('both', 'curves', 'mattes'), style=dict(button_width='80px'))), self._navigation()]
+    return [control_row(self._epochs, self._choice('show', '80px'))]
 
-# %% ../../nbs/widgets/training.ipynb #c4c89a27
 def _display(view):
     "Show `view` where there is a notebook: something whose `update(view)` shows it anew, or `None`."
     try: from IPython import display, get_ipython
     except ImportError: return None
     return display.display(view, display_id=True) if get_ipython() is not None else None
 
+# %% ../../nbs/widgets/training.ipynb #9ae1d667
 class TrainingMonitor(PreviewMattes):
     "Shows a `TrainingView`, kept in `view`, while a learner fits."
-    order, run_train, of_one_run = Recorder.order + 3, True, True  # the recorder and `PreviewMattes` are through with the epoch; nothing that ends a training has happened yet
-    view = None
+    # the recorder and `PreviewMattes` are through with the epoch; nothing that ends a training has happened yet
+    order, run_train, of_one_run, view = Recorder.order + 3, True, True, None
 
     def __init__(self,
         n:int=4,  # held-out images, evenly spread
         side:int=128,  # pixels of each, at most
         every:float=5.,  # seconds between pictures during an epoch, at least
         show:bool=True,  # put the view into the notebook; False: only keep it in `view`
-        **state,  # the traits of `TrainingView`, e.g. show='curves'
+        **state:object,  # the traits of `TrainingView`, e.g. show='curves'
     ):
         super().__init__(None, n, side)
         self.every, self.shown, self.state = every, show, state
 
-    def before_fit(self): self.fresh, self.handle = True, None  # also before a mere validation
+    def before_fit(self):
+        "Also comes before a mere validation."
+        self.fresh, self.handle = True, None
+
     def before_train(self):
+        "Make the view, once for each fit."
         if not self.fresh or rank_distrib(): return
-        if not hasattr(self.recorder, 'parts'): raise ValueError('TrainingMonitor needs the loss parts: make the learner with p3m_learner, or give it RecordLossParts() too')
-        self.fresh, self.due, self.view = False, time.monotonic() + min(1, self.every), TrainingView(self.recorder, status='training', **self.state)
+        if not hasattr(self.recorder, 'parts'):
+            raise ValueError('TrainingMonitor needs the loss parts: make the learner with p3m_learner, '
+                             'or give it RecordLossParts() too')
+        self.fresh, self.due = False, time.monotonic() + min(1, self.every)
+        self.view = TrainingView(self.recorder, status='training', **self.state)
         if self.shown: self.handle = _display(self.view)
 
-    def after_batch(self):
-        if not self.training: return super().after_batch()
-        if self.view is not None and not rank_distrib() and time.monotonic() >= self.due: self._tell(f'batch {self.iter + 1} of {self.n_iter}, loss {float(self.smooth_loss):.4g}')
+# %% ../../nbs/widgets/training.ipynb #8829ef95
+@patch
+def after_batch(self:TrainingMonitor):
+    "Show the loss, if it is time to."
+    if not self.training: return PreviewMattes.after_batch(self)
+    if self.view is None or rank_distrib() or time.monotonic() < self.due: return
+    self._tell(f'batch {self.iter + 1} of {self.n_iter}, loss {float(self.smooth_loss):.4g}')
 
-    def after_epoch(self):
-        if self.fresh or rank_distrib(): return  # a validation on its own
-        self._tell('done', self.epoch, self.latest if self.cells else None)
+@patch
+def after_epoch(self:TrainingMonitor):
+    "Show the mattes of the epoch; a validation on its own shows nothing."
+    if self.fresh or rank_distrib(): return
+    self._tell('done', self.epoch, self.latest if self.cells else None)
 
-    def _tell(self, what, *mattes):
-        start = time.monotonic()
-        self.view.update(f'epoch {self.epoch} of {self.n_epoch} (counted from 0), {what}', *mattes)
-        self.due = (end := time.monotonic()) + max(self.every, 19 * (end - start))
+@patch
+def after_fit(self:TrainingMonitor):
+    "The still picture is the last one."
+    if self.handle is not None: self.handle.update(self.view)
 
-    def after_fit(self):
-        if self.handle is not None: self.handle.update(self.view)  # the still picture is the last one
+@patch
+def _tell(self:TrainingMonitor, what, *mattes):
+    start = time.monotonic()
+    self.view.update(f'epoch {self.epoch} of {self.n_epoch} (counted from 0), {what}', *mattes)
+    end = time.monotonic()
+    self.due = end + max(self.every, 19 * (end - start))
