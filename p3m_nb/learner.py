@@ -211,7 +211,9 @@ def p3m_learner(
     if not len(dls.train) or not len(dls.valid):
         raise ValueError(f'{len(dls.train)} batches to train on and {len(dls.valid)} to validate with; there must be some of each')
     own = {k: options.pop(k) for k in ('precision', 'channels_last', 'ema', 'accumulate', 'clip') if k in options}
-    model = start_weights(arch if isinstance(arch, nn.Module) else create_model(arch), pretrained)
+    model = arch if isinstance(arch, nn.Module) else create_model(arch)
+    if isinstance(model, Network): model.begin_training()
+    model = start_weights(model, pretrained)
     callbacks = _own_callbacks(dls, model, resolved(checked_settings(own)))
     columns = [MattingMetric(m) for m in metrics] + callbacks[0].columns + [c for cb in L(cbs) for c in getattr(cb, 'columns', [])]
     return P3MLearner(dls, model, _loss_of(model, weighting), opt_func=opt_func, cbs=callbacks + list(L(cbs)), metrics=columns,

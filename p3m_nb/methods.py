@@ -16,8 +16,9 @@ import numpy as np
 from torch import nn
 
 from .core import choose
-from .infer import MEAN, STD, Matter, _enlarge
+from .infer import Matter, rescale_alpha
 from .jobs import image_files
+from .registry import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
 @dataclass
@@ -83,7 +84,7 @@ def matter_method(
     return Method(matter.alpha, name or _architecture(matter), known)
 
 # %% ../nbs/60_methods.ipynb #fe952ca5
-_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (MEAN, STD), 'unit': (np.float32(0), np.float32(1))}
+_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)), 'unit': (np.float32(0), np.float32(1))}
 
 def _onnx_session(path):
     "An onnxruntime session for `path`, with one input of type float."
@@ -124,7 +125,7 @@ def _onnx_predict(session, wanted, size, normalise):
         x = (cv2.resize(image, (w, h), interpolation=how) / np.float32(255) - mean) / std
         x = np.ascontiguousarray(x.transpose(2, 0, 1)[None].astype(kind))
         alpha = np.squeeze(session.run([wanted], {source.name: x})[0]).astype(np.float32)
-        if alpha.ndim == 2: return _enlarge(alpha, image.shape[:2], 'default')
+        if alpha.ndim == 2: return rescale_alpha(alpha, image.shape[:2], 'default')
         others = ', '.join(o.name for o in session.get_outputs())
         raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
                          f'choose another one of {others}')

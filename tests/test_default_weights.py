@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from p3m_nb import infer
+from p3m_nb.model import P3MNet
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.detail import shipped_refiner
 from p3m_nb.infer import Matter
@@ -27,8 +27,8 @@ def test_photograph(strategy):
 @pytest.mark.parametrize('wrong', ['mean', 'scale'])
 def test_wrong_preprocessing_is_noticed(wrong, monkeypatch):
     "The comparison above is strict enough to see what a slip in the preprocessing does."
-    if wrong == 'mean': monkeypatch.setattr(infer, 'MEAN', infer.MEAN * 0)
-    else: monkeypatch.setattr(infer, 'STD', infer.STD * 0 + 1 / 255)
+    if wrong == 'mean': monkeypatch.setattr(P3MNet, 'mean', (0., 0., 0.))
+    else: monkeypatch.setattr(P3MNet, 'std', (1 / 255,) * 3)
     alpha, stored = small(Matter(device='cpu', strategy='hybrid').alpha(load_image(sample_image()))), STORED['hybrid']
     assert iou(alpha, stored) < .97 or np.abs(alpha - stored).mean() > .015
 

@@ -27,7 +27,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, estimate_foreground, keep_memory, load_alpha, load_image, make_trimap
-from p3m_nb.infer import MEAN, STD, Matter
+from p3m_nb.infer import Matter
+from p3m_nb.registry import IMAGENET_MEAN, IMAGENET_STD
 from p3m_nb.losses import loss_parts
 
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
@@ -254,7 +255,7 @@ def batch_of(seed, stage, step, files, backgrounds, faces):
         if faces and rng.random() < PASTED: item = paste(rng, item, *faces[rng.integers(len(faces))])
         image, alpha = example(rng, item, kind, backgrounds, stage)
         kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
-        return ((image - MEAN) / STD).astype(np.float32), alpha, make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
+        return ((image - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)).astype(np.float32), alpha, make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
     images, alphas, trimaps = zip(*POOL.map(one, chosen[RANK::WORLD], rng.spawn(n)[RANK::WORLD]))
     tensor = lambda x: torch.from_numpy(np.stack(x))
     return tensor(images).permute(0, 3, 1, 2), tensor(alphas)[:, None], tensor(trimaps)[:, None]
