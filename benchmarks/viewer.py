@@ -1,9 +1,11 @@
-"""How smoothly the viewer moves: frame times in headless Chromium and times until all tiles are there, on large pictures.
+"""How smoothly the viewer moves: frame times in headless Chromium and times until all tiles are there, on large
+pictures.
 
     python benchmarks/viewer.py                    # 24 and 50 megapixels
     python benchmarks/viewer.py --megapixels 12 --seconds 5
 
-The picture is a generated portrait, enlarged. What is seen is the cut-out over a colour, the photograph left of the wipe
+The picture is a generated portrait, enlarged. What is seen is the cut-out over a colour, the photograph left of
+the wipe
 line and the tinted transition area, on 1100 x 700 pixels of the screen."""
 import argparse, sys, tempfile, time
 from pathlib import Path

@@ -1,4 +1,5 @@
-"Scoring as people use it: several methods, bad input among the good, an interrupted run, and the published values of the metrics."
+"""Scoring as people use it: several methods, bad input among the good, an interrupted run, and the published values
+of the metrics."""
 import json, os, subprocess, sys
 
 import cv2

@@ -1,4 +1,5 @@
-"""The widgets in a real JupyterLab in a real browser (headless Chromium): sliders, keys and buttons, and what they do to picture and kernel.
+"""The widgets in a real JupyterLab in a real browser (headless Chromium): sliders, keys and buttons, and what they
+do to picture and kernel.
 
 It runs where Chromium and its driver are installed, and is skipped elsewhere:
 

@@ -1,4 +1,5 @@
-"""The viewer in headless Chromium, without Jupyter: what wheel, drag, fingers, keys, wipe line and brush do to picture and state.
+"""The viewer in headless Chromium, without Jupyter: what wheel, drag, fingers, keys, wipe line and brush do to
+picture and state.
 
 `tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
