@@ -29,6 +29,7 @@ from .data import as_targets
 from .losses import LossParts, P3MLoss
 from .metrics import MattingMetrics, metric_names
 from .registry import Network, keep_known
+from .trimaps import random_trimaps
 
 # %% ../nbs/41_callbacks.ipynb #5fac4537
 def alpha_of(
@@ -86,10 +87,23 @@ def predicted_alpha(
 class FeedNetwork(Callback):
     "Hands `Network`s the batch in their own colours, and trimap-based ones the trimap too."
     order = -20  # before precision and memory format; and first to see the prediction
+    def __init__(self,
+        seed:int=0,  # decides the random trimaps of training, together with epoch and batch
+    ): self.seed = seed
+
     def _network(self): return getattr(self.learn.model, 'module', self.learn.model)
+
+    def _draw_trimaps(self, how):
+        "Put random trimaps, drawn as the network's recipe says, in place of the batch's."
+        targets = as_targets(self.yb[0]).clone()
+        rng = np.random.default_rng([self.seed, self.epoch, self.iter, rank_distrib()])
+        targets[..., 1:2, :, :] = random_trimaps(as_targets(targets).alpha, how, rng).to(targets)
+        self.learn.yb = (targets,)
 
     def before_batch(self):
         network, self.batch = self._network(), self.learn.xb
+        how = getattr(network, 'random_trimap', None)
+        if self.training and how and len(self.yb): self._draw_trimaps(how)
         inputs = (network.from_batch(self.x),)
         if network.kind == 'trimap-based': inputs += (as_targets(self.yb[0]).trimap.to(inputs[0]),)
         self.learn.xb = inputs
