@@ -28,8 +28,8 @@ from .jobs import image_files
 from .data import as_targets
 from .losses import LossParts, P3MLoss
 from .metrics import MattingMetrics, metric_names
+from .random_trimaps import random_trimaps
 from .registry import Network, keep_known
-from .trimaps import random_trimaps
 
 # %% ../nbs/41_callbacks.ipynb #5fac4537
 def alpha_of(
@@ -85,28 +85,28 @@ def predicted_alpha(
 
 # %% ../nbs/41_callbacks.ipynb #9ee53233
 class FeedNetwork(Callback):
-    "Hands `Network`s the batch in their own colours, and trimap-based ones the trimap too."
+    """Hands `Network`s the batch in their own colours, and trimap-based ones the trimap too.
+
+    In training a network that says how (`random_trimap`) gets trimaps of random width, drawn anew in each epoch."""
     order = -20  # before precision and memory format; and first to see the prediction
-    def __init__(self,
-        seed:int=0,  # decides the random trimaps of training, together with epoch and batch
-    ): self.seed = seed
-
     def _network(self): return getattr(self.learn.model, 'module', self.learn.model)
-
-    def _draw_trimaps(self, how):
-        "Put random trimaps, drawn as the network's recipe says, in place of the batch's."
-        targets = as_targets(self.yb[0]).clone()
-        rng = np.random.default_rng([self.seed, self.epoch, self.iter, rank_distrib()])
-        targets[..., 1:2, :, :] = random_trimaps(as_targets(targets).alpha, how, rng).to(targets)
-        self.learn.yb = (targets,)
 
     def before_batch(self):
         network, self.batch = self._network(), self.learn.xb
-        how = getattr(network, 'random_trimap', None)
-        if self.training and how and len(self.yb): self._draw_trimaps(how)
         inputs = (network.from_batch(self.x),)
-        if network.kind == 'trimap-based': inputs += (as_targets(self.yb[0]).trimap.to(inputs[0]),)
+        if network.kind == 'trimap-based':
+            if self.training and network.random_trimap: self._redraw(network.random_trimap)
+            inputs += (as_targets(self.yb[0]).trimap.to(inputs[0]),)
         self.learn.xb = inputs
+
+    def _redraw(self, how):
+        "Trimaps of random width for this batch; the same for the same seed, epoch and batch."
+        mattes = (as_targets(self.yb[0]).alpha[:, 0] * 255).round().byte().cpu().numpy()
+        rng = np.random.default_rng([torch.initial_seed() % 2**32, self.epoch, self.iter])
+        y = self.yb[0].clone()
+        drawn = torch.from_numpy(random_trimaps(mattes, how, rng))
+        y.as_subclass(Tensor)[:, 1] = drawn.to(y.device, y.dtype)
+        self.learn.yb = (y, *self.yb[1:])
 
     def after_pred(self): self.learn.xb = self.batch
 

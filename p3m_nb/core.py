@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageColor
 
 # %% ../nbs/00_core.ipynb #137347c2
-IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)  # of RGB in 0..1: what most networks were trained with
+# of RGB in 0..1: what most networks were trained with
+IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 FilePath = str | os.PathLike
 
 def choose(
@@ -76,22 +77,26 @@ def one_line(
 # %% ../nbs/00_core.ipynb #938ab3a9
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
 MAX_BYTES = 1 << 30       # larger files are refused before they are read
-RASTER_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'PPM', 'WEBP', 'TIFF', 'MPO', 'AVIF', 'JPEG2000', 'TGA', 'PCX', 'SGI', 'SUN',
-                  'QOI', 'PSD', 'ICO', 'DDS')  # Pillow's names of the decoders that may be called
-IMAGE_SUFFIXES = tuple('.jpg .jpeg .png .webp .tif .tiff .avif .bmp .gif .jpe .jfif .jif .mpo .apng .dib .jp2 .j2k .j2c .jpc .jpf '
-                       '.jpx .ppm .pgm .pbm .pnm .tga .icb .vda .vst .pcx .sgi .ras .qoi .psd .ico .dds .heic .heif .hif'.split())
-RAW_SUFFIXES = tuple('.dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .raw .rwl .iiq .3fr .erf .mef .mos '
-                     '.mrw .kdc .dcr .gpr'.split())
+RASTER_FORMATS = tuple(  # Pillow's names of the decoders that may be called
+    'JPEG PNG GIF BMP DIB PPM WEBP TIFF MPO AVIF JPEG2000 TGA PCX SGI SUN QOI PSD ICO DDS'.split())
+IMAGE_SUFFIXES = tuple(
+    '.jpg .jpeg .png .webp .tif .tiff .avif .bmp .gif .jpe .jfif .jif .mpo .apng .dib .jp2 .j2k .j2c .jpc .jpf .jpx '
+    '.ppm .pgm .pbm .pnm .tga .icb .vda .vst .pcx .sgi .ras .qoi .psd .ico .dds .heic .heif .hif'.split())
+RAW_SUFFIXES = tuple(
+    '.dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .raw .rwl .iiq .3fr .erf .mef .mos '
+    '.mrw .kdc .dcr .gpr'.split())
 warnings.filterwarnings('ignore', module=r'PIL\\.')  # its remarks on odd metadata; what matters raises
-OTHER_SUFFIXES = ('.svg', '.svgz', '.eps', '.jxl', '.xcf', '.exr', '.hdr', '.jxr', '.wdp', '.wmf', '.emf')  # pictures that are not read
+OTHER_SUFFIXES = tuple('.svg .svgz .eps .jxl .xcf .exr .hdr .jxr .wdp .wmf .emf'.split())  # pictures that are not read
 
 # %% ../nbs/00_core.ipynb #fce883d0
-_MAGIC = ((b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF8', 'GIF'), (b'BM', 'BMP'), (b'(\0\0\0', 'DIB'), (b'8BPS', 'PSD'), (b'qoif', 'QOI'),
-          (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'), (b'II+\0', 'TIFF'), (b'MM\0+', 'TIFF'), (b'\0\0\0\x0cjP  ', 'JPEG2000'),
-          (b'\xff\x4f\xff\x51', 'JPEG2000'), (b'DDS ', 'DDS'), (b'\0\0\1\0', 'ICO'), (b'\x59\xa6\x6a\x95', 'SUN'), (b'\x01\xda', 'SGI'),
-          (b'FUJIFILMCCD-RAW', 'RAW'), (b'IIRO', 'RAW'), (b'IIRS', 'RAW'), (b'MMOR', 'RAW'), (b'IIU\0', 'RAW'), (b'FOVb', 'RAW'),
-          (b'\0MRM', 'RAW'), (b'\xff\x0a', 'JPEG XL'), (b'\0\0\0\x0cJXL ', 'JPEG XL'), (b'%!PS', 'PostScript'), (b'\xc5\xd0\xd3\xc6', 'PostScript'),
-          (b'<svg', 'SVG'), (b'gimp xcf', 'XCF'), (b'v/1\x01', 'OpenEXR'), (b'#?RADIANCE', 'Radiance HDR'))
+_MAGIC = (
+    (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF8', 'GIF'), (b'BM', 'BMP'), (b'(\0\0\0', 'DIB'),
+    (b'8BPS', 'PSD'), (b'qoif', 'QOI'), (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'), (b'II+\0', 'TIFF'), (b'MM\0+', 'TIFF'),
+    (b'\0\0\0\x0cjP  ', 'JPEG2000'), (b'\xff\x4f\xff\x51', 'JPEG2000'), (b'DDS ', 'DDS'), (b'\0\0\1\0', 'ICO'),
+    (b'\x59\xa6\x6a\x95', 'SUN'), (b'\x01\xda', 'SGI'), (b'FUJIFILMCCD-RAW', 'RAW'), (b'IIRO', 'RAW'), (b'IIRS', 'RAW'),
+    (b'MMOR', 'RAW'), (b'IIU\0', 'RAW'), (b'FOVb', 'RAW'), (b'\0MRM', 'RAW'), (b'\xff\x0a', 'JPEG XL'),
+    (b'\0\0\0\x0cJXL ', 'JPEG XL'), (b'%!PS', 'PostScript'), (b'\xc5\xd0\xd3\xc6', 'PostScript'), (b'<svg', 'SVG'),
+    (b'gimp xcf', 'XCF'), (b'v/1\x01', 'OpenEXR'), (b'#?RADIANCE', 'Radiance HDR'))
 _HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'}
 
 def _isobmff(head):
@@ -124,11 +129,14 @@ def source_name(
     if isinstance(source, (str, os.PathLike)): return str(source)
     return str(getattr(source, 'name', None) or getattr(source, 'filename', None) or f'<{type(source).__name__}>')
 
+# %% ../nbs/00_core.ipynb #dfb13635
 def _file_bytes(path):
     "The bytes of the regular file `path`."
-    if '://' in str(path): raise ValueError(f'{path}: this is an address; download the file first, nothing is fetched from the net')
+    if '://' in str(path):
+        raise ValueError(f'{path}: this is an address; download the file first, nothing is fetched from the net')
     with open(regular_file(path), 'rb') as f: return f.read(MAX_BYTES + 1)
 
+# %% ../nbs/00_core.ipynb #dc790369
 def _bytes_of(source):
     "The encoded bytes of `source`: a path, bytes or a binary file object."
     name = source_name(source)
@@ -141,17 +149,20 @@ def _bytes_of(source):
     if len(data) > MAX_BYTES: raise ValueError(f'{name}: larger than {MAX_BYTES >> 20} MB')
     return data
 
-# %% ../nbs/00_core.ipynb #dfb13635
-_RAW_HELP = 'a camera raw file; develop it with a raw converter (darktable, RawTherapee, the camera\'s own) and save it as JPEG or TIFF'
+# %% ../nbs/00_core.ipynb #e22cbdc5
+_RAW_HELP = ('a camera raw file; develop it with a raw converter (darktable, RawTherapee, that of the camera) '
+             'and save it as JPEG or TIFF')
+_HEIF_BROKEN = 'a HEIC photograph that the installed reader (pillow-heif) cannot read; save it as JPEG'
 _HEIF_HELP = 'a HEIC photograph; install the reader (pip install pillow-heif) or save it as JPEG'
 
 def _why_not(kind, suffix):
     "Why a file of this `kind` and `suffix` is not read, and what to do."
     if kind == 'RAW' or suffix in RAW_SUFFIXES: return _RAW_HELP
     if kind == 'HEIF': return _HEIF_HELP
-    if kind is not None and kind not in RASTER_FORMATS: return f'{kind} is not an image that can be read; save it as PNG or JPEG'
+    if kind not in (None, *RASTER_FORMATS): return f'{kind} is not an image that can be read; save it as PNG or JPEG'
     return f'not an image that can be read; expected {", ".join(IMAGE_SUFFIXES[:6])} ...'
 
+# %% ../nbs/00_core.ipynb #0f240fbc
 @functools.cache
 def _heif_reader():
     "Whether the optional package that reads HEIC is installed; it registers itself with Pillow."
@@ -159,11 +170,15 @@ def _heif_reader():
     importlib.import_module('pillow_heif').register_heif_opener()
     return True
 
-# %% ../nbs/00_core.ipynb #dc790369
+# %% ../nbs/00_core.ipynb #9a7d527d
 def _looks_like_tga(data, suffix):
     "TGA has no mark at its start: its name or the mark at the end of newer files says what it is."
-    return suffix in ('.tga', '.icb', '.vda', '.vst') or data[max(0, len(data) - 18):len(data) - 2] == b'TRUEVISION-XFILE'
+    return (
+        suffix in ('.tga', '.icb', '.vda', '.vst')
+        or data[max(0, len(data) - 18) : len(data) - 2] == b'TRUEVISION-XFILE'
+    )
 
+# %% ../nbs/00_core.ipynb #badda7d3
 def _decoders(kind, data, suffix):
     "Pillow's names of the decoders that may try a file of this `kind`."
     if kind == 'HEIF' and _heif_reader(): return ('HEIF',)
@@ -171,6 +186,7 @@ def _decoders(kind, data, suffix):
     if kind in RASTER_FORMATS: return (kind,)
     return ('TGA',) if kind is None and _looks_like_tga(data, suffix) else ()
 
+# %% ../nbs/00_core.ipynb #9c444900
 def _open_encoded(data, name):
     "Pillow's image for the bytes `data`, its header read, and nothing else called than the decoder of its kind."
     kind, suffix = picture_kind(data[:64]), os.path.splitext(name)[1].lower()
@@ -179,10 +195,11 @@ def _open_encoded(data, name):
     Image.preinit()
     if not set(names) <= set(Image.OPEN): Image.init()
     known = [n for n in names if n in Image.OPEN]
-    if not known: raise ValueError(f'{name}: this installation of Pillow reads no {kind}; update it (pip install -U pillow)')
+    if not known:
+        raise ValueError(f'{name}: this installation of Pillow reads no {kind}; update it (pip install -U pillow)')
     return Image.open(data if hasattr(data, 'seek') else io.BytesIO(data), formats=known)
 
-# %% ../nbs/00_core.ipynb #0f240fbc
+# %% ../nbs/00_core.ipynb #7173248c
 class _Tiff:
     "Reads the directories of the TIFF file `data`: enough to tell full pictures from thumbnails."
     SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}
@@ -199,7 +216,9 @@ class _Tiff:
     def _values(self, at):
         "Tag and values of the entry at `at`; only whole numbers are read."
         tag, kind = self._unpack('H', at), self._unpack('H', at + 2)
-        n, place, inline = (self._unpack('Q', at + 4), at + 12, 8) if self.big else (self._unpack('I', at + 4), at + 8, 4)
+        n, place, inline = (
+            (self._unpack('Q', at + 4), at + 12, 8) if self.big else (self._unpack('I', at + 4), at + 8, 4)
+        )
         size = self.SIZES.get(kind)
         if size is None: return tag, []
         n = min(n, 64)
@@ -221,9 +240,9 @@ class _Tiff:
             tags, at = self.directory(at)
             yield tags
 
-# %% ../nbs/00_core.ipynb #9a7d527d
+# %% ../nbs/00_core.ipynb #5aa0ee38
 def _tiff_pictures(data):
-    "For each directory of a TIFF: area in pixels, whether it is reduced, whether it is raw; and the areas of pictures below it."
+    "(area in pixels, is it reduced, is it raw) of each directory of a TIFF, and the same of the pictures below them."
     tiff = _Tiff(data)
     one = lambda tags, tag, default=0: (tags.get(tag) or [default])[0]
     area = lambda tags: one(tags, 256) * one(tags, 257)
@@ -236,6 +255,7 @@ def _tiff_pictures(data):
             below.append((area(sub), bool(one(sub, 254) & 1), raw(sub)))
     return pages, below
 
+# %% ../nbs/00_core.ipynb #69f19a93
 def _tiff_frames(data, name):
     "Numbers of the full pictures of a TIFF file; `ValueError` if its full picture is a camera's raw data."
     try: pages, below = _tiff_pictures(data)
@@ -247,6 +267,7 @@ def _tiff_frames(data, name):
     best = max(full, key=lambda i: pages[i][0], default=0)
     return [best, *(i for i in full if i != best)] or [0]
 
+# %% ../nbs/00_core.ipynb #09305a91
 def _frames(im, data, name):
     "Numbers of the pictures of a file, the main one first."
     if im.format == 'TIFF' and data is not None: return _tiff_frames(data, name)
@@ -254,9 +275,10 @@ def _frames(im, data, name):
     except Exception: n = 1  # damaged after the first picture: loading another one says how
     return range(max(1, n))
 
-# %% ../nbs/00_core.ipynb #badda7d3
-_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+# %% ../nbs/00_core.ipynb #fabeb84f
+_T = Image.Transpose
+_TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
+          7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 _XMP_ORIENTATION = re.compile(rb'''tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])''')
 
 def _orientation(im):
@@ -268,13 +290,15 @@ def _orientation(im):
     found = _XMP_ORIENTATION.search(xmp.encode('utf-8', 'ignore') if isinstance(xmp, str) else xmp)
     return int(found[1]) if found else 1
 
+# %% ../nbs/00_core.ipynb #27ad7adc
 def _check_pixels(size, name, max_pixels):
     "`ValueError` unless a picture of this `size` has pixels, and at most `max_pixels`."
     w, h = size
     if w < 1 or h < 1: raise ValueError(f'{name}: the image has no pixels ({w}x{h})')
-    if w * h > max_pixels: raise ValueError(f'{name}: {w}x{h} is more than {max_pixels/1e6:.0f} megapixels; make it smaller first')
+    if w * h <= max_pixels: return
+    raise ValueError(f'{name}: {w}x{h} is more than {max_pixels/1e6:.0f} megapixels; make it smaller first')
 
-# %% ../nbs/00_core.ipynb #9c444900
+# %% ../nbs/00_core.ipynb #6bbc5f64
 def _decode_frame(im, frame, name, max_pixels):
     "Picture number `frame` of Pillow's `im`, decoded and upright."
     try:
@@ -287,12 +311,14 @@ def _decode_frame(im, frame, name, max_pixels):
         raise ValueError(f'{name}: the file is damaged or cut off ({one_line(e)})') from e
     return im if turn is None else _turned(im, turn)
 
+# %% ../nbs/00_core.ipynb #820b3115
 def _turned(im, turn):
     "`im` transposed; its colour profile and transparency stay with it."
     out = im.transpose(turn)
     out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency', 'dpi')}
     return out
 
+# %% ../nbs/00_core.ipynb #6130b3d5
 def _open_pil(source, max_pixels, frame=None):
     "Decode `source` with Pillow: the main picture or number `frame`, upright, at most `max_pixels`."
     name = source_name(source)
@@ -304,16 +330,19 @@ def _open_pil(source, max_pixels, frame=None):
     im = _open_header(data, name, max_pixels)
     return _decode_frame(im, next(iter(_frames(im, data, name))) if frame is None else frame, name, max_pixels)
 
+# %% ../nbs/00_core.ipynb #c1f10f51
 def _open_header(data, name, max_pixels=MAX_PIXELS):
     "Pillow's image for the bytes `data`; `ValueError` that names `name` if its header cannot be read."
     if picture_kind(data[:64]) == 'TIFF': _tiff_frames(data, name)  # says so where it holds raw data
     try: return _open_encoded(data, name)
-    except Image.DecompressionBombError: raise ValueError(f'{name}: more than {max_pixels/1e6:.0f} megapixels; make it smaller first') from None
+    except Image.DecompressionBombError:
+        raise ValueError(f'{name}: more than {max_pixels/1e6:.0f} megapixels; make it smaller first') from None
     except Exception as e:
         if isinstance(e, ValueError) and str(e).startswith(f'{name}: '): raise
-        raise ValueError(f'{name}: not an image that can be read ({type(e).__name__})') from e
+        what = _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else f'not an image that can be read ({type(e).__name__})'
+        raise ValueError(f'{name}: {what}') from e
 
-# %% ../nbs/00_core.ipynb #7173248c
+# %% ../nbs/00_core.ipynb #89694851
 _SRGB = functools.cache(lambda: ImageCms.createProfile('sRGB'))
 
 def _space(icc):
@@ -321,14 +350,18 @@ def _space(icc):
     try: return ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile.xcolor_space.strip()
     except (ImageCms.PyCMSError, OSError, ValueError, AttributeError): return None
 
+# %% ../nbs/00_core.ipynb #84c0dec3
 def _convert(im, icc, mode):
-    "`im`, taken as `mode`, from the profile `icc` to sRGB; None if that cannot be done (a broken profile: viewers ignore it too)."
+    "`im`, taken as `mode`, from the profile `icc` to sRGB; None for a broken profile, which viewers ignore too."
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc)) if isinstance(icc, bytes) else icc
-        flags = ImageCms.Flags.HIGHRESPRECALC if mode == 'L' else ImageCms.Flags.NONE  # the usual table is coarse for dark grays
-        return ImageCms.profileToProfile(im if im.mode == mode else im.convert(mode), profile, _SRGB(), outputMode='RGB', flags=flags)
+        # the usual table is coarse for dark grays
+        flags = ImageCms.Flags.HIGHRESPRECALC if mode == 'L' else ImageCms.Flags.NONE
+        if im.mode != mode: im = im.convert(mode)
+        return ImageCms.profileToProfile(im, profile, _SRGB(), outputMode='RGB', flags=flags)
     except (ImageCms.PyCMSError, OSError, ValueError): return None
 
+# %% ../nbs/00_core.ipynb #b9ebb593
 @functools.lru_cache(64)
 def _is_srgb(icc):
     "Whether the RGB profile `icc` changes no colour by more than one level."
@@ -337,13 +370,14 @@ def _is_srgb(icc):
     out = _convert(Image.fromarray(probe), icc, 'RGB')
     return out is None or int(np.abs(np.asarray(out).astype(int) - probe).max()) <= 1
 
+# %% ../nbs/00_core.ipynb #533b257d
 @functools.lru_cache(64)
 def _gray_table(icc):
     "What the gray profile `icc` makes of the levels 0..255, as a tuple; None if it cannot be used."
     out = _convert(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), icc, 'L')
     return None if out is None else tuple(int(v) for v in np.asarray(out)[0, :, 1])
 
-# %% ../nbs/00_core.ipynb #5aa0ee38
+# %% ../nbs/00_core.ipynb #de6f8398
 def _managed(im, icc):
     "`im` (L, RGB, RGBA, CMYK or LAB) in sRGB, as L, RGB or RGBA; `icc` is its profile or None."
     space = _space(icc) if icc else None
@@ -357,6 +391,7 @@ def _managed(im, icc):
     if out is not None and im.mode == 'RGBA': out.putalpha(im.getchannel('A'))
     return out or im
 
+# %% ../nbs/00_core.ipynb #bd354939
 def _to_srgb(im, name):
     "The decoded `im` as sRGB of mode L, RGB or RGBA."
     icc, true_colour = im.info.get('icc_profile'), im.mode in ('RGB', 'RGBA', 'RGBX', 'RGBa')
@@ -366,7 +401,7 @@ def _to_srgb(im, name):
     if icc and true_colour and _space(icc) == 'GRAY': icc = None  # does not fit; viewers ignore it
     return _managed(im, icc)
 
-# %% ../nbs/00_core.ipynb #69f19a93
+# %% ../nbs/00_core.ipynb #785c9ab0
 def _scale_to_uint8(a, name):
     "An array of any number type as `uint8`: integers by their range, floats from 0..1."
     if a.dtype == np.uint8: return a
@@ -378,6 +413,7 @@ def _scale_to_uint8(a, name):
     top = _check_range(a, name)
     return ((a.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
+# %% ../nbs/00_core.ipynb #39d89674
 def _check_unit(a, name, what):
     "`ValueError` unless the floats `a` lie in 0..1."
     if np.isfinite(a).all() and a.min() >= 0 and a.max() <= 1: return
@@ -389,7 +425,7 @@ def _check_range(a, name):
     if a.min() < 0 or a.max() > top: raise ValueError(f'{name}: values {a.min()}..{a.max()} do not fit 0..{top}')
     return top
 
-# %% ../nbs/00_core.ipynb #09305a91
+# %% ../nbs/00_core.ipynb #516116e6
 def _check_array(a, name, max_pixels):
     "Raise unless `a` is a (H,W), (H,W,1), (H,W,3) or (H,W,4) array with pixels."
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] not in (1, 3, 4)):
@@ -397,6 +433,7 @@ def _check_array(a, name, max_pixels):
     if 0 in a.shape: raise ValueError(f'{name}: the image has no pixels {a.shape}')
     _check_pixels((a.shape[1], a.shape[0]), name, max_pixels)
 
+# %% ../nbs/00_core.ipynb #8654e203
 def _flatten(rgba, colour):
     "RGB of `rgba` laid over `colour`, some rows at a time to bound memory."
     out, over = np.empty((*rgba.shape[:2], 3), np.uint8), np.float32(parse_colour(colour))
@@ -407,6 +444,7 @@ def _flatten(rgba, colour):
         out[y:y + step] = part[..., :3] * a + over * (1 - a) + .5
     return out
 
+# %% ../nbs/00_core.ipynb #d7243b8a
 def parse_colour(
     colour:str | tuple,  # name, '#rrggbb', 'rgb(...)' or three numbers 0..255
 )->tuple:  # of three whole numbers in 0..255
@@ -419,9 +457,9 @@ def parse_colour(
     if len(values) == 3 and all(0 <= v <= 255 for v in values): return tuple(int(v) for v in values)
     raise ValueError(f'{colour!r} is no colour; three numbers in 0..255 were expected')
 
-# %% ../nbs/00_core.ipynb #27ad7adc
+# %% ../nbs/00_core.ipynb #ee6f4dab
 def load_image(
-    source:ImageLike,  # path, bytes, binary file object, PIL image, or array (H,W[,1|3|4]) of uint8, uint16, bool or float in 0..1
+    source:ImageLike,  # path, bytes, binary file, PIL image, or array (H,W[,1|3|4]) of any number type
     transparent:str | tuple='white',  # colour shown through transparent pixels
     max_pixels:int=MAX_PIXELS,  # larger images are refused
     frame:int=None,  # number of a picture in a file of several, from 0; None: the largest full one
@@ -436,6 +474,7 @@ def load_image(
     if a.shape[2] == 1: a = np.repeat(a, 3, axis=2)
     return np.ascontiguousarray(_flatten(a, transparent) if a.shape[2] == 4 else a)
 
+# %% ../nbs/00_core.ipynb #4ad9f4b5
 def load_frames(
     source:ImageLike,  # path, bytes or binary file object
     max_pixels:int=MAX_PIXELS,  # larger images are refused
@@ -444,16 +483,18 @@ def load_frames(
     "All full pictures of a file, the main one first; thumbnails are passed over."
     name, data = source_name(source), _bytes_of(source)
     frames = _frames(_open_header(data, name), data, name)
-    if len(frames) > max_frames: raise ValueError(f'{name}: {len(frames)} pictures, at most {max_frames} are looked at; split the file')
+    if len(frames) > max_frames:
+        raise ValueError(f'{name}: {len(frames)} pictures, at most {max_frames} are looked at; split the file')
     for frame in frames: yield load_image(_Named(data, name), max_pixels=max_pixels, frame=frame)
 
+# %% ../nbs/00_core.ipynb #7fa806d4
 class _Named(io.BytesIO):
     "Bytes that know what to be called in a message."
     def __init__(self, data, name):
         super().__init__(data)
         self.name = name
 
-# %% ../nbs/00_core.ipynb #6bbc5f64
+# %% ../nbs/00_core.ipynb #003e6878
 class ImageInfo(NamedTuple):
     "What the header of an image file says."
     width: int    # in pixels, as it is shown
@@ -463,6 +504,7 @@ class ImageInfo(NamedTuple):
     format: str   # Pillow's name
     dpi: tuple    # (x, y) pixels per inch, or None
 
+# %% ../nbs/00_core.ipynb #ff5afabd
 def _png_chunks(data):
     "The names of the chunks of a PNG file, in order, as far as it goes."
     at = 8
@@ -470,8 +512,9 @@ def _png_chunks(data):
         yield head[4:]
         at += 12 + int.from_bytes(head[:4], 'big')
 
+# %% ../nbs/00_core.ipynb #3ba9ecfd
 def _header_orientation(im, data):
-    "Orientation of `im`, whose pixels are not decoded yet. Only a PNG with metadata behind its pixels is decoded for it."
+    "Orientation of `im` by its header. Only a PNG with metadata behind its pixels is decoded for it."
     if im.format == 'TIFF': return 1  # Pillow gives the size as it is shown
     if im.format != 'PNG' or 'exif' in im.info: return _orientation(im)
     names = list(_png_chunks(data))
@@ -479,12 +522,14 @@ def _header_orientation(im, data):
     if {b'eXIf', b'iTXt', b'zTXt', b'tEXt'} & set(after): return _orientation(im)
     return _orientation(types.SimpleNamespace(info=im.info, getexif=dict))  # `getexif` would decode the pixels
 
+# %% ../nbs/00_core.ipynb #e82cd39b
 def _dpi(im):
     "Pixels per inch of `im`, or None."
     dpi = im.info.get('dpi')
     try: return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(0 < v < 1e6 for v in dpi) else None
     except (TypeError, ValueError, ZeroDivisionError): return None
 
+# %% ../nbs/00_core.ipynb #af3a67e8
 class _Window:
     "A file of which slices are read when they are asked for; also the file that Pillow reads its header from."
     def __init__(self, f):
@@ -500,6 +545,7 @@ class _Window:
         self.f.seek(before)
         return out
 
+# %% ../nbs/00_core.ipynb #9cfbe2f3
 def image_info(
     source:ImageLike,  # path, bytes or binary file object
 )->ImageInfo:
@@ -510,6 +556,7 @@ def image_info(
         if not (window := _Window(f)).size: raise ValueError(f'{name}: the file is empty')
         return _info_of(window, name)
 
+# %% ../nbs/00_core.ipynb #595cab90
 def _info_of(data, name):
     im = _open_header(data, name)
     frames = _frames(im, data, name)
@@ -534,15 +581,20 @@ def _say_once(key, text):
     _told.add(key)
     warnings.warn(text, stacklevel=4)
 
+# %% ../nbs/00_core.ipynb #5b198fd6
 def _matte_plane(a, name):
     "The plane `(H,W)` of `a` that is the matte."
     if a.ndim == 2: return a
     if a.shape[2] == 4 and (a[..., 3] != a[0, 0, 3]).any(): return a[..., 3]
     if a.shape[2] > 1 and (a[..., :3] != a[..., :1]).any():
         raise ValueError(f'{name}: a colour picture, not a matte; give the gray alpha or a cut-out with transparency')
-    if a.shape[2] == 4: _say_once('opaque', f'{name}: its alpha channel is the same everywhere, so its gray picture is taken as the matte')
+    if a.shape[2] == 4:
+        _say_once(
+            'opaque', f'{name}: its alpha channel is the same everywhere, so its gray picture is taken as the matte'
+        )
     return a[..., 0]
 
+# %% ../nbs/00_core.ipynb #7482a204
 def _unit_alpha(a, name):
     "The plane `a` as float32 in 0..1."
     if a.dtype == bool: return a.astype(np.float32)
@@ -551,12 +603,13 @@ def _unit_alpha(a, name):
         return a.astype(np.float32)
     top, largest = _check_range(a, name), int(a.max())
     if largest == 1 or (top == 65535 and 1 < largest <= 255):
-        raise ValueError(f'{name}: largest value {largest} of {top}; scale the mask to 0..{top} (multiply by {top // max(largest, 1)})')
+        factor = top // largest
+        raise ValueError(f'{name}: largest value {largest} of {top}; scale the mask to 0..{top} (multiply by {factor})')
     return a.astype(np.float32) / np.float32(top)
 
-# %% ../nbs/00_core.ipynb #5b198fd6
+# %% ../nbs/00_core.ipynb #546a0947
 def load_alpha(
-    source:ImageLike,  # path, bytes, binary file object, PIL image, or array (H,W) of uint8, uint16, bool or float in 0..1
+    source:ImageLike,  # path, bytes, binary file, PIL image, or array (H,W) of uint8, uint16, bool or float in 0..1
     max_pixels:int=MAX_PIXELS,  # larger images are refused
 )->np.ndarray:  # (H,W) float32 in 0..1
     "Read an alpha matte: gray values, or the alpha channel of a picture that has one."
@@ -571,12 +624,13 @@ def load_alpha(
     _check_array(a, name, max_pixels)
     return _unit_alpha(_matte_plane(a, name), name)
 
-# %% ../nbs/00_core.ipynb #506cc3da
+# %% ../nbs/00_core.ipynb #a3e71f55
 def _start_of(pid):
     "When the process `pid` was started, as the system counts it; 0 where that cannot be told."
     try: return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19])
     except (OSError, ValueError, IndexError): return 0
 
+# %% ../nbs/00_core.ipynb #de40e7d5
 def process_mark(
     pid:int=None,  # a process; None: this one
 )->str:  # host, number and start of the process, e.g. '1a2b-3f0-5d2c81'
@@ -585,6 +639,7 @@ def process_mark(
     pid = os.getpid() if pid is None else pid
     return f'{host:04x}-{pid:x}-{_start_of(pid):x}'
 
+# %% ../nbs/00_core.ipynb #e839dbcd
 def process_lives(
     mark:str,  # what `process_mark` gave, in any process
 )->bool:
@@ -596,13 +651,15 @@ def process_lives(
     except (PermissionError, OSError): pass
     return _start_of(pid) in (start, 0)
 
-# %% ../nbs/00_core.ipynb #d1c86d2d
-write_rules = contextvars.ContextVar('write_rules', default=None)  # what a folder run may replace: an object with `finish(tmp, path)`
+# %% ../nbs/00_core.ipynb #b1f0f5ec
+# what a folder run may replace: an object with `finish(tmp, path)`
+write_rules = contextvars.ContextVar('write_rules', default=None)
 
 def _sync(path):
     "Bring the file `path` to the disk. It is opened for update: Windows flushes no file that is open for reading only."
     with open(path, 'r+b') as f: os.fsync(f.fileno())
 
+# %% ../nbs/00_core.ipynb #9bbb5dcc
 @contextlib.contextmanager
 def atomic_write(
     path:FilePath,  # final path; its folder is made if needed
@@ -620,7 +677,7 @@ def atomic_write(
         else: rules.finish(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #a3e71f55
+# %% ../nbs/00_core.ipynb #3c3a21eb
 _TEMPORARY = re.compile(r'\.(.+)\.([0-9a-f]+-[0-9a-f]+-[0-9a-f]+)\.[0-9a-f]{8}\.tmp')
 _DAY = 86400
 
@@ -631,10 +688,11 @@ def _left_behind(f, mark):
     try: return foreign and time.time() - f.stat().st_mtime > _DAY
     except OSError: return False
 
+# %% ../nbs/00_core.ipynb #6f10b541
 def clear_temporaries(
     paths:object,  # the final paths
 ):
-    "Remove the temporary files that killed runs of `atomic_write` have left beside `paths`; those of living processes stay."
+    "Remove the temporary files that killed runs have left beside `paths`; those of living processes stay."
     folders = {}
     for path in map(Path, paths): folders.setdefault(path.parent, set()).add(path.name[:50])
     for folder, names in folders.items():
@@ -642,8 +700,9 @@ def clear_temporaries(
             m = _TEMPORARY.fullmatch(f.name)
             if m and m[1] in names and _left_behind(f, m[2]): f.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #de40e7d5
-_FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jfif': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.tif': 'TIFF', '.tiff': 'TIFF', '.bmp': 'BMP'}
+# %% ../nbs/00_core.ipynb #1f7dd5f0
+_FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jfif': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.tif': 'TIFF',
+            '.tiff': 'TIFF', '.bmp': 'BMP'}
 
 def _check_encodable(image, fmt):
     "`ValueError` if the format `fmt` cannot hold `image`."
@@ -651,6 +710,7 @@ def _check_encodable(image, fmt):
         raise ValueError(f'{fmt} has no transparency; save the cut-out as .png or .webp')
     if image.dtype == np.uint16 and fmt not in ('PNG', 'TIFF'): raise ValueError(f'{fmt} has no 16 bit; save as .png')
 
+# %% ../nbs/00_core.ipynb #05fca40c
 def encode_image(
     image:np.ndarray,  # (H,W), (H,W,3) or (H,W,4) uint8, or (H,W) uint16
     suffix:str='.png',  # decides the format
@@ -662,7 +722,12 @@ def encode_image(
     if fmt is None: raise ValueError(f"cannot write '{suffix}' files; use one of {', '.join(_FORMATS)}")
     _check_encodable(image, fmt)
     # level 1: a third of the time of the default for 3 % more bytes on mattes and photographs
-    options = {'JPEG': dict(quality=quality, subsampling=0), 'PNG': dict(compress_level=1), 'WEBP': dict(quality=quality)}.get(fmt, {})
+    of_format = {
+        'JPEG': dict(quality=quality, subsampling=0),
+        'PNG': dict(compress_level=1),
+        'WEBP': dict(quality=quality),
+    }
+    options = of_format.get(fmt, {})
     if dpi is not None: options['dpi'] = tuple(dpi)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, fmt, **options)
@@ -691,6 +756,7 @@ def alpha_to_uint(
     top = (1 << bits) - 1
     return (np.clip(alpha, 0, 1) * np.float32(top) + np.float32(.5)).astype(np.uint8 if bits == 8 else np.uint16)
 
+# %% ../nbs/00_core.ipynb #199ddaba
 def save_alpha(
     alpha:np.ndarray,  # (H,W) float in 0..1
     path:FilePath,  # .png (8 or 16 bit), or any image suffix for 8 bit
@@ -707,6 +773,7 @@ def _profile_is_idle(icc, mode):
     if space != 'GRAY' or mode != 'L': return True
     return _gray_table(icc) in (None, tuple(range(256)))
 
+# %% ../nbs/00_core.ipynb #5315bb10
 def _plain(data):
     "Whether OpenCV reads the image file `data` as `load_image` does."
     kind = picture_kind(data[:64])
@@ -717,6 +784,7 @@ def _plain(data):
     if getattr(im, 'n_frames', 1) > 1 or im.size[0] * im.size[1] > MAX_PIXELS: return False
     return _header_orientation(im, data) == 1 and _profile_is_idle(im.info.get('icc_profile'), im.mode)
 
+# %% ../nbs/00_core.ipynb #7f8719d9
 def _decode_plain(data, flag):
     "The plain file `data` by OpenCV; None if it is not plain, or damaged."
     if not _plain(data): return None
@@ -724,7 +792,7 @@ def _decode_plain(data, flag):
     if end not in data[-64:]: return None
     return cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
 
-# %% ../nbs/00_core.ipynb #5315bb10
+# %% ../nbs/00_core.ipynb #c31e97d9
 def read_image(
     path:FilePath,  # image file
 )->np.ndarray:  # (H,W,3) uint8, RGB
@@ -733,6 +801,7 @@ def read_image(
     out = _decode_plain(data, cv2.IMREAD_COLOR_RGB)
     return load_image(path) if out is None else out
 
+# %% ../nbs/00_core.ipynb #423180aa
 def read_alpha(
     path:FilePath,  # file of a matte
 )->np.ndarray:  # (H,W) uint8
@@ -768,6 +837,7 @@ def _compiled_place():
     except OSError: pass
     return Path(tempfile.gettempdir())/f'p3m_nb-{os.getuid() if hasattr(os, "getuid") else "user"}'
 
+# %% ../nbs/00_core.ipynb #0878f705
 @contextlib.contextmanager
 def _serial_numba():
     "Let numba compile what is loaded inside the block without parallel loops, into a cache of our own."
@@ -803,6 +873,7 @@ def _smaller(a, scale):
     size = max(1, int(a.shape[1] * scale)), max(1, int(a.shape[0] * scale))
     return cv2.resize(a, size, interpolation=cv2.INTER_AREA)
 
+# %% ../nbs/00_core.ipynb #fc5a5d1a
 def _finished(colours, image, solid):
     "Estimated `colours` in 0..1 as uint8 of the size of `image`, and exactly those of `image` where it is `solid`."
     colours = (np.clip(colours, 0, 1) * 255 + .5).astype(np.uint8)
@@ -811,18 +882,21 @@ def _finished(colours, image, solid):
     np.copyto(colours, image, where=solid[..., None])
     return colours
 
+# %% ../nbs/00_core.ipynb #47c03815
 def estimate_foreground(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) float in 0..1
     return_background:bool=False,  # also give the background
-    max_pixels:int=8_000_000,  # larger images are estimated at this size and enlarged, which bounds memory to about 0.5 GB
+    max_pixels:int=8_000_000,  # larger images are estimated at this size, which bounds memory to about 0.5 GB
 ):  # foreground (H,W,3) uint8, or the pair (foreground, background)
-    "Colours of the foreground (and background) such that `image` = alpha F + (1 - alpha) B; exactly `image` where alpha is 1 (or 0)."
+    "Colours F (and B) such that `image` = alpha F + (1 - alpha) B; exactly `image` where alpha is 1 (or 0)."
     same_size(image=image, alpha=alpha)
-    if alpha.size == 1: return (image.copy(), image.copy()) if return_background else image.copy()  # nothing around to estimate from
+    if alpha.size == 1:  # nothing around to estimate from
+        return (image.copy(), image.copy()) if return_background else image.copy()
     scale, estimate = min(1, (max_pixels / alpha.size) ** .5), _multi_level()
     small, small_alpha = (_smaller(a, scale) for a in (image, alpha))
-    foreground, background = estimate(small.astype(np.float32) / 255, np.ascontiguousarray(small_alpha, np.float32), return_background=True)
+    unit, small_alpha = small.astype(np.float32) / 255, np.ascontiguousarray(small_alpha, np.float32)
+    foreground, background = estimate(unit, small_alpha, return_background=True)
     foreground = _finished(foreground, image, alpha >= 1)
     return (foreground, _finished(background, image, alpha <= 0)) if return_background else foreground
 
@@ -835,6 +909,7 @@ def cutout(
     same_size(foreground=foreground, alpha=alpha)
     return np.dstack([foreground, alpha_to_uint(alpha)])
 
+# %% ../nbs/00_core.ipynb #951f1f13
 def cover(
     image:np.ndarray,  # (H,W,3) uint8
     size:tuple,  # (height, width) to fill
@@ -847,6 +922,7 @@ def cover(
     y, x = (h - ch) // 2, (w - cw) // 2
     return cv2.resize(image[y:y+ch, x:x+cw], (W, H), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
+# %% ../nbs/00_core.ipynb #f9faea18
 def composite(
     foreground:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) float in 0..1
@@ -859,25 +935,27 @@ def composite(
     a = alpha[..., None].astype(np.float32)
     return (foreground * a + background * (1 - a) + np.float32(.5)).astype(np.uint8)
 
-# %% ../nbs/00_core.ipynb #d9838277
+# %% ../nbs/00_core.ipynb #585c2c43
 @functools.cache
 def _libc():
     "glibc's `mallopt` and `malloc_trim`, or None elsewhere."
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
-
 _kept = types.SimpleNamespace(on=False)
 _MALLOPT = dict(mmap_max=-4, mmap_threshold=-3, trim_threshold=-1, top_pad=-2)  # glibc's numbers
 _USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=128 << 10, top_pad=0)
 
+# %% ../nbs/00_core.ipynb #6a8893b1
 def _mallopt(libc, **values):
     "Set glibc's parameters of memory."
     for name, value in values.items(): libc.mallopt(_MALLOPT[name], value)
 
+# %% ../nbs/00_core.ipynb #eeaa8f88
 @contextlib.contextmanager
 def keep_memory(
-    largest:int=16 << 20,  # bytes; larger blocks go back at once, for small ones would settle in the holes that they leave; None: none does
+    # bytes; larger blocks go back at once, for small ones would settle in the holes that they leave; None: none does
+    largest:int=16 << 20,
 ):
-    "Let glibc keep freed memory for reuse inside the block and give it back to the system afterwards; nothing on other systems."
+    "Let glibc keep freed memory for reuse inside the block and give it back afterwards; nothing on other systems."
     libc = _libc()
     if libc is None or _kept.on:  # an outer block does it already
         yield

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PortraitTargets', 'as_targets', 'PortraitToFloat', 'PortraitTransform', 'PortraitDL', 'set_epoch', 'PortraitBlock',
-           'p3m_dls']
+           'LoaderOptions', 'p3m_dls']
 
 # %% ../nbs/40_data.ipynb #0e8ac7fb
 import os
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -18,50 +19,75 @@ from fastai.torch_basics import ItemTransform, TensorBase, TensorImage, Transfor
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, composite, estimate_foreground
+from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose, composite, estimate_foreground
 from .crops import AUGMENTS, crop_portrait, estimate_colours, paste_from, whole_portrait
 from .dataset import P3M10k, Sample
 
 # %% ../nbs/40_data.ipynb #e2a34c7d
-_CHANNELS = {2: {}, 3: dict(facemask=2), 8: dict(foreground=2, background=5), 9: dict(foreground=2, background=5, facemask=8)}  # number of channels -> where the optional ones start
+# number of channels -> where the optional ones start
+_CHANNELS = {
+    2: {},
+    3: dict(facemask=2),
+    8: dict(foreground=2, background=5),
+    9: dict(foreground=2, background=5, facemask=8),
+}
 
 class PortraitTargets(TensorBase):
-    "All targets of portraits, `(...,C,H,W)`: alpha, trimap, perhaps foreground and background, perhaps face mask; uint8 in items, float32 in batches."
+    "All targets of portraits `(...,C,H,W)`, parts that are not there left out; uint8 in items, float32 in batches."
     def _channels(self, start, n): return self.as_subclass(torch.Tensor)[..., start:start + n, :, :]
     def _optional(self, part, n):
         start = _CHANNELS[self.shape[-3]].get(part)
         return None if start is None else self._channels(start, n)
     @property
-    def alpha(self): "`(...,1,H,W)` in 0..1";                      return self._channels(0, 1)
+    def alpha(self):
+        "`(...,1,H,W)` in 0..1."
+        return self._channels(0, 1)
     @property
-    def trimap(self): "`(...,1,H,W)` uint8 of 0, 128, 255";        return self._channels(1, 1).to(torch.uint8)
+    def trimap(self):
+        "`(...,1,H,W)` uint8 of 0, 128, 255."
+        return self._channels(1, 1).to(torch.uint8)
     @property
-    def foreground(self): "`(...,3,H,W)` normalised, or `None`";   return self._optional('foreground', 3)
+    def foreground(self):
+        "`(...,3,H,W)` normalised, or `None`."
+        return self._optional('foreground', 3)
     @property
-    def background(self): "`(...,3,H,W)` normalised, or `None`";   return self._optional('background', 3)
+    def background(self):
+        "`(...,3,H,W)` normalised, or `None`."
+        return self._optional('background', 3)
     @property
-    def facemask(self): "`(...,1,H,W)` of 0 and 1, or `None`";     return self._optional('facemask', 1)
-    def parts(self): return dict(alpha=self.alpha, trimap=self.trimap, foreground=self.foreground, background=self.background, facemask=self.facemask)
+    def facemask(self):
+        "`(...,1,H,W)` of 0 and 1, or `None`."
+        return self._optional('facemask', 1)
+    def parts(self):
+        "Dict part -> tensor or `None`."
+        return {p: getattr(self, p) for p in ('alpha', 'trimap', 'foreground', 'background', 'facemask')}
 
-def as_targets(y)->PortraitTargets:
+# %% ../nbs/40_data.ipynb #fc62d0df
+def as_targets(
+    y:torch.Tensor,  # the target of a batch
+)->PortraitTargets:
     "The target `y` of a batch with its parts by name; fastai's `Learner` hands plain tensors to losses and metrics."
-    if y.shape[-3] not in _CHANNELS: raise ValueError(f'targets of shape {tuple(y.shape)}: expected one of {list(_CHANNELS)} channels, as p3m_dls gives')
-    return y if isinstance(y, PortraitTargets) else y.as_subclass(PortraitTargets)
+    if y.shape[-3] in _CHANNELS: return y if isinstance(y, PortraitTargets) else y.as_subclass(PortraitTargets)
+    raise ValueError(f'targets of shape {tuple(y.shape)}: expected one of {list(_CHANNELS)} channels, as p3m_dls gives')
 
+# %% ../nbs/40_data.ipynb #19f4d5ba
 def _to_tensors(p):
-    "The `Portrait` `p` as the pair of `TensorImage` `(3,H,W)` and `PortraitTargets` `(C,H,W)`, both uint8; only the image if there is no alpha."
+    "`p` as the pair of `TensorImage` `(3,H,W)` and `PortraitTargets` `(C,H,W)`, uint8; only the image without alpha."
     image = TensorImage(torch.from_numpy(p.image.transpose(2, 0, 1).copy()))
     if p.alpha is None: return (image,)
     planes = [p.alpha[None], p.trimap[None]]
-    if p.foreground is not None and p.background is not None: planes += [p.foreground.transpose(2, 0, 1), p.background.transpose(2, 0, 1)]
+    colours = p.foreground, p.background
+    if all(c is not None for c in colours): planes += [c.transpose(2, 0, 1) for c in colours]
     if p.facemask is not None: planes.append(p.facemask[None])
     return image, PortraitTargets(torch.from_numpy(np.concatenate(planes)))
 
-# %% ../nbs/40_data.ipynb #fc62d0df
+# %% ../nbs/40_data.ipynb #0e27239c
 class PortraitToFloat(Transform):
-    "Batch transform from bytes to floats: normalises colours by ImageNet's statistics, brings alpha and face mask to 0..1; decoding gives colours in 0..1."
+    "Batch transform: colours normalised by ImageNet's statistics, alpha and face mask in 0..1; decoding gives 0..1."
     order = 99
-    def _stats(self, x): return (torch.tensor(s, device=x.device, dtype=torch.float32)[:, None, None] for s in (IMAGENET_MEAN, IMAGENET_STD))
+    def _stats(self, x):
+        to = dict(device=x.device, dtype=torch.float32)
+        return (torch.tensor(s, **to)[:, None, None] for s in (IMAGENET_MEAN, IMAGENET_STD))
     def _colours(self, x):
         mean, std = self._stats(x)
         return x.float().div_(255).sub_(mean).div_(std)
@@ -81,26 +107,35 @@ class PortraitToFloat(Transform):
         mean, std = self._stats(x)
         out = x.clone()
         for part, start in _CHANNELS.get(x.shape[-3], {}).items():  # a predicted alpha comes here too
-            if part != 'facemask': out[..., start:start+3, :, :] = (x[..., start:start+3, :, :] * std + mean).clamp(0, 1)
+            if part == 'facemask': continue
+            out[..., start:start+3, :, :] = (x[..., start:start+3, :, :] * std + mean).clamp(0, 1)
         return out
 
-# %% ../nbs/40_data.ipynb #0e27239c
+# %% ../nbs/40_data.ipynb #dfce6c99
+_NO_COLOURS = 'make them with p3m_prepare, or train with colours=False or colours="estimate"'
+
+def _require_colours(p, source):
+    "`ValueError` unless `p` has foreground and background."
+    if p.foreground is None or p.background is None:
+        raise ValueError(f'{source.image}: has no foreground or background; {_NO_COLOURS}')
+
+# %% ../nbs/40_data.ipynb #df6a6fa4
 class PortraitTransform(ItemTransform):
     "Item transform from the files of a `Sample` to the pair (image, targets)."
     order, _retain = 1, False
     def __init__(self,
         size:int=512,  # side of the result in pixels
-        augment='published',  # 'published', 'strong', or a function (sample, rng, size, parts) -> `Portrait`
-        colours=False,  # with foreground and background: True from the files, 'estimate' from image and alpha
+        augment:object='published',  # 'published', 'strong', or a function (sample, rng, size, parts) -> `Portrait`
+        colours:object=False,  # with foreground and background: True from the files, 'estimate' from image and alpha
         facemask:bool=False,  # with the face mask
-        valid='whole',  # validation on the 'whole' picture, or on a 'crop' that is the same in every epoch
-        faces=None,  # `face_sources`: P3M-CP at image level, in training
+        valid:str='whole',  # validation on the 'whole' picture, or on a 'crop' that is the same in every epoch
+        faces:list=None,  # `face_sources`: P3M-CP at image level, in training
         p_face:float=.5,  # how often a face is pasted
         **options,  # of the augmentation
     ):
-        if colours not in (False, True, 'estimate'): raise ValueError(f"colours={colours!r}: give True, False or 'estimate'")
-        if valid not in ('whole', 'crop'): raise ValueError(f"valid='{valid}': give 'whole' or 'crop'")
-        if not callable(augment) and augment not in AUGMENTS: raise ValueError(f"augment='{augment}' is unknown; choose one of {', '.join(AUGMENTS)} or give a function")
+        choose('colours', colours, (False, True, 'estimate'))
+        choose('valid', valid, ('whole', 'crop'))
+        if not callable(augment): choose('augment', augment, AUGMENTS)
         store_attr('size,augment,colours,facemask,valid,faces,p_face,options')
         self.rng, self.training = np.random.default_rng(0), False
 
@@ -114,16 +149,18 @@ class PortraitTransform(ItemTransform):
     def _make(self, source):
         parts = ('foreground', 'background') * (self.colours is True) + ('facemask',) * self.facemask
         if not isinstance(source, Sample) or source.alpha is None: return whole_portrait(source, self.size)
-        if self.training: p = self._augmented(source, parts)
-        else: p = whole_portrait(source, self.size, parts) if self.valid == 'whole' else crop_portrait(source, self.rng, self.size, parts)
+        p = self._augmented(source, parts) if self.training else self._for_validation(source, parts)
         if self.colours == 'estimate': p = estimate_colours(p)
-        if self.training and self.colours and (p.foreground is None or p.background is None):  # test sets need none
-            raise ValueError(f'{source.image}: has no foreground or background; make them with p3m_prepare, or train with colours=False or colours="estimate"')
+        if self.training and self.colours: _require_colours(p, source)  # test sets need none
         return p._replace(facemask=np.zeros_like(p.alpha)) if self.facemask and p.facemask is None else p
+
+    def _for_validation(self, source, parts):
+        if self.valid == 'whole': return whole_portrait(source, self.size, parts)
+        return crop_portrait(source, self.rng, self.size, parts)
 
     def encodes(self, item): return _to_tensors(self._make(item[0] if isinstance(item, (list, tuple)) else item))
 
-# %% ../nbs/40_data.ipynb #dfce6c99
+# %% ../nbs/40_data.ipynb #96afddb4
 class PortraitDL(TfmdDL):
     "A `TfmdDL` whose batches depend on `seed`, epoch and index only."
     @delegates(TfmdDL.__init__)
@@ -132,32 +169,49 @@ class PortraitDL(TfmdDL):
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
 
     @delegates(TfmdDL.new)
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **({'seed': self.seed} | kwargs))
+    def new(self, dataset=None, cls=None, **kwargs):
+        "A loader of the same kind and seed."
+        return super().new(dataset, cls, **({'seed': self.seed} | kwargs))
 
-    def set_epoch(self, epoch): self.epoch = int(epoch)
-    def wif(self): cv2.setNumThreads(0)  # the workers share the cores
-    def shuffle_fn(self, idxs): return [idxs[i] for i in np.random.default_rng([self.seed, self.epoch, 1]).permutation(len(idxs))]
+    def set_epoch(self, epoch:int):
+        "Let the batches of `epoch` come next."
+        self.epoch = int(epoch)
+    def wif(self):
+        "The workers share the cores."
+        cv2.setNumThreads(0)
+    def shuffle_fn(self, idxs):
+        "The items in the order of this epoch."
+        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(len(idxs))
+        return [idxs[i] for i in order]
+
     def after_iter(self):
-        if self.shuffle: self.epoch += 1  # all batches were taken
+        "All batches were taken: the next epoch comes."
+        if self.shuffle: self.epoch += 1
 
     def do_item(self, s):
+        "Item `s` with the random numbers that belong to it."
         training = getattr(self.dataset, 'split_idx', 1) == 0
+        key = [self.seed, self.epoch if training else 0, 2, s or 0]
         for t in self.after_item.fs:
-            if isinstance(t, PortraitTransform): t.rng, t.training = np.random.default_rng([self.seed, self.epoch if training else 0, 2, s or 0]), training
+            if isinstance(t, PortraitTransform): t.rng, t.training = np.random.default_rng(key), training
         return super().do_item(s)
 
+# %% ../nbs/40_data.ipynb #2fdf952f
 def set_epoch(
-    dls,  # `DataLoaders` with a `PortraitDL` for training, also when wrapped for several GPUs
+    dls:object,  # `DataLoaders` with a `PortraitDL` for training, also when wrapped for several GPUs
     epoch:int,  # the epoch whose batches come next, from 0
 ):
     "Let the next iteration over the training batches of `dls` be that of `epoch`."
     dl = dls[0]
     while not isinstance(dl, PortraitDL):
-        if 'dl' not in vars(dl): raise ValueError(f'{type(dl).__name__}: not a PortraitDL, its batches do not depend on an epoch; make the loaders with p3m_dls')
+        if 'dl' not in vars(dl):
+            raise ValueError(
+                f'{type(dl).__name__}: not a PortraitDL, its batches depend on no epoch; make the loaders with p3m_dls'
+            )
         dl = dl.dl
     dl.set_epoch(epoch)
 
-# %% ../nbs/40_data.ipynb #df6a6fa4
+# %% ../nbs/40_data.ipynb #ff775a0c
 @delegates(PortraitTransform.__init__)
 def PortraitBlock(
     **kwargs
@@ -166,34 +220,64 @@ def PortraitBlock(
     return TransformBlock(item_tfms=[PortraitTransform(**kwargs)], batch_tfms=[PortraitToFloat()], dl_type=PortraitDL)
 
 def _samples(data): return [*data.train, *data.valid]
-def _by_held_out(samples): return [i for i, s in enumerate(samples) if not s.held_out], [i for i, s in enumerate(samples) if s.held_out]
 
-# %% ../nbs/40_data.ipynb #7af4780e
+def _by_held_out(samples): return [[i for i, s in enumerate(samples) if s.held_out == held] for held in (False, True)]
+
+# %% ../nbs/40_data.ipynb #5d850327
+@dataclass(frozen=True)
+class LoaderOptions:
+    "What seldom matters of loaders."
+    valid_bs: int = None  # batch size in validation; None: as in training
+    device: object = None  # where the batches go; None: fastai's default
+    path: FilePath = '.'  # where a learner keeps its models
+
+# %% ../nbs/40_data.ipynb #29696e90
+def _trainable(data):
+    "`data` as `P3M10k`, with images to train on and images held out."
+    if not isinstance(data, P3M10k): data = P3M10k(data)
+    if data.train and data.valid: return data
+    raise ValueError(f'{data.root}: {len(data.train)} images to train on and {len(data.valid)} held out; '
+                     'at least one of each is needed (valid_pct=)')
+
+# %% ../nbs/40_data.ipynb #ea57f5ae
+def _with_colours(data, colours):
+    "Whether the samples of `data` come with foreground and background: what was asked for, or what is there."
+    bare = [s for s in _samples(data) if s.foreground is None or s.background is None]
+    if colours is None: return not bare
+    if colours is True and bare:
+        raise ValueError(f'{bare[0].image}: has no foreground or background, as {len(bare)} in all; {_NO_COLOURS}')
+    return colours
+
+# %% ../nbs/40_data.ipynb #0c69b807
 @delegates(PortraitTransform.__init__)
 def p3m_dls(
-    data,  # `P3M10k`, or the path of a data set
+    data:object,  # `P3M10k`, or the path of a data set
     bs:int=8,  # images in a batch
     size:int=512,  # side of the images in pixels
-    augment='published',  # 'published', 'strong', or a function (sample, rng, size, parts) -> `Portrait`
-    colours=None,  # with foreground and background: True from the files, 'estimate', False; None: if all training images have them
+    augment:object='published',  # 'published', 'strong', or a function (sample, rng, size, parts) -> `Portrait`
+    colours:object=None,  # with foreground and background: True, 'estimate', False; None: if all have them
     seed:int=0,  # decides every batch
     n_workers:int=None,  # processes that prepare batches; None: one per core, at most 8
-    valid_bs:int=None,  # batch size in validation; None: as in training
-    device=None,  # where the batches go; None: fastai's default
-    path='.',  # where a learner keeps its models
-    **kwargs
+    **kwargs  # fields of `LoaderOptions`, and what `PortraitTransform` takes
 ):  # fastai `DataLoaders`
     "The training and validation batches of `data`; each is (image, `PortraitTargets`)."
-    if not isinstance(data, P3M10k): data = P3M10k(data)
-    if not data.train or not data.valid: raise ValueError(f'{data.root}: {len(data.train)} images to train on and {len(data.valid)} held out; at least one of each is needed (valid_pct=)')
-    bare = [s for s in _samples(data) if s.foreground is None or s.background is None]
-    if colours is None: colours = not bare
-    if colours is True and bare: raise ValueError(f'{bare[0].image}: has no foreground or background, as {len(bare)} in all; make them with p3m_prepare, or give colours=False or colours="estimate"')
+    o = LoaderOptions(**{f.name: kwargs.pop(f.name) for f in fields(LoaderOptions) if f.name in kwargs})
+    data = _trainable(data)
     if n_workers is None: n_workers = min(os.cpu_count() or 1, 8)
-    block = DataBlock(blocks=(PortraitBlock(size=size, augment=augment, colours=colours, **kwargs),), get_items=_samples, splitter=_by_held_out)
-    dls = block.dataloaders(data, bs=bs, val_bs=valid_bs, seed=seed, num_workers=n_workers, drop_last=len(data.train) >= bs, device=device, path=path)
+    block = PortraitBlock(size=size, augment=augment, colours=_with_colours(data, colours), **kwargs)
+    block = DataBlock(blocks=(block,), get_items=_samples, splitter=_by_held_out)
+    dls = block.dataloaders(
+        data,
+        bs=bs,
+        val_bs=o.valid_bs,
+        seed=seed,
+        num_workers=n_workers,
+        device=o.device,
+        path=o.path,
+        drop_last=len(data.train) >= bs,
+    )
     for dl in dls:
-        for tl in dl.dataset.tls: tl.types = [object]  # `Learner.predict` may be given a photo in any form, not only a `Sample`
+        for tl in dl.dataset.tls: tl.types = [object]  # `Learner.predict` may be given a photo in any form
     return dls
 
 # %% ../nbs/40_data.ipynb #0a0c6a06
@@ -205,10 +289,16 @@ def _alpha_of(out):
         if getattr(out, name, None) is not None: return getattr(out, name)
     return out if isinstance(out, torch.Tensor) else out[0]
 
+# %% ../nbs/40_data.ipynb #134e8c0b
 def _draw(rows, titles, ctxs=None, cell=1.7):
     "Draw rows of arrays; `ctxs` may give the axes."
     import matplotlib.pyplot as plt
-    axes = np.array(ctxs, dtype=object).reshape(len(rows), -1) if ctxs is not None else plt.subplots(len(rows), len(titles), figsize=(cell * len(titles), cell * len(rows)), squeeze=False)[1]
+
+    axes = (
+        np.array(ctxs, dtype=object).reshape(len(rows), -1)
+        if ctxs is not None
+        else plt.subplots(len(rows), len(titles), figsize=(cell * len(titles), cell * len(rows)), squeeze=False)[1]
+    )
     for i, row in enumerate(rows):
         for ax, a, title in zip(axes[i], row, titles):
             ax.imshow(a, cmap='gray', vmin=0, vmax=1 if a.dtype.kind == 'f' else 255)
@@ -216,25 +306,39 @@ def _draw(rows, titles, ctxs=None, cell=1.7):
             if i == 0: ax.set_title(title, fontsize=9)
     return axes
 
+# %% ../nbs/40_data.ipynb #47f7e766
 def _show_row(x, y, pred=None, colour='mediumseagreen'):
     "Photo, trimap, alpha (and prediction), and the composite of the last."
     photo, alpha = _to_uint8(x), y.alpha[0].float().cpu().numpy()
     best = alpha if pred is None else pred.detach().float().cpu().numpy().reshape(alpha.shape).clip(0, 1)
-    foreground = _to_uint8(y.foreground) if y.foreground is not None and pred is None else estimate_foreground(photo, best)
-    return [photo, y.trimap[0].cpu().numpy(), alpha] + ([] if pred is None else [best]) + [composite(foreground, best, colour)]
+    foreground = (
+        _to_uint8(y.foreground) if y.foreground is not None and pred is None else estimate_foreground(photo, best)
+    )
+    return (
+        [photo, y.trimap[0].cpu().numpy(), alpha]
+        + ([] if pred is None else [best])
+        + [composite(foreground, best, colour)]
+    )
 
-# %% ../nbs/40_data.ipynb #134e8c0b
+# %% ../nbs/40_data.ipynb #d5529a38
 def _show_batch(self, b=None, max_n=4, ctxs=None, show=True, unique=False, **kwargs):
     "Show photo, trimap, alpha and composite of up to `max_n` portraits of batch `b`."
-    if not show or unique: return super(PortraitDL, self).show_batch(b, max_n=max_n, ctxs=ctxs, show=show, unique=unique, **kwargs)
+    if not show or unique:
+        return super(PortraitDL, self).show_batch(b, max_n=max_n, ctxs=ctxs, show=show, unique=unique, **kwargs)
     b = self.decode(self.one_batch() if b is None else b)
     if len(b) < 2: return _draw([[_to_uint8(x)] for x in b[0][:max_n]], ['image'], ctxs)
-    return _draw([_show_row(x, y) for x, y in zip(b[0][:max_n], b[1][:max_n])], ['image', 'trimap', 'alpha', 'composite'], ctxs)
+    return _draw(
+        [_show_row(x, y) for x, y in zip(b[0][:max_n], b[1][:max_n])], ['image', 'trimap', 'alpha', 'composite'], ctxs
+    )
 
+# %% ../nbs/40_data.ipynb #a833375b
 def _show_results(self, b, out, max_n=4, ctxs=None, show=True, **kwargs):
     "Show photo, trimap, alpha, prediction and its composite; `out` is the model's output or its alpha."
     if not show: return super(PortraitDL, self).show_results(b, out, max_n=max_n, ctxs=ctxs, show=show, **kwargs)
     x, y = self.decode(b)[:2]
-    return _draw([_show_row(x, y, p) for x, y, p in zip(x[:max_n], y[:max_n], _alpha_of(out))], ['image', 'trimap', 'alpha', 'prediction', 'composite'], ctxs)
-
+    return _draw(
+        [_show_row(x, y, p) for x, y, p in zip(x[:max_n], y[:max_n], _alpha_of(out))],
+        ['image', 'trimap', 'alpha', 'prediction', 'composite'],
+        ctxs,
+    )
 PortraitDL.show_batch, PortraitDL.show_results = _show_batch, _show_results

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from .core import (MAX_BYTES, FilePath, atomic_write, image_info, one_line, picture_kind, read_alpha, read_image,
                          regular_file)
@@ -21,23 +22,30 @@ from .mattes import FAULTS, grave, matte_facts, set_faults
 
 # %% ../nbs/08_dataset.ipynb #332eccfb
 FOLDERS = dict(  # names of the folders of each part, the preferred ones first
-    image=('blurred_image', 'facemask_blurred', 'blurred', 'obfuscated', 'image', 'images', 'original_image', 'original', 'img', 'imgs',
-           'rgb', 'photo', 'photos', 'merged', 'com', 'input'),
+    image=('blurred_image', 'facemask_blurred', 'blurred', 'obfuscated', 'image', 'images', 'original_image',
+           'original', 'img', 'imgs', 'rgb', 'photo', 'photos', 'merged', 'com', 'input'),
     alpha=('alpha', 'alphas', 'matte', 'mattes', 'mask', 'masks', 'pha', 'gt'),
     trimap=('trimap', 'trimaps'),
     foreground=('fg', 'fg_blurred', 'foreground', 'foregrounds', 'fgr'),
     background=('bg', 'bg_blurred', 'background', 'backgrounds', 'bgr'),
     facemask=('facemask', 'facemasks', 'face_mask', 'face_masks'))
-ENDINGS = dict(  # what may stand behind the photograph's name in the name of a part, as this package and others write it
-    image=(), alpha=('_alpha', '_matte', '_mask', '_pha'), trimap=('_trimap',), foreground=('_foreground', '_fg', '_fgr'),
-    background=('_background', '_bg', '_bgr'), facemask=('_facemask', '_face_mask'))
+ENDINGS = dict(  # what may stand behind the photograph's name in that of a part, as this package and others write it
+    image=(),
+    alpha=('_alpha', '_matte', '_mask', '_pha'),
+    trimap=('_trimap',),
+    foreground=('_foreground', '_fg', '_fgr'),
+    background=('_background', '_bg', '_bgr'),
+    facemask=('_facemask', '_face_mask'),
+)
 OTHER_ENDINGS = ('_cutout', '_preview', '_composite')  # results that are no part of a data set
-SPLITS = dict(train=('train', 'training'), rest=('validation', 'valid', 'val', 'test'), **{'P3M-500-P': ('P3M-500-P',), 'P3M-500-NP': ('P3M-500-NP',)})
+SPLITS = {'train': ('train', 'training'), 'rest': ('validation', 'valid', 'val', 'test'),
+          'P3M-500-P': ('P3M-500-P',), 'P3M-500-NP': ('P3M-500-NP',)}
 
 def _plain(name):
     "The name of a folder as the table compares it."
     return re.sub('[-_ ]', '', name).lower()
 
+# %% ../nbs/08_dataset.ipynb #ed2e0da6
 def _inside(folder):
     "The sub-folders of `folder` by their plain names."
     folder = Path(folder)
@@ -46,7 +54,7 @@ def _inside(folder):
 
 def _named(inside, names): return next((inside[_plain(n)] for n in names if _plain(n) in inside), None)
 
-# %% ../nbs/08_dataset.ipynb #ed2e0da6
+# %% ../nbs/08_dataset.ipynb #e7a5200a
 @dataclass(frozen=True)
 class Sample:
     "The files of one portrait; a part that does not exist is `None`."
@@ -59,12 +67,16 @@ class Sample:
     held_out: bool = False  # whether it belongs to the validation split
 
     @property
-    def name(self): return self.image.stem
+    def name(self):
+        "The name of the photograph, without suffix."
+        return self.image.stem
     @property
-    def parts(self): return {k: getattr(self, k) for k in FOLDERS if getattr(self, k) is not None}
+    def parts(self):
+        "Dict part -> path of the parts that exist."
+        return {k: getattr(self, k) for k in FOLDERS if getattr(self, k) is not None}
     def __repr__(self): return f"Sample('{self.image}', {', '.join(self.parts)})"
 
-# %% ../nbs/08_dataset.ipynb #45ea1c7a
+# %% ../nbs/08_dataset.ipynb #53d9a33a
 def _key(path): return unicodedata.normalize('NFC', Path(path).as_posix())
 
 def _candidates(rel, part):
@@ -72,6 +84,7 @@ def _candidates(rel, part):
     base, long = _key(rel.with_suffix('')), _key(rel.with_name(f'{rel.stem}_{rel.suffix[1:]}'))
     return [n + e for e in ENDINGS[part] for n in (base, long)] + [base, long]
 
+# %% ../nbs/08_dataset.ipynb #c083c161
 class PartFolder:
     "The files of one part in a folder; `of` gives the one that belongs to a photograph."
     def __init__(self,
@@ -93,7 +106,7 @@ class PartFolder:
         "The file that belongs to the photograph `rel`."
         return next((self.files[n] for n in _candidates(Path(rel), self.part) if n in self.files), None)
 
-# %% ../nbs/08_dataset.ipynb #53d9a33a
+# %% ../nbs/08_dataset.ipynb #b13088df
 def _is_derived(key, keys):
     "Whether `key` is the name of a part or result of another picture among `keys`."
     ends = [e for endings in ENDINGS.values() for e in endings] + list(OTHER_ENDINGS)
@@ -106,17 +119,20 @@ def _photographs(part_folder):
     keys = set(part_folder.files)
     return {k: p for k, p in part_folder.files.items() if not _is_derived(k, keys)}
 
+# %% ../nbs/08_dataset.ipynb #88154f7d
 def _flat(folder):
     "Whether photographs and mattes lie side by side in `folder`."
     files = PartFolder(folder, recursive=False)
     return any(files.of(Path(k + p.suffix)) not in (None, p) for k, p in _photographs(files).items())
 
-# %% ../nbs/08_dataset.ipynb #c083c161
+# %% ../nbs/08_dataset.ipynb #7108c1fe
 def _chosen(folder, inside, name):
     "The sub-folder that the user named."
     if (Path(folder)/name).is_dir(): return Path(folder)/name
-    raise FileNotFoundError(f'{Path(folder)/name}: no such folder; there are {", ".join(p.name for p in inside.values()) or "none"}')
+    there = ', '.join(p.name for p in inside.values()) or 'none'
+    raise FileNotFoundError(f'{Path(folder)/name}: no such folder; there are {there}')
 
+# %% ../nbs/08_dataset.ipynb #d79bcc22
 def part_folders(
     folder:FilePath,  # holds the parts of a data set
     images:str=None,  # name of the sub-folder with the images; None: the usual names
@@ -126,19 +142,32 @@ def part_folders(
     folder, inside, found = Path(folder), _inside(folder), {}
     for part, names in FOLDERS.items():
         chosen = dict(image=images, alpha=alphas).get(part)
-        if part == 'foreground' and 'blur' in str(found.get('image', '')).lower(): names = ('fg_blurred',) + names  # the one that fits the image
+        blurred = 'blur' in str(found.get('image', '')).lower()
+        if part == 'foreground' and blurred: names = ('fg_blurred',) + names  # the one that fits the image
         hit = _named(inside, names) if chosen is None else _chosen(folder, inside, chosen)
         if hit is not None: found[part] = hit
-    if 'alpha' not in found and (place := found.get('image', folder)).is_dir() and _flat(place): found |= dict(image=place, alpha=place)
+    place = found.get('image', folder)
+    if 'alpha' not in found and place.is_dir() and _flat(place): found |= dict(image=place, alpha=place)
     return found
 
+# %% ../nbs/08_dataset.ipynb #bbd05f8b
 def has_pairs(
     folder:FilePath,  # any folder, or None
 )->bool:
     "Whether `folder` has a place for images and one for mattes."
     return folder is not None and {'image', 'alpha'} <= set(part_folders(folder))
 
-# %% ../nbs/08_dataset.ipynb #b13088df
+# %% ../nbs/08_dataset.ipynb #969f38a6
+def _parts_of(path, place, parts):
+    "The files of the `parts` of the photograph `path` in the folder `place`; a photograph is not its own matte."
+    found = {part: p.of(path.relative_to(place)) for part, p in parts.items()}
+    return {part: None if f == path else f for part, f in found.items()}
+
+def _left_over(part_folder, used, photographs):
+    "The files of a part that belong to no photograph, and are no results either."
+    return [f for k, f in part_folder.files.items() if f not in used and not _is_derived(k, photographs)]
+
+# %% ../nbs/08_dataset.ipynb #cb9c5f8d
 class PortraitFolder:
     "The portraits below `folder`, which has a sub-folder for each part, or photographs and `NAME_alpha` side by side."
     def __init__(self,
@@ -155,28 +184,33 @@ class PortraitFolder:
 
     def _pair(self, parts, flat):
         "Find the parts of each photograph, and what belongs to none."
-        photographs, of_image = _photographs(parts['image']), parts.pop('image').folder
-        found = {key: {part: p.of(path.relative_to(of_image)) for part, p in parts.items()} for key, path in photographs.items()}
-        if flat: found = {key: f | dict(alpha=None if f['alpha'] == photographs[key] else f['alpha']) for key, f in found.items()}
-        self.samples = [Sample(path, **found[key]) for key, path in photographs.items() if found[key]['alpha'] is not None]
-        self.unmatted = [path for key, path in photographs.items() if found[key]['alpha'] is None]
-        used = {part: {f[part] for f in found.values()} for part in parts}
-        keys = set(photographs)
-        left = lambda part, p: [] if flat and part == 'alpha' else [f for k, f in p.files.items() if f not in used[part] and not _is_derived(k, keys)]
-        self.orphans = {part: left(part, p) for part, p in parts.items()}
+        photographs, place = _photographs(parts['image']), parts.pop('image').folder
+        found = [Sample(path, **_parts_of(path, place, parts)) for path in photographs.values()]
+        self.samples = [s for s in found if s.alpha is not None]
+        self.unmatted = [s.image for s in found if s.alpha is None]
+        self.orphans = {
+            part: _left_over(p, {getattr(s, part) for s in found}, set(photographs)) for part, p in parts.items()
+        }
+        if flat: self.orphans['alpha'] = []  # the photographs themselves
 
     def __len__(self): return len(self.samples)
     def __iter__(self): return iter(self.samples)
     def __getitem__(self, i): return self.samples[i]
-    def count(self, part): return sum(getattr(s, part) is not None for s in self.samples)
+    def count(self,
+        part:str,  # e.g. 'trimap'
+    )->int:
+        "How many portraits have this part."
+        return sum(getattr(s, part) is not None for s in self.samples)
     def __repr__(self):
         parts = ', '.join(f'{self.count(p)} {p}' for p in self.folders if p != 'image')
         left = f', {len(self.unmatted)} images without matte' if self.unmatted else ''
         return f'{self.folder}: {len(self)} pairs in {self.folders["image"].name} ({parts}){left}'
 
+# %% ../nbs/08_dataset.ipynb #da63cd08
 def _expected():
     "What a folder of portraits should hold."
-    return (f'needs a sub-folder with images ({", ".join(FOLDERS["image"][:5])} ...) and one with mattes ({", ".join(FOLDERS["alpha"])}), '
+    image, alpha = ', '.join(FOLDERS['image'][:5]), ', '.join(FOLDERS['alpha'])
+    return (f'needs a sub-folder with images ({image} ...) and one with mattes ({alpha}), '
             'or NAME.jpg and NAME_alpha.png side by side; give other names as images= and alphas=')
 
 # %% ../nbs/08_dataset.ipynb #535dfdde
@@ -196,6 +230,7 @@ def find_splits(
     if has_pairs(rest): found['validation'] = rest
     return found
 
+# %% ../nbs/08_dataset.ipynb #34166b50
 def _data_root(root):
     "The folder of the data set and its splits: `root`, or the only folder in it."
     if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder; `P3M10k.help()` says where to get P3M-10k')
@@ -204,6 +239,7 @@ def _data_root(root):
     if not where and len(below) == 1 and (inner := find_splits(below[0])): return below[0], inner
     return root, where
 
+# %% ../nbs/08_dataset.ipynb #560cf4b5
 def _hold_out(samples, pct, seed):
     "`samples` with a share of `pct` marked as held out: those with the smallest hash of `seed` and name."
     rank = lambda s: hashlib.blake2b(f'{seed}/{_key(s.name)}'.encode(), digest_size=8).digest()
@@ -216,63 +252,92 @@ def _names_to_skip(skip):
     if isinstance(skip, (str, os.PathLike)): skip = regular_file(skip).read_text(encoding='utf-8').split('\n')
     return {unicodedata.normalize('NFC', s.strip()) for s in skip} - {''}
 
-# %% ../nbs/08_dataset.ipynb #34166b50
+# %% ../nbs/08_dataset.ipynb #405fc94c
 class P3M10k:
     "P3M-10k, or any folder of portraits with mattes, below `root`."
     def __init__(self,
         root:FilePath,  # the data set's folder, or the one it was extracted into
         valid_pct:float=.05,  # share of the training images that is held out for validation
         seed:int=0,  # another seed holds out others
-        images:str=None,  # sub-folder with the training images, e.g. 'original_image'; None: the face-blurred ones if there are any
+        images:str=None,  # sub-folder with the training images; None: the face-blurred ones if there are any
         alphas:str=None,  # sub-folder with the training mattes; None: the usual names
         skip:object=(),  # names (without suffix) of training images to leave out, or a text file with one on each line
     ):
         self.root, where = _data_root(Path(root).expanduser())
         self.seed, self.skip = seed, _names_to_skip(skip)
         if images or alphas: where.setdefault('train', self.root)
-        if not where: raise ValueError(f'{root}: no portraits with mattes here; expected train/blurred_image and train/mask as in P3M-10k, or a folder that {_expected()}')
-        self.splits = {name: PortraitFolder(f, *((images, alphas) if name == 'train' else ())) for name, f in where.items()}
+        if not where:
+            raise ValueError(f'{root}: no portraits with mattes here; expected train/blurred_image and train/mask '
+                             f'as in P3M-10k, or a folder that {_expected()}')
+        given = {'train': (images, alphas)}
+        self.splits = {name: PortraitFolder(f, *given.get(name, ())) for name, f in where.items()}
         keep = [s for s in self.splits.get('train', []) if unicodedata.normalize('NFC', s.name) not in self.skip]
         samples = _hold_out(keep, valid_pct, seed)
         self.train, self.valid = [s for s in samples if not s.held_out], [s for s in samples if s.held_out]
 
-    def split(self, name):
-        "The portraits of the split called `name`; `ValueError` if it is not there."
-        if name not in self.splits: raise ValueError(f'{self.root}: has no {name}, only {", ".join(self.splits)}')
-        return self.splits[name]
-    @property
-    def p3m500p(self): return self.split('P3M-500-P')
-    @property
-    def p3m500np(self): return self.split('P3M-500-NP')
-    def check(self, quick=False, n_workers=None, progress=True):
-        "Read every file and report what is missing, unreadable or does not fit together: see `check_data`."
-        return check_data(self, quick, n_workers, progress)
-    @classmethod
-    def help(cls):
-        "Print where P3M-10k and its agreement are, and what to do with the download."
-        print(P3M_HELP)
     def __repr__(self):
-        train = f'\n  for training {len(self.train)}, held out for validation {len(self.valid)}' + (f', left out {len(self.skip)}' if self.skip else '')
-        return f'{self.root}' + ''.join(f'\n  {name}: {f!r}' for name, f in self.splits.items()) + train * ('train' in self.splits)
+        lines = [f'{self.root}', *(f'  {name}: {f!r}' for name, f in self.splits.items())]
+        left_out = f', left out {len(self.skip)}' if self.skip else ''
+        if 'train' in self.splits:
+            lines += [f'  for training {len(self.train)}, held out for validation {len(self.valid)}{left_out}']
+        return '\n'.join(lines)
+
+# %% ../nbs/08_dataset.ipynb #659b60ba
+@patch
+def split(self:P3M10k,
+    name:str,  # e.g. 'train' or 'P3M-500-P'
+)->PortraitFolder:
+    "The portraits of the split called `name`; `ValueError` if it is not there."
+    if name not in self.splits: raise ValueError(f'{self.root}: has no {name}, only {", ".join(self.splits)}')
+    return self.splits[name]
 
 # %% ../nbs/08_dataset.ipynb #6cbf207d
+@patch(as_prop=True)
+def p3m500p(self:P3M10k):
+    "The test set with blurred faces."
+    return self.split('P3M-500-P')
+
+@patch(as_prop=True)
+def p3m500np(self:P3M10k):
+    "The test set with faces as they are."
+    return self.split('P3M-500-NP')
+
+# %% ../nbs/08_dataset.ipynb #927abc39
+@patch
+def check(self:P3M10k,
+    quick:bool=False,  # headers and ends of the files only
+    n_workers:int=None,  # threads; None: one per core, at most 8
+    progress:bool=True,  # show a bar where stderr is a terminal
+):  # `DataReport`
+    "Read every file and report what is missing, unreadable or does not fit together: see `check_data`."
+    return check_data(self, quick, n_workers, progress)
+
+# %% ../nbs/08_dataset.ipynb #ddc0778e
+@patch(cls_method=True)
+def help(cls:P3M10k):
+    "Print where P3M-10k and its agreement are, and what to do with the download."
+    print(P3M_HELP)
+
+# %% ../nbs/08_dataset.ipynb #fcacb486
 def face_sources(
     folder:FilePath,  # folder with a sub-folder of images and one of face masks, with equal names
     images:str=None,  # name of the sub-folder with images; None: the usual names
 )->list:  # of `Sample`
     "The pictures of faces below `folder` that may be shown, for P3M-CP."
     where = part_folders(folder, images)
-    if not {'image', 'facemask'} <= set(where): raise ValueError(f'{folder}: needs a sub-folder with images and one with face masks (facemask)')
+    if not {'image', 'facemask'} <= set(where):
+        raise ValueError(f'{folder}: needs a sub-folder with images and one with face masks (facemask)')
     masks = PartFolder(where['facemask'], 'facemask')
-    pairs = [(path, masks.of(path.relative_to(where['image']))) for path in PartFolder(where['image'], 'image').files.values()]
+    images = PartFolder(where['image'], 'image').files.values()
+    pairs = [(path, masks.of(path.relative_to(where['image']))) for path in images]
     found = [Sample(path, facemask=mask) for path, mask in pairs if mask is not None]
     if not found: raise ValueError(f'{folder}: no image has a face mask of the same name')
     return found
 
-# %% ../nbs/08_dataset.ipynb #59c1beeb
+# %% ../nbs/08_dataset.ipynb #f004c2c3
 @dataclass
 class DataReport:
-    "What `P3M10k.check` found: `counts` of each split, `problems` as (split, name, text), and `notes` that need not trouble."
+    "What `P3M10k.check` found in each split: `counts`, `problems`, and `notes` that need not trouble."
     root: Path
     counts: dict = field(default_factory=dict)    # split -> dict part -> number
     problems: list = field(default_factory=list)  # of (split, name of the image without suffix, text)
@@ -280,34 +345,50 @@ class DataReport:
     errors: list = field(default_factory=list)    # those of `problems` with which nothing may be trained or measured
 
     @property
-    def ok(self): return not self.problems
+    def ok(self):
+        "Whether there is no problem."
+        return not self.problems
     @property
-    def failed(self): return {text: text for _, _, text in self.problems}
+    def failed(self):
+        "The texts of the problems, as other reports have them."
+        return {text: text for _, _, text in self.problems}
     @property
     def bad(self):
         "Names of the training images that have a problem, for `P3M10k(skip=...)`."
         return sorted({name for split, name, _ in self.problems if split == 'train' and name})
 
-    def add(self, split, name, text, error=False):
+    def add(self,
+        split:str,  # where
+        name:str,  # of the image, without suffix
+        text:str,  # what is wrong
+        error:bool=False,  # whether nothing may be trained or measured with it
+    ):
         "Note a problem."
         self.problems.append((split, name, text))
         if error: self.errors.append((split, name, text))
 
-    def save_names(self,
-        path:FilePath,  # text file; replaced only if this method wrote it
-    ):
-        "Write the names of `bad`, one a line."
-        with atomic_write(may_write(path)) as tmp: tmp.write_text(''.join(f'{name}\n' for name in self.bad), encoding='utf-8')
-        note_result(path, 'check')
-
     def __str__(self):
-        lines = [f'{self.root}'] + [f'  {split}: ' + ', '.join(f'{n} {part}' for part, n in c.items()) for split, c in self.counts.items()]
+        counts = [
+            f'  {split}: ' + ', '.join(f'{n} {part}' for part, n in c.items()) for split, c in self.counts.items()
+        ]
         errors = f', {len(self.errors)} of them must be dealt with before training or evaluation' if self.errors else ''
-        lines += [f'{len(self.problems)} problem{"s" * (len(self.problems) != 1)}{errors}:' if self.problems else 'no problems found']
-        return '\n'.join(lines + [f'  {split}: {text}' for split, _, text in self.problems] + [f'note: {n}' for n in self.notes])
+        plural = 's' * (len(self.problems) != 1)
+        head = f'{len(self.problems)} problem{plural}{errors}:' if self.problems else 'no problems found'
+        problems = [f'  {split}: {text}' for split, _, text in self.problems]
+        return '\n'.join([f'{self.root}', *counts, head, *problems, *(f'note: {n}' for n in self.notes)])
     __repr__ = __str__
 
-# %% ../nbs/08_dataset.ipynb #887c940f
+# %% ../nbs/08_dataset.ipynb #8ff8dd28
+@patch
+def save_names(self:DataReport,
+    path:FilePath,  # text file; replaced only if this method wrote it
+):
+    "Write the names of `bad`, one a line."
+    text = ''.join(f'{name}\n' for name in self.bad)
+    with atomic_write(may_write(path)) as tmp: tmp.write_text(text, encoding='utf-8')
+    note_result(path, 'check')
+
+# %% ../nbs/08_dataset.ipynb #f680fef6
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND')
 
 def _header_size(path):
@@ -316,9 +397,10 @@ def _header_size(path):
     with open(path, 'rb') as f:
         f.seek(max(0, os.path.getsize(path) - 4096))
         tail = f.read()
-    if _ENDS.get(info.format, b'') not in tail: raise ValueError(f'{path}: the file is damaged or cut off (its end is missing)')
-    return info.height, info.width
+    if _ENDS.get(info.format, b'') in tail: return info.height, info.width
+    raise ValueError(f'{path}: the file is damaged or cut off (its end is missing)')
 
+# %% ../nbs/08_dataset.ipynb #b09a33f5
 @dataclass
 class _Look:
     "What was seen of one portrait."
@@ -328,13 +410,19 @@ class _Look:
     jpeg: bool = False                          # the matte is a JPEG
     opaque: bool = False                        # the matte is a gray picture with an opaque alpha channel
 
+# %% ../nbs/08_dataset.ipynb #75e3ac29
 def _odd_trimap(trimap, path):
     "What is wrong with the values of a trimap, or None."
     odd = sorted(set(np.unique(trimap)) - {0, 128, 255})
-    return f'{path}: holds {[int(v) for v in odd[:3]]}, a trimap has 0, 128 and 255 only; delete it, it is made from the matte' if odd else None
+    if not odd: return None
+    values = [int(v) for v in odd[:3]]
+    return f'{path}: holds {values}, a trimap has 0, 128 and 255 only; delete it, it is made from the matte'
 
-def _read_part(part, path): return read_image(path) if part in ('image', 'foreground', 'background') else read_alpha(path)
+def _read_part(part, path):
+    "The array of one part: RGB of a picture, gray of the others."
+    return read_image(path) if part in ('image', 'foreground', 'background') else read_alpha(path)
 
+# %% ../nbs/08_dataset.ipynb #24e86a7b
 def _has_opaque_channel(path):
     "Whether the file is a PNG with an alpha channel that `load_alpha` does not use."
     with open(path, 'rb') as f: head = f.read(26)
@@ -343,7 +431,7 @@ def _has_opaque_channel(path):
     except (ValueError, OSError): return False
     return bool((gray == read_alpha(path)).all())
 
-# %% ../nbs/08_dataset.ipynb #78275c18
+# %% ../nbs/08_dataset.ipynb #de845e2f
 def _sizes(sample, look, read):
     "The size of each part that can be read; what cannot goes into `look`."
     found = {}
@@ -356,9 +444,11 @@ def _sizes(sample, look, read):
     for part, size in found.items():
         if wanted is None or size == wanted: continue
         look.broken = True
-        look.texts.append(f'{getattr(sample, part)}: {size[1]}x{size[0]} pixels, but its image has {wanted[1]}x{wanted[0]}; make them the same size')
+        look.texts.append(f'{getattr(sample, part)}: {size[1]}x{size[0]} pixels, but its image has '
+                          f'{wanted[1]}x{wanted[0]}; make them the same size')
     return found
 
+# %% ../nbs/08_dataset.ipynb #e2a63a41
 def _look(sample, quick=False):
     "Look at one portrait: at headers only, or at everything."
     look, arrays = _Look(), {}
@@ -375,15 +465,17 @@ def _look(sample, quick=False):
         look.opaque = _has_opaque_channel(sample.alpha)
     return look
 
-# %% ../nbs/08_dataset.ipynb #fcacb486
+# %% ../nbs/08_dataset.ipynb #a1b17454
 def _look_at_all(samples, quick, n_workers, progress, desc):
     "Dict sample -> `_Look` of all `samples`."
     looks = {}
     def work(sample, _): looks[sample] = _look(sample, quick)
-    done = process_files([(s, []) for s in samples], work, n_workers=n_workers or min(os.cpu_count() or 1, 8), progress=progress, desc=desc)
+    n_workers = n_workers or min(os.cpu_count() or 1, 8)
+    done = process_files([(s, []) for s in samples], work, n_workers=n_workers, progress=progress, desc=desc)
     for sample, text in done.failed.items(): looks[sample] = _Look([text], True)
     return {s: looks[s] for s in samples}
 
+# %% ../nbs/08_dataset.ipynb #5e2a63fa
 def _found_in(looks):
     "The problems of portraits: list of (sample, text, whether it is an error)."
     faults = set_faults({s: look.facts for s, look in looks.items() if look.facts is not None})
@@ -393,6 +485,7 @@ def _found_in(looks):
         yield from ((s, f'{s.alpha}: {FAULTS[fault]}', (s, fault) in errors) for fault in faults.get(s, ()))
         if look.jpeg: yield s, f'{s.alpha}: a matte saved as JPEG, its edges carry blocks; save mattes as PNG', False
 
+# %% ../nbs/08_dataset.ipynb #7792dcc1
 def require_sound(
     samples:list,  # of `Sample`, what is to be trained on or measured
     what:str='train',  # what is to be done, for the message
@@ -402,38 +495,53 @@ def require_sound(
     "`ValueError` with the first errors of `samples`, as `P3M10k.check` finds them, if there are any."
     samples = list(samples)
     chosen = samples[::-(-len(samples) // limit)] if samples else []
-    errors = [text for _, text, error in _found_in(_look_at_all([s for s in chosen if s.alpha is not None], False, n_workers, False, 'check')) if error]
-    if errors:
-        more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''
-        raise ValueError(f'{errors[0]}{more}; nothing to {what} on until that is mended: p3m_check lists everything, and can write the names to leave out')
+    looks = _look_at_all([s for s in chosen if s.alpha is not None], False, n_workers, False, 'check')
+    errors = [text for _, text, error in _found_in(looks) if error]
+    if not errors: return
+    more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''
+    raise ValueError(f'{errors[0]}{more}; nothing to {what} on until that is mended: '
+                     'p3m_check lists everything, and can write the names to leave out')
 
-# %% ../nbs/08_dataset.ipynb #a9bb9bb6
+# %% ../nbs/08_dataset.ipynb #7d20e6f6
 def _check_names(name, folder, report):
     "Add to `report` which files of the split called `name` have no partner."
-    stem = lambda path: Path(path).stem
-    for path in folder.unmatted: report.add(name, stem(path), f'{path}: has no matte of this name in {folder.folders["alpha"]}; it is left out')
+    add = lambda path, text: report.add(name, Path(path).stem, f'{path}: {text}')
+    images, alphas = folder.folders['image'], folder.folders['alpha']
+    for path in folder.unmatted: add(path, f'has no matte of this name in {alphas}; it is left out')
     for one, other in folder.twins:
-        report.add(name, stem(one), f'{one}: has the same name as {other.name}; rename or delete one of them, the second is left out')
+        add(one, f'has the same name as {other.name}; rename or delete one of them, the second is left out')
     for part, orphans in folder.orphans.items():
         if folder.count(part) or part == 'alpha':
-            for path in orphans: report.add(name, stem(path), f'{path}: there is no image of this name in {folder.folders["image"]}')
-        if not folder.count(part): report.notes.append(f'{name}: nothing in {folder.folders[part].name} has the name of an image; it is not used')
-        elif folder.count(part) < len(folder): report.notes.append(f'{name}: only {folder.count(part)} of {len(folder)} images have a {part}')
+            for path in orphans: add(path, f'there is no image of this name in {images}')
     if not len(folder):
-        report.add(name, '', f'{folder.folder}: no pairs, {len(folder.unmatted)} images and {len(folder.orphans["alpha"])} mattes; names must be the same', True)
+        counts = f'{len(folder.unmatted)} images and {len(folder.orphans["alpha"])} mattes'
+        report.add(name, '', f'{folder.folder}: no pairs, {counts}; names must be the same', True)
 
+# %% ../nbs/08_dataset.ipynb #c893ad2b
+def _note_gaps(name, folder, report):
+    "Add to `report` which parts of the split called `name` are not there for all."
+    for part in folder.orphans:
+        n, place = folder.count(part), folder.folders[part].name
+        if not n: report.notes.append(f'{name}: nothing in {place} has the name of an image; it is not used')
+        elif n < len(folder): report.notes.append(f'{name}: only {n} of {len(folder)} images have a {part}')
+
+# %% ../nbs/08_dataset.ipynb #95cafd01
 def _check_folder(name, folder, report, skip, quick, n_workers, progress):
     "Add what is wrong with the split called `name` to `report`."
-    report.counts[name] = dict(images=len(folder) + len(folder.unmatted)) | {p: folder.count(p) for p in folder.folders if p != 'image'}
+    counts = {p: folder.count(p) for p in folder.folders if p != 'image'}
+    report.counts[name] = dict(images=len(folder) + len(folder.unmatted)) | counts
     _check_names(name, folder, report)
+    _note_gaps(name, folder, report)
     looks = _look_at_all([s for s in folder if s.name not in skip], quick, n_workers, progress, name)
     for sample, text, error in _found_in(looks): report.add(name, sample.name, text, error)
     hard = sum(look.facts is not None and not look.facts.soft for look in looks.values())
     opaque = sum(look.opaque for look in looks.values())
     if hard: report.notes.append(f'{name}: {hard} mattes hold 0 and 1 only; masks teach no soft edges')
-    if opaque: report.notes.append(f'{name}: {opaque} mattes have an alpha channel that is the same everywhere; their gray picture is the matte')
+    if opaque:
+        report.notes.append(f'{name}: {opaque} mattes have an alpha channel that is the same everywhere; '
+                            'their gray picture is the matte')
 
-# %% ../nbs/08_dataset.ipynb #ec6b9132
+# %% ../nbs/08_dataset.ipynb #3b70c9bf
 def _in_both(splits):
     "Training images whose bytes stand in another split too: list of (sample, split, path)."
     files, tests = {}, {}
@@ -441,11 +549,13 @@ def _in_both(splits):
         for s in folder:
             if s.image.is_file(): files.setdefault(os.path.getsize(s.image), []).append((name, s))
     digest = lambda s: hashlib.blake2b(s.image.read_bytes()).digest()
-    twins = [(n, s, digest(s)) for same in files.values() if len({n for n, _ in same}) > 1 for n, s in same]  # only equal sizes are read
+    equal = [same for same in files.values() if len({n for n, _ in same}) > 1]  # only files of equal size are read
+    twins = [(n, s, digest(s)) for same in equal for n, s in same]
     for n, s, d in twins:
         if n != 'train': tests.setdefault(d, (n, s.image))
     return [(s, *tests[d]) for n, s, d in twins if n == 'train' and d in tests]
 
+# %% ../nbs/08_dataset.ipynb #099a1919
 PUBLISHED = {'train': 9421, 'P3M-500-P': 500, 'P3M-500-NP': 500}  # images in each split of P3M-10k
 
 def check_data(
@@ -460,16 +570,19 @@ def check_data(
         _check_folder(name, folder, report, data.skip if name == 'train' else (), quick, n_workers, progress)
     if {'P3M-500-P', 'P3M-500-NP'} & set(data.splits):
         for name, n in PUBLISHED.items():
-            if (have := len(data.splits.get(name, ()))) != n: report.notes.append(f'{name}: {have} pairs, the published P3M-10k has {n}')
+            have = len(data.splits.get(name, ()))
+            if have != n: report.notes.append(f'{name}: {have} pairs, the published P3M-10k has {n}')
     for sample, name, other in _in_both(data.splits):
-        report.add('train', sample.name, f'{sample.image}: the same image is {other.name} in {name}; a test set must not be trained on')
+        text = f'{sample.image}: the same image is {other.name} in {name}; a test set must not be trained on'
+        report.add('train', sample.name, text)
     report.problems.sort(key=lambda p: (list(data.splits).index(p[0]), p[1]))
     return report
 
 # %% ../nbs/08_dataset.ipynb #88e6664b
 P3M_HELP = """P3M-10k: 9,421 portraits with blurred faces to train on, P3M-500-P and P3M-500-NP to test on.
 It may not be passed on, so this package cannot fetch it for you.
-1. Read the release agreement and find the download links on the authors' page, section "PPT Setting and P3M-10k Dataset":
+1. Read the release agreement and find the download links on the authors' page,
+   section "PPT Setting and P3M-10k Dataset":
    https://github.com/JizhiziLi/P3M
 2. Download the archive with a browser. By downloading you accept the agreement.
 3. Check and extract it:
@@ -482,7 +595,7 @@ Without it: make_mini_p3m('mini') from p3m_nb.synth, or a folder of your own wit
 MAX_ARCHIVE = 200 << 30  # bytes; P3M-10k needs about a tenth of it
 
 def _entry_path(info, target):
-    "Where the archive's entry `info` goes below `target`, `None` for a folder; `ValueError` if it may not be extracted."
+    "Where the archive's entry `info` goes below `target`, `None` for a folder; `ValueError` if it must not go there."
     name = info.filename.replace('\\', '/')
     outside = name.startswith('/') or name[1:2] == ':' or '..' in name.split('/') or '\0' in name
     if outside: raise ValueError(f'{info.filename}: would be written outside the folder')
@@ -491,28 +604,36 @@ def _entry_path(info, target):
     if info.file_size > MAX_BYTES: raise ValueError(f'{info.filename}: is larger than {MAX_BYTES >> 20} MB')
     return None if info.is_dir() else target/Path(*[p for p in name.split('/') if p not in ('', '.')])
 
+# %% ../nbs/08_dataset.ipynb #652e2d68
 def _open_archive(archive):
     "The zip file `archive`, after a look at its list of entries."
-    try: z = zipfile.ZipFile(regular_file(archive))
-    except FileNotFoundError: raise FileNotFoundError(f'{archive}: no such file; P3M10k.help() says where to get it') from None
-    except zipfile.BadZipFile as e: raise ValueError(f'{archive}: not a complete zip file ({e}); download it again') from e
+    try:
+        z = zipfile.ZipFile(regular_file(archive))
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{archive}: no such file; P3M10k.help() says where to get it') from None
+    except zipfile.BadZipFile as e:
+        raise ValueError(f'{archive}: not a complete zip file ({e}); download it again') from e
     total = sum(i.file_size for i in z.infolist())
-    if total > MAX_ARCHIVE: raise ValueError(f'{archive}: holds {total >> 30} GB, more than any release of P3M-10k; not extracted')
+    if total > MAX_ARCHIVE:
+        raise ValueError(f'{archive}: holds {total >> 30} GB, more than any release of P3M-10k; not extracted')
     return z
 
+# %% ../nbs/08_dataset.ipynb #0e43bc06
 def _entries(z, target):
-    "The files to extract from `z` as (entry, path); `ValueError` naming the first that must not be extracted. Files of the system are left out."
+    "The files to extract from `z` as (entry, path), those of the system left out; `ValueError` if one must not be."
     out, taken = [], set()
     for info in z.infolist():
-        try: path = _entry_path(info, target)
-        except ValueError as e: raise ValueError(f'{z.filename}: {e}; this archive is not safe, nothing was extracted') from None
+        try:
+            path = _entry_path(info, target)
+        except ValueError as e:
+            raise ValueError(f'{z.filename}: {e}; this archive is not safe, nothing was extracted') from None
         if path is None or '__MACOSX' in path.parts or path.name in ('.DS_Store', 'Thumbs.db'): continue
         if str(path) in taken: raise ValueError(f'{z.filename}: holds {info.filename} twice; nothing was extracted')
         taken.add(str(path))
         out.append((info, path))
     return out
 
-# %% ../nbs/08_dataset.ipynb #652e2d68
+# %% ../nbs/08_dataset.ipynb #8dee7f36
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 def _read_through(z, info):
@@ -520,6 +641,7 @@ def _read_through(z, info):
     with z.open(info) as f:
         while f.read(1 << 20): pass
 
+# %% ../nbs/08_dataset.ipynb #d68e48aa
 def verify_archive(
     archive:FilePath,  # the downloaded zip file
     progress:bool=True,  # show a bar where stderr is a terminal
@@ -529,11 +651,14 @@ def verify_archive(
     with _open_archive(archive) as z:
         entries, kinds = _entries(z, Path()), {}
         for info, path in tqdm(entries, desc='verify', disable=None if progress else True):
-            try: _read_through(z, info)
-            except (*_DAMAGED, OSError) as e: raise ValueError(f'{archive}: {info.filename} is damaged ({e}); download the archive again') from e
+            try:
+                _read_through(z, info)
+            except (*_DAMAGED, OSError) as e:
+                raise ValueError(f'{archive}: {info.filename} is damaged ({e}); download the archive again') from e
             kinds[path.parent.as_posix()] = kinds.get(path.parent.as_posix(), 0) + 1
     return '\n'.join([f'{archive}: complete, {len(entries)} files'] + [f'  {d}: {n}' for d, n in sorted(kinds.items())])
 
+# %% ../nbs/08_dataset.ipynb #551ff33b
 def _same_content(path, info):
     "Whether the file `path` is the archive's entry `info`, by size and checksum."
     if not path.is_file() or path.stat().st_size != info.file_size: return False
@@ -542,7 +667,7 @@ def _same_content(path, info):
         while block := f.read(1 << 20): crc = zlib.crc32(block, crc)
     return crc == info.CRC
 
-# %% ../nbs/08_dataset.ipynb #0e43bc06
+# %% ../nbs/08_dataset.ipynb #17e0be8c
 def _extract_one(z, info, path, root):
     "Extract one entry; False if the file is there already."
     if not path.resolve().is_relative_to(root): raise ValueError(f'{path}: a link in {root} leads outside; remove it')
@@ -550,21 +675,25 @@ def _extract_one(z, info, path, root):
         if _same_content(path, info): return False
         raise ValueError(f'{path}: another file of this name is there and was kept; move it away and run again')
     try:
-        with atomic_write(path) as tmp, z.open(info) as source, open(tmp, 'wb') as out: shutil.copyfileobj(source, out, 1 << 20)
+        with atomic_write(path) as tmp, z.open(info) as source, open(tmp, 'wb') as out:
+            shutil.copyfileobj(source, out, 1 << 20)
     except _DAMAGED as e: raise ValueError(f'{path}: damaged in the archive ({e}); download it again') from e
     return True
 
+# %% ../nbs/08_dataset.ipynb #768bd825
 def _check_space(folder, entries):
     "`ValueError` if `entries` do not fit on the disk of `folder`."
     need, free = sum(i.file_size for i, p in entries if not p.exists()), shutil.disk_usage(folder).free
-    if need > free: raise ValueError(f'{folder}: {need >> 20} MB are needed but {free >> 20} MB free; choose another disk')
+    if need <= free: return
+    raise ValueError(f'{folder}: {need >> 20} MB are needed but {free >> 20} MB free; choose another disk')
 
+# %% ../nbs/08_dataset.ipynb #5aae308f
 def extract_archive(
     archive:FilePath,  # the downloaded zip file
     folder:FilePath,  # where to, made if needed; files in it that are not the archive's stay as they are
     progress:bool=True,  # show a bar where stderr is a terminal
 )->FileReport:
-    "Extract `archive` into `folder`; what is there already is skipped, a different file of the same name is reported and kept."
+    "Extract `archive` into `folder`; what is there is skipped, a different file of the same name is reported and kept."
     folder, there = Path(folder), set()
     with _open_archive(archive) as z:
         entries = _entries(z, folder)
@@ -575,4 +704,5 @@ def extract_archive(
         def work(name, _):
             if not _extract_one(z, *infos[name], root): there.add(name)
         done = process_files([(name, []) for name in infos], work, progress=progress, desc='extract', out=folder)
-    return FileReport([n for n in done.done if n not in there], [n for n in done.done if n in there], done.failed, out=str(folder))
+    new, old = ([n for n in done.done if (n in there) == known] for known in (False, True))
+    return FileReport(new, old, done.failed, out=str(folder))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .core import choose
 from .registry import list_models
-from .state_dicts import clean_state_dict, load_strictly, load_what_fits, read_state_dict, read_torch_file
+from .state_dicts import load_strictly, load_what_fits, read_state_dict
 
 # %% ../nbs/20_encoders.ipynb #be594ed3
 class Features(NamedTuple):
@@ -235,6 +235,7 @@ def load_encoder_weights(
     state = {k: v for k, v in state.items() if not k.startswith(getattr(encoder, 'unused', ()))}
     if hasattr(encoder, 'load_imagenet'): encoder.load_imagenet(state, name)
     elif getattr(encoder, 'start_only', False):
+        if hasattr(encoder, 'usable'): state = encoder.usable(state)
         encoder.start = load_what_fits(encoder, state, name)
         _warn_of_fresh(encoder.start, name)
     else: load_strictly(encoder, state, name)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
 
-from .core import (IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, FilePath, clear_temporaries, one_line, picture_kind, process_lives,
-                         process_mark, write_rules)
+from .core import (IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, FilePath, clear_temporaries, one_line,
+                         picture_kind, process_lives, process_mark, write_rules)
 
 # %% ../nbs/02_jobs.ipynb #e48d8fc0
 _PICTURES = frozenset(IMAGE_SUFFIXES + RAW_SUFFIXES + OTHER_SUFFIXES)
@@ -29,14 +29,18 @@ def _is_picture(entry):
         with open(entry.path, 'rb') as f: return picture_kind(f.read(64)) is not None
     except OSError: return suffix == ''  # may not be read: said in the report
 
+# %% ../nbs/02_jobs.ipynb #670ff726
 def _listed(folder):
     "The entries of `folder` sorted by name, hidden ones left out; None if it cannot be opened."
     try:
-        with os.scandir(folder) as entries: return sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
-    except OSError: return None
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
+    except OSError:
+        return None
 
+# %% ../nbs/02_jobs.ipynb #266ab564
 def _walk(folder, recursive, seen, links):
-    "The pictures below `folder`, and the folders that cannot be opened; symbolic links to folders are added to `links`."
+    "The pictures below `folder`, and what cannot be opened; symbolic links to folders are added to `links`."
     seen.add(os.path.realpath(folder))
     if (entries := _listed(folder)) is None:
         yield Path(folder)
@@ -47,7 +51,7 @@ def _walk(folder, recursive, seen, links):
         elif recursive and entry.is_symlink(): links.append(entry.path)
         elif recursive: yield from _walk(entry.path, recursive, seen, links)
 
-# %% ../nbs/02_jobs.ipynb #670ff726
+# %% ../nbs/02_jobs.ipynb #2e68f11f
 def _pictures_below(folder, recursive):
     "The pictures below `folder` in order of their paths; what symbolic links lead to comes once, and last."
     seen, links = set(), []
@@ -56,61 +60,71 @@ def _pictures_below(folder, recursive):
         if os.path.realpath(link) not in seen: found += sorted(_walk(link, recursive, seen, links))
     return found
 
+# %% ../nbs/02_jobs.ipynb #47771e4b
 def _matches(item, path):
     "The files that the glob pattern `item` names."
     root = Path(path.anchor) if path.is_absolute() else Path()
-    found = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if not p.is_dir() and not p.name.startswith('.'))
+    found = sorted(
+        p for p in root.glob(str(path.relative_to(path.anchor))) if not p.is_dir() and not p.name.startswith('.')
+    )
     if not found: raise FileNotFoundError(f'{item}: no file matches this pattern')
     return found
 
+# %% ../nbs/02_jobs.ipynb #5c61e535
 def _named_by(item, recursive):
     "The pairs (path, relative path) that one input names."
     path = Path(item).expanduser()
     if path.is_dir():
         if _listed(path) is None: raise PermissionError(f'{item}: the folder may not be read; change its permissions')
         inside = _pictures_below(path, recursive)
-        if not inside: raise FileNotFoundError(f'{item}: no image files in this folder (looked for {", ".join(IMAGE_SUFFIXES[:6])} ...)')
-        return [(p, p.relative_to(path)) for p in inside]
+        if inside: return [(p, p.relative_to(path)) for p in inside]
+        looked_for = ', '.join(IMAGE_SUFFIXES[:6])
+        raise FileNotFoundError(f'{item}: no image files in this folder (looked for {looked_for} ...)')
     if os.path.lexists(path): return [(path, Path(path.name))]
     if any(c in str(item) for c in '*?['): return [(p, Path(p.name)) for p in _matches(item, path)]
     raise FileNotFoundError(f'{item}: no such file or folder')
 
-# %% ../nbs/02_jobs.ipynb #266ab564
+# %% ../nbs/02_jobs.ipynb #77248cc9
 class FileList(list):
-    "A list of (path, path relative to its input folder); `passed` are the results of earlier runs that were passed over."
+    "A list of (path, path relative to its input folder); `passed` are results of earlier runs that were passed over."
     passed = ()
 
+# %% ../nbs/02_jobs.ipynb #5630be2f
 def image_files(
     inputs:object,  # a path, or a list of paths: files, folders, glob patterns
     recursive:bool=True,  # also look into sub-folders
-    own:str=None,  # pass over the results of earlier runs of this name (`desc` of `process_files`); None: pass over nothing
+    own:str=None,  # pass over results of earlier runs of this name (`desc` of `process_files`); None: over nothing
 )->FileList:  # of (path, path relative to its input folder)
-    "The image files that `inputs` name, sorted within each, each once, hidden ones left out; `FileNotFoundError` for an input that names none."
+    "The image files that `inputs` name, each once, hidden ones left out; `FileNotFoundError` for one that names none."
     found = {}
     for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
         for p, rel in _named_by(item, recursive): found.setdefault(os.path.realpath(p), (p, rel))
     mine = lambda p: own is not None and p.name in results_in(p.parent, own)
     files = FileList((p, rel) for p, rel in found.values() if not mine(p))
     files.passed = [p for p, _ in found.values() if mine(p)]
-    if not files: raise FileNotFoundError(f'{_shown(inputs)}: no photographs, only {len(files.passed)} results of earlier runs' if found else 'no input was given')
-    return files
+    if files: return files
+    if not found: raise FileNotFoundError('no input was given')
+    raise FileNotFoundError(f'{_shown(inputs)}: no photographs, only {len(files.passed)} results of earlier runs')
 
+# %% ../nbs/02_jobs.ipynb #3308ac5b
 def _shown(inputs): return inputs if isinstance(inputs, (str, os.PathLike)) else ' '.join(map(str, inputs))
 
-# %% ../nbs/02_jobs.ipynb #47771e4b
+# %% ../nbs/02_jobs.ipynb #d8d85ef9
 RECORD = '.p3m_nb.jsonl'  # beside the results, one line for each
 _record_lock = threading.Lock()
 
 @functools.lru_cache(256)
 def _parsed(record, stamp):
-    "The lines of the file `record` by name: dict name -> list of (size, checksum, run); `stamp` changes when the file does."
+    "The lines of the file `record`: dict name -> list of (size, checksum, run); `stamp` changes when the file does."
     found = {}
     for line in Path(record).read_text(encoding='utf-8', errors='replace').splitlines():
         try: entry = json.loads(line)
         except ValueError: continue  # the end of a line that a killed process wrote
-        if isinstance(entry, dict): found.setdefault(entry.get('file'), []).append((entry.get('size'), entry.get('blake2b'), entry.get('run')))
+        if not isinstance(entry, dict): continue
+        found.setdefault(entry.get('file'), []).append((entry.get('size'), entry.get('blake2b'), entry.get('run')))
     return found
 
+# %% ../nbs/02_jobs.ipynb #63ce78c4
 def _record_of(folder):
     "The record of `folder`, empty if there is none."
     record = Path(folder)/RECORD
@@ -122,7 +136,7 @@ def _checksum(path):
     "The checksum of the file `path`."
     with open(path, 'rb') as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
-# %% ../nbs/02_jobs.ipynb #5c61e535
+# %% ../nbs/02_jobs.ipynb #92173a7b
 def note_result(
     path:FilePath,  # a result; the record is written beside it
     run:str='',  # which run it belongs to, e.g. 'matte'
@@ -136,12 +150,14 @@ def note_result(
         torn = f.tell() > 0 and _last_byte(record) != b'\n'
         f.write(b'\n' * torn + json.dumps(entry).encode() + b'\n')
 
+# %% ../nbs/02_jobs.ipynb #90d1efcd
 def _last_byte(path):
     "The last byte of the file `path`."
     with open(path, 'rb') as f:
         f.seek(-1, os.SEEK_END)
         return f.read(1)
 
+# %% ../nbs/02_jobs.ipynb #da7f69a5
 def results_in(
     folder:FilePath,  # any folder
     run:str=None,  # only those of this run
@@ -149,6 +165,7 @@ def results_in(
     "The names of the files in `folder` that the package has written."
     return {name for name, entries in _record_of(folder).items() if run is None or any(r == run for _, _, r in entries)}
 
+# %% ../nbs/02_jobs.ipynb #a16e2a9d
 def is_result(
     path:FilePath,  # a file
     exact:bool=True,  # compare the content too, not the size alone
@@ -161,20 +178,20 @@ def is_result(
     sums = {checksum for n, checksum, _ in entries if n == size}
     return bool(sums) and (not exact or _checksum(path) in sums)
 
-# %% ../nbs/02_jobs.ipynb #77248cc9
+# %% ../nbs/02_jobs.ipynb #56e28220
 _NOT_OURS = 'exists and was not made here; move or rename it, choose another place, or overwrite'
 
 def may_write(
     path:FilePath,  # where a result is to go
     overwrite:bool=False,  # replace whatever is there
 )->Path:  # `path`
-    "`path` if nothing is there, or an earlier result, or `overwrite`; `ValueError` otherwise. For results that are single files."
+    "`path` if nothing is there, or an earlier result, or `overwrite`; `ValueError` otherwise. For single files."
     path = Path(path)
     if path.is_dir(): raise ValueError(f'{path}: this is a folder, a file name was expected')
     if os.path.lexists(path) and not overwrite and not is_result(path): raise ValueError(f'{path}: {_NOT_OURS}')
     return path
 
-# %% ../nbs/02_jobs.ipynb #704df797
+# %% ../nbs/02_jobs.ipynb #32cc28eb
 LOCK = '.p3m_nb.lock'
 _held = {}  # folder -> (thread, how many times)
 
@@ -188,6 +205,7 @@ def _system_lock(f):
     except OSError: return None  # a network file system without locks
     return True
 
+# %% ../nbs/02_jobs.ipynb #ffcfd3cf
 def _windows_lock(f):
     "The same on Windows: the lock is on a byte far behind the text, which others may read."
     import msvcrt
@@ -196,6 +214,7 @@ def _windows_lock(f):
     except OSError: return False
     return True
 
+# %% ../nbs/02_jobs.ipynb #b5d8dfe1
 def _holder(path):
     "What the lock file `path` says: dict, empty if it cannot be read."
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -207,12 +226,14 @@ def _alive(holder):
     try: return process_lives(holder['mark'])
     except (KeyError, ValueError, AttributeError): return False
 
-# %% ../nbs/02_jobs.ipynb #d8d85ef9
+# %% ../nbs/02_jobs.ipynb #6f53bdd6
 def _busy(folder, holder):
     "The error for a `folder` in which another run works."
-    who = f' (process {holder["pid"]} on {holder["host"]}, {holder["run"]}, since {holder["since"]})' if set(holder) >= {'pid', 'host', 'run', 'since'} else ''
-    return ValueError(f'{folder}: another run works in this folder{who}; wait until it has ended, or choose another folder')
+    known, who = set(holder) >= {'pid', 'host', 'run', 'since'}, ''
+    if known: who = f' (process {holder["pid"]} on {holder["host"]}, {holder["run"]}, since {holder["since"]})'
+    return ValueError(f'{folder}: another run works in this folder{who}; wait for its end, or choose another folder')
 
+# %% ../nbs/02_jobs.ipynb #f4db0e79
 def _claim(path):
     "The lock file `path`, opened and locked; `ValueError` if another process has it."
     while True:
@@ -226,12 +247,13 @@ def _claim(path):
         except FileNotFoundError: pass
         f.close()  # the run before has just removed it: make a new one
 
+# %% ../nbs/02_jobs.ipynb #c4e03628
 @contextlib.contextmanager
 def folder_lock(
     folder:FilePath,  # where results are written; made if needed
     run:str='',  # what is done, for the message that others get
 )->Iterator[Path]:  # `folder`
-    "Let no other process, and no other thread, work in `folder` inside the block; `ValueError` that says who does if one is."
+    "Let no other process or thread work in `folder` inside the block; `ValueError` that says who does if one is."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     key, me = os.path.realpath(folder), threading.get_ident()
@@ -245,6 +267,7 @@ def folder_lock(
         _held[key] = me, times
         if f: _release(folder/LOCK, f, key)
 
+# %% ../nbs/02_jobs.ipynb #e405431a
 def _sign(f, run):
     "Write into the lock file who holds it."
     f.seek(0)
@@ -254,13 +277,14 @@ def _sign(f, run):
                             since=time.strftime('%Y-%m-%d %H:%M:%S'), mark=mark)))
     f.flush()
 
+# %% ../nbs/02_jobs.ipynb #603152ed
 def _release(path, f, key):
     "Remove the lock file and forget about it."
     _held.pop(key, None)
-    with contextlib.suppress(OSError): path.unlink()  # Windows removes no open file: next line, and the file stays, unlocked
+    with contextlib.suppress(OSError): path.unlink()  # Windows removes no open file: there it stays, unlocked
     f.close()
 
-# %% ../nbs/02_jobs.ipynb #da7f69a5
+# %% ../nbs/02_jobs.ipynb #f3f35b2a
 def _candidate(path, rel, level, number):
     "The relative name of the result of `path`, without ending, at a `level` of detail."
     if level == 0: return rel.with_suffix('') if rel.suffix else rel
@@ -269,6 +293,7 @@ def _candidate(path, rel, level, number):
     if level >= 3: stem = f'{stem}_{number}'
     return rel.with_name(stem)
 
+# %% ../nbs/02_jobs.ipynb #b24bf58c
 def output_names(
     files:list,  # of (path, relative path), as `image_files` gives
     out:FilePath,  # folder of the results
@@ -294,16 +319,22 @@ class FileReport:
     out: str = ''                                # where the results are
 
     @property
-    def ok(self): return not self.failed and bool(self.done or self.skipped)
+    def ok(self):
+        "Whether there was something to do and nothing failed."
+        return not self.failed and bool(self.done or self.skipped)
 
     def _counts(self):
         "What happened, in parts of one line."
         yield f'{len(self.done)} done' + (f' in {self.out}' if self.out and self.done else '')
-        if self.skipped: yield f'{len(self.skipped)} skipped (output exists' + (f' in {self.out})' if self.out and not self.done else ')')
+        if self.skipped:
+            yield f'{len(self.skipped)} skipped (output exists' + (
+                f' in {self.out})' if self.out and not self.done else ')'
+            )
         if self.passed: yield f'{len(self.passed)} passed over (results of earlier runs)'
         if self.failed: yield f'{len(self.failed)} failed:'
 
-    def __str__(self): return '\n'.join([', '.join(self._counts())] + [f'  {reason}' for reason in self.failed.values()])
+    def __str__(self):
+        return '\n'.join([', '.join(self._counts())] + [f'  {reason}' for reason in self.failed.values()])
 
 # %% ../nbs/02_jobs.ipynb #b51a9bbc
 class _Writing:
@@ -332,7 +363,8 @@ class _Plan:
         "Why the `outputs` of `source` must not be written, or None."
         twin = next((self.taken[o] for o in map(str, outputs) if o in self.taken), None)
         if twin is not None: return f'{source}: its output would overwrite that of {twin}; rename one of them'
-        if any(same_file(source, o) for o in outputs): return f'{source}: the output would overwrite the input; choose another folder'
+        if any(same_file(source, o) for o in outputs):
+            return f'{source}: the output would overwrite the input; choose another folder'
         other = next((o for o in outputs if os.path.realpath(o) in self.sources), None)
         return other and f'{source}: its output {other} would overwrite another input; choose another folder'
 
@@ -365,9 +397,13 @@ class _Run:
         try: self.work(item, outputs)
         finally: write_rules.reset(token)
 
-    def whole(self, source, outputs, kept): self.worked(self.prepared(source), outputs, kept)
+    def whole(self, source, outputs, kept):
+        "Read and work."
+        self.worked(self.prepared(source), outputs, kept)
 
-    def submit(self, pool, job): return pool.submit(self.whole, *job) if self.n_workers else pool.submit(self.prepared, job[0])
+    def submit(self, pool, job):
+        "Start a job in a thread: all of it, or reading alone."
+        return pool.submit(self.whole, *job) if self.n_workers else pool.submit(self.prepared, job[0])
 
     def finish(self, job, future):
         "Wait for a job, and note how it went."
@@ -382,7 +418,8 @@ class _Run:
         "Do them all, a few ahead."
         with ThreadPoolExecutor(max(1, self.n_workers)) as pool:
             waiting, ahead = iter(self.plan.todo), []
-            for job in itertools.islice(waiting, 2 * max(1, self.n_workers)): ahead.append((job, self.submit(pool, job)))
+            for job in itertools.islice(waiting, 2 * max(1, self.n_workers)):
+                ahead.append((job, self.submit(pool, job)))
             while ahead:
                 self.finish(*ahead.pop(0))
                 for job in itertools.islice(waiting, 1): ahead.append((job, self.submit(pool, job)))
@@ -396,6 +433,7 @@ def _common_folder(jobs):
     except ValueError: return None  # on several drives
     return None if common is None or os.path.dirname(common) == common else common
 
+# %% ../nbs/02_jobs.ipynb #b6624440
 def process_files(
     jobs:list,  # of (source path, list of output paths)
     work:Callable,  # called as work(source, outputs) or, with `read`, work(read(source), outputs)
@@ -413,18 +451,21 @@ def process_files(
     with folder_lock(place, desc) if place else contextlib.nullcontext():
         plan = _Plan(jobs, overwrite)
         clear_temporaries(o for _, outputs, _ in plan.todo for o in outputs)
-        with tqdm(total=len(plan.todo), desc=desc, disable=None if progress else True) as bar: _Run(plan, work, read, n_workers, desc)(bar)
+        run, hidden = _Run(plan, work, read, n_workers, desc), None if progress else True
+        with tqdm(total=len(plan.todo), desc=desc, disable=hidden) as bar: run(bar)
     order = {source: i for i, (source, _) in enumerate(jobs)}
     plan.report.failed = dict(sorted(plan.report.failed.items(), key=lambda item: order[item[0]]))
     plan.report.out = str(out or '')
     return plan.report
 
+# %% ../nbs/02_jobs.ipynb #0a26cfc6
 def same_file(
     a:FilePath,  # path
     b:FilePath,  # path
 )->bool:
     "Whether two paths name the same file on disk, links followed."
-    return os.path.realpath(a) == os.path.realpath(b) or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))
+    if os.path.realpath(a) == os.path.realpath(b): return True
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 # %% ../nbs/02_jobs.ipynb #59c81e6d
 def process_folder(

@@ -185,7 +185,7 @@ def _clip(norm): return [] if not norm else [MovingClip()] if norm < 0 else [Gra
 def _own_callbacks(dls, model, s):
     "The callbacks that a learner of `model` with the settings `s` needs."
     cbs = [RecordLossParts(_has_colours(dls), isinstance(_loss_of(model, 'code'), PortraitLoss)), StopWhenNotFinite()]
-    if isinstance(model, Network): cbs.append(FeedNetwork(s.seed))
+    if isinstance(model, Network): cbs.append(FeedNetwork())
     if s.precision != 'fp32' or s.channels_last: cbs.append(Precision(s.precision, s.channels_last))
     if s.ema: cbs.append(AverageWeights(s.ema))
     if s.accumulate: cbs.append(GradientAccumulation(s.accumulate))
@@ -205,13 +205,15 @@ def p3m_learner(
     metrics=('sad', 'mse', 'mad', 'sad_t'),  # names of matting metrics for the table, scored on the held-out images
     opt_func=published_adam,  # optimiser
     cbs=None,  # further callbacks
-    **options  # `lr`, `splitter` and others of fastai's `Learner`, and of `TrainSettings` precision, channels_last, ema, accumulate, clip, seed
+    **options  # `lr`, `splitter` and others of fastai's `Learner`, and of `TrainSettings` precision, channels_last, ema, accumulate, clip
 )->P3MLearner:
     "A learner for portrait mattes with the published recipe: Adam, 1e-5, no decay; `learn.fit(150)` is the published training."
     if not len(dls.train) or not len(dls.valid):
         raise ValueError(f'{len(dls.train)} batches to train on and {len(dls.valid)} to validate with; there must be some of each')
-    own = {k: options.pop(k) for k in ('precision', 'channels_last', 'ema', 'accumulate', 'clip', 'seed') if k in options}
-    model = start_weights(arch if isinstance(arch, nn.Module) else create_model(arch), pretrained)
+    own = {k: options.pop(k) for k in ('precision', 'channels_last', 'ema', 'accumulate', 'clip') if k in options}
+    model = arch if isinstance(arch, nn.Module) else create_model(arch)
+    if isinstance(model, Network): model.begin_training()
+    model = start_weights(model, pretrained)
     callbacks = _own_callbacks(dls, model, resolved(checked_settings(own)))
     columns = [MattingMetric(m) for m in metrics] + callbacks[0].columns + [c for cb in L(cbs) for c in getattr(cb, 'columns', [])]
     return P3MLearner(dls, model, _loss_of(model, weighting), opt_func=opt_func, cbs=callbacks + list(L(cbs)), metrics=columns,

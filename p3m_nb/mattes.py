@@ -19,6 +19,7 @@ def _slope(a):
     "Magnitude of the gradient of `a` `(H,W)`."
     return np.hypot(cv2.Sobel(a, cv2.CV_32F, 1, 0), cv2.Sobel(a, cv2.CV_32F, 0, 1))
 
+# %% ../nbs/06_mattes.ipynb #f14a95e4
 def _edge_maps(image, alpha):
     "Edges of the photograph, evened out and with mean 0, and edges of the matte; both small."
     scale = min(1, _SIDE / max(alpha.shape))
@@ -29,13 +30,14 @@ def _edge_maps(image, alpha):
     of_image = of_image / (cv2.blur(of_image, (41, 41)) + 4)
     return of_image - of_image.mean(), _slope(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA).astype(np.float32))
 
+# %% ../nbs/06_mattes.ipynb #61e354d6
 def _correlations(a, b):
     "Correlation of `a` with `b` moved by (dy, dx), in one array whose indices may be negative."
     shape = 2 * a.shape[0], 2 * a.shape[1]
     product = np.fft.rfft2(a, shape) * np.conj(np.fft.rfft2(b, shape))
     return np.fft.irfft2(product, shape) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9)
 
-# %% ../nbs/06_mattes.ipynb #f14a95e4
+# %% ../nbs/06_mattes.ipynb #ae516d29
 _MIRRORED = dict(mirrored=(slice(None), slice(None, None, -1)), upside_down=(slice(None, None, -1), slice(None)),
                  turned=(slice(None, None, -1), slice(None, None, -1)))
 
@@ -44,11 +46,12 @@ def _around(c, r):
     steps = np.arange(-r, r + 1)
     return c[np.ix_(steps, steps)]
 
+# %% ../nbs/06_mattes.ipynb #f8e3b50b
 def edge_fit(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) uint8
-)->dict:  # 'here', 'mirrored', 'upside_down', 'turned', 'moved': correlation in -1..1; 'move': best move (x, y) as shares of the sides
-    "How well the edges of `alpha` fit those of `image`, as it is and otherwise."
+)->dict:  # correlations in -1..1 by name, and 'move': the best move (x, y) as shares of the sides
+    "How well the edges of `alpha` fit those of `image`: 'here', 'mirrored', 'upside_down', 'turned' and 'moved'."
     a, b = _edge_maps(image, alpha)
     found = {name: float(_around(_correlations(a, b[flip]), 1).max()) for name, flip in _MIRRORED.items()}
     c = _correlations(a, b)
@@ -58,7 +61,8 @@ def edge_fit(
     far = moves.copy()
     far[r - 3:r + 4, r - 3:r + 4] = -1
     y, x = np.unravel_index(far.argmax(), far.shape)
-    return found | dict(here=float(_around(c, 1).max()), moved=float(far.max()), move=((x - r) / a.shape[1], (y - r) / a.shape[0]))
+    move = (x - r) / a.shape[1], (y - r) / a.shape[0]
+    return found | dict(here=float(_around(c, 1).max()), moved=float(far.max()), move=move)
 
 # %% ../nbs/06_mattes.ipynb #63b312a8
 @dataclass(frozen=True)
@@ -73,6 +77,13 @@ class MatteFacts:
     thumbnail: tuple = ()  # of the photograph, 8x8 gray values
     fit: dict = None # what `edge_fit` gives, or None
 
+# %% ../nbs/06_mattes.ipynb #2e8af883
+def _thumbnail(image):
+    "8x8 gray values of `image`, for comparing photographs; empty for None."
+    if image is None: return ()
+    return tuple(cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA).mean(2).ravel().tolist())
+
+# %% ../nbs/06_mattes.ipynb #3f7210bd
 def matte_facts(
     alpha:np.ndarray,  # (H,W) uint8
     image:np.ndarray=None,  # (H,W,3) uint8, its photograph; None: not compared
@@ -83,11 +94,11 @@ def matte_facts(
     corners = min(float(alpha[:y, :x].mean()), float(alpha[:y, -x:].mean())) / 255
     centre = float(alpha[int(.35 * h):max(1, int(.9 * h)) + 1, int(.4 * w):int(.6 * w) + 1].mean()) / 255
     comparable = image is not None and min(h, w) >= 64 and alpha.min() != alpha.max()
-    gray = () if image is None else tuple(cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA).mean(2).ravel().tolist())
-    return MatteFacts(int(alpha.min()), int(alpha.max()), bool(((alpha > 0) & (alpha < 255)).any()), corners, centre,
-                      hashlib.blake2b(alpha.tobytes(), digest_size=16).digest(), gray, edge_fit(image, alpha) if comparable else None)
+    soft, digest = bool(((alpha > 0) & (alpha < 255)).any()), hashlib.blake2b(alpha.tobytes(), digest_size=16).digest()
+    fit = edge_fit(image, alpha) if comparable else None
+    return MatteFacts(int(alpha.min()), int(alpha.max()), soft, corners, centre, digest, _thumbnail(image), fit)
 
-# %% ../nbs/06_mattes.ipynb #2e8af883
+# %% ../nbs/06_mattes.ipynb #3fd02188
 FAULTS = dict(
     empty='the matte is empty, nobody is in it; leave the image out if that is not meant',
     full='the matte is 255 everywhere, there is no background; leave the image out if that is not meant',
@@ -107,6 +118,7 @@ def _misplaced(fit):
     if fit[best] > .18 and fit[best] > 1.4 * max(fit['here'], .01): return best
     return 'unrelated' if fit['here'] < .04 else None  # also a dark person before a dark wall: counts in many only
 
+# %% ../nbs/06_mattes.ipynb #4dc81aff
 def matte_faults(
     facts:MatteFacts,  # what was measured
 )->list:  # of keys of `FAULTS`
@@ -118,12 +130,13 @@ def matte_faults(
     found = _misplaced(facts.fit) if facts.fit else None
     return [found] if found else []
 
-# %% ../nbs/06_mattes.ipynb #4dc81aff
+# %% ../nbs/06_mattes.ipynb #afb37f16
 def _differ(thumbnails):
     "Whether these are different photographs; copies of one may share a matte."
     known = np.array([t for t in thumbnails if t])
     return len(known) < 2 or np.abs(known - known[0]).mean(1).max() > 8
 
+# %% ../nbs/06_mattes.ipynb #33d2bc04
 def set_faults(
     facts:dict,  # name -> `MatteFacts` of a set
 )->dict:  # name -> list of keys of `FAULTS`
@@ -136,9 +149,11 @@ def set_faults(
         if len(names) > 1 and _differ([facts[n].thumbnail for n in names]):
             for name in names: found[name] = [*found[name], 'shared']
     odd = sum('unrelated' in f for f in found.values())
-    if odd < max(2, .2 * len(found)): found = {name: [f for f in names if f != 'unrelated'] for name, names in found.items()}
+    if odd < max(2, 0.2 * len(found)):
+        found = {name: [f for f in names if f != 'unrelated'] for name, names in found.items()}
     return found
 
+# %% ../nbs/06_mattes.ipynb #d7254144
 def grave(
     faults:dict,  # what `set_faults` gives
 )->set:  # of (name, fault)

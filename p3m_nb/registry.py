@@ -48,6 +48,7 @@ class Network(nn.Module):
     mean, std = IMAGENET_MEAN, IMAGENET_STD  # of RGB in 0..1
     multiple, smallest = 32, 32  # what the sides of the input must be multiples of, and at least
     tiles = True  # False: its statistics depend on the whole picture, so that it must not be run in tiles
+    random_trimap = ''  # how training makes trimaps, see `random_trimaps`; '': those of the data set are used
     recipes = {}  # name -> `Recipe`
     config = {}  # constructor arguments, for messages and files
     options = {}  # arguments of its factory, set by `register_network`; with `name` they make it again
@@ -65,6 +66,9 @@ class Network(nn.Module):
 
         `image` is ImageNet-normalised as `p3m_dls` gives it, `targets` holds alpha, trimap and perhaps colours."""
         raise NotImplementedError(f'{type(self).__name__} has no losses')
+
+    def begin_training(self):
+        "Add what only training needs, such as a discriminator; called once, before the optimiser is made."
 
     def convert_published(self, state):
         "The published state dict `state` with our names and scales; `load_published` then loads it strictly."

@@ -345,7 +345,7 @@ def _learner_of(out, s, folders, goes_on):
     starts = None if goes_on and (out/'checkpoint.pt').exists() else s.pretrained
     learn = p3m_learner(dls, _network(s), starts, s.weighting, opt_func=_optimiser(s), lr=s.lr, splitter=_splitter(s),
                         precision=s.precision, channels_last=s.channels_last, ema=s.ema, accumulate=s.accumulate, clip=s.clip,
-                        seed=s.seed, cbs=_run_callbacks(out, s, folders, goes_on))
+                        cbs=_run_callbacks(out, s, folders, goes_on))
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     learn.logger = lambda row: None
     return learn

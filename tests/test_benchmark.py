@@ -55,40 +55,51 @@ def test_undefined_values_are_left_out_and_counted(tmp_path):
     )
 
 
-def test_bad_input_is_named_and_the_rest_done(command, mini, tmp_path):
-    source = mini/'validation'/'P3M-500-NP'
+@pytest.fixture
+def flawed(mini, tmp_path):
+    """A folder of three portraits of which one has a trimap of another size, a damaged photograph, one without a matte;
+    and predictions, one of another size."""
+    source, folder = mini/'validation'/'P3M-500-NP', tmp_path/'set'
     for part in ('original_image', 'mask', 'trimap'):
-        (tmp_path/'set'/part).mkdir(parents=True)
-        for f in (source/part).iterdir(): (tmp_path/'set'/part/f.name).write_bytes(f.read_bytes())
-    mattes = sorted((tmp_path/'set'/'mask').iterdir())
+        (folder/part).mkdir(parents=True)
+        for f in (source/part).iterdir(): (folder/part/f.name).write_bytes(f.read_bytes())
+    mattes = sorted((folder/'mask').iterdir())
     for i, m in enumerate(mattes): save_alpha(np.zeros((5, 5)) if i == 1 else load_alpha(m), tmp_path/'pred'/m.name)
-    first_image = sorted((tmp_path/'set'/'original_image').iterdir())[0]
-    for name, data in {
-        'extra.jpg': first_image.read_bytes(),
-        'cut.jpg': first_image.read_bytes()[: first_image.stat().st_size // 2],
-    }.items():
-        (tmp_path / 'set' / 'original_image' / name).write_bytes(data)
-    save_alpha(np.ones((9, 9)), tmp_path/'set'/'mask'/'cut.png')
-    save_image(np.full((7, 7), 128, np.uint8), tmp_path/'set'/'trimap'/mattes[2].name)
-    before = {p: p.read_bytes() for p in (tmp_path/'set').rglob('*') if p.is_file()}
-    result = command('p3m_eval', tmp_path/'set', '--predictions', tmp_path/'pred', '-o', tmp_path/'out')
-    assert (
-        result.returncode == 1
-        and 'pred: 1 of 5 images scored\n4 failed:' in result.stderr
-        and 'Traceback' not in result.stderr
-    ), result.stderr
-    for text in (
-        '5x5 but the alpha is',
-        'extra.jpg: has no matte of the same name',
-        'cut.jpg: the file is damaged or cut off',
-        f'{mattes[2].name}: 7x7 pixels',
-    ):
-        assert text in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 6
-    assert (
-        len(pd.read_csv(tmp_path / 'out' / 'metrics.csv')) == 1 and '| pred | measured | set | 1 | 0.00 |' in result.stdout
-    )
-    assert {p: p.read_bytes() for p in (tmp_path/'set').rglob('*') if p.is_file()} == before
+    first = sorted((folder/'original_image').iterdir())[0].read_bytes()
+    (folder/'original_image'/'extra.jpg').write_bytes(first)
+    (folder/'original_image'/'cut.jpg').write_bytes(first[:len(first) // 2])
+    save_alpha(np.ones((9, 9)), folder/'mask'/'cut.png')
+    save_image(np.full((7, 7), 128, np.uint8), folder/'trimap'/mattes[2].name)
+    return folder
+
+
+def contents(folder): return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+def test_bad_input_is_named_and_the_rest_done(flawed, tmp_path):
+    before = contents(flawed)
+    result = evaluate(tmp_path/'pred', flawed)
+    assert len(result.frame) == 1 and 'pred: 1 of 5 images scored\n4 failed:' in str(result) and not result.ok
+    third = sorted((flawed/'mask').iterdir())[-1].name
+    for text in ('5x5 but the alpha is', 'extra.jpg: has no matte of the same name', f'{third}: 7x7 pixels'):
+        assert text in str(result)
+    assert 'cut.jpg: the file is damaged or cut off' in str(result) and len(str(result).splitlines()) == 6
+    assert contents(flawed) == before
+
+
+def test_the_command_refuses_a_broken_data_set(command, flawed, tmp_path):
+    "What p3m_check calls an error would make averages that nobody can compare; what only some images lack is left out."
+    args = ['p3m_eval', flawed, '--predictions', tmp_path/'pred', '-o', tmp_path/'out']
+    refused = command(*args)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    assert 'cut.jpg: the file is damaged or cut off' in refused.stderr and 'p3m_check' in refused.stderr
+    assert not (tmp_path/'out'/'metrics.csv').exists()
+    third = sorted((flawed/'mask').iterdir())[-1].name
+    for broken in ('original_image/cut.jpg', 'mask/cut.png', f'trimap/{third}'): (flawed/broken).unlink()
+    result = command(*args)
+    assert result.returncode == 1 and 'pred: 2 of 4 images scored\n2 failed:' in result.stderr, result.stderr
+    assert 'Traceback' not in result.stderr and len(pd.read_csv(tmp_path/'out'/'metrics.csv')) == 2
+    assert '| pred | measured | set | 2 | 0.00 [0.00, 0.00] |' in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,10 @@ viewer''',
     two='''import ipywidgets
 a, b = (MatteViewer(Matte(portrait.image, portrait.alpha), mode='photo', height=240) for _ in range(2))
 ipywidgets.HBox([a.widget, b.widget])''',
+    correct='''holed = portrait.alpha.copy()
+holed[250:400, 120:200] = 0
+corrector = MatteCorrector(Matte(portrait.image, holed, 'holed.png'), lambda image, trimap: (trimap > 0) * 1., mode='alpha')
+corrector''',
     compare='''soft = cv2.GaussianBlur(portrait.alpha, (0, 0), 3)
 compare = MatteCompare(portrait.image, {'soft': soft, 'hard': (portrait.alpha > .5) * 1.}, portrait.alpha)
 compare''',
@@ -446,6 +450,33 @@ def test_two_viewers_on_one_page(page):
     assert page.js(cell, 'return v.zoom', which=1) == 1
 
 
+def test_brush_undo_and_redo(page):
+    cell = page.run('correct')
+    start, inside = (160, 300), [(160, 300), (160, 330), (160, 360)]
+    assert close(page.colours(cell, inside), 0)
+    cell.find_element(By.CSS_SELECTOR, '[data-tool=add]').click()
+    until(lambda: page.state('corrector.tool') == 'add', what='the brush')
+    x, y, scale = page.js(
+        cell,
+        '''const p = v.panes[0], a = p.place(), b = p.canvas.getBoundingClientRect();
+        return [a.left + arguments[1][0] * a.scale - b.width / 2, a.top + arguments[1][1] * a.scale - b.height / 2, a.scale]''',
+        start,
+    )
+    hand = webdriver.ActionChains(page.driver).move_to_element_with_offset(page.canvas(cell), round(x), round(y))
+    page.act('a stroke', cell, hand.click_and_hold().move_by_offset(0, round(60 * scale)).release().perform)
+    until(
+        lambda: page.state('[float(corrector.result().alpha[y, 160]) for y in (300, 330, 360)]') == [1, 1, 1],
+        what='the stroke',
+    )
+    until(lambda: 'pixels changed' in shown(cell), what='the message')
+    until(lambda: close(page.colours(cell, inside), 255), what='the corrected matte')
+    page.shot('corrected')
+    for name, value in (('undo', 0), ('redo', 1)):
+        page.button(cell, name).click()
+        until(lambda: page.state('float(corrector.result().alpha[330, 160])') == value, what=name)
+        until(lambda: close(page.colours(cell, inside), 255 * value), what=f'the picture after {name}')
+
+
 def test_compare(page):
     cell = page.run('compare')
     assert len(cell.find_elements(By.CSS_SELECTOR, '.p3m-pane')) == 8
@@ -566,9 +597,14 @@ def test_training_and_stills(page):
             if 'image/jpeg' in o.get('data', {})
         ]
 
-    found = until(lambda: len(s := stills()) == len(CELLS) - 3 and s, what='the saved notebook')
-    training = np.asarray(Image.open(io.BytesIO(found[-1]))).astype(float)
-    assert training.shape == last.shape and close(training, last)  # not the empty one it began with
+    def last_is_kept():
+        "All stills are there, and that of the training is not the empty one it began with."
+        found = stills()
+        if len(found) != len(CELLS) - 3: return False
+        training = np.asarray(Image.open(io.BytesIO(found[-1]))).astype(float)
+        return training.shape == last.shape and close(training, last)
+
+    until(last_is_kept, what='the saved notebook')
 
 
 def test_batch(page, tmp_path):

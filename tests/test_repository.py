@@ -38,6 +38,7 @@ MAY_IMPORT = {
         'privacy': 'core jobs dataset faces',
         'audit': 'core jobs dataset faces privacy',
         'prepare': 'core jobs dataset privacy',
+        'random_trimaps': 'core',
         'crops': 'core jobs dataset',
         # networks: no fastai
         'registry': 'core',
@@ -51,7 +52,7 @@ MAY_IMPORT = {
         'metrics': 'core',
         # work
         'data': 'core jobs dataset crops privacy',
-        'callbacks': 'core jobs dataset crops privacy losses metrics data registry model weights',
+        'callbacks': 'core jobs dataset random_trimaps crops privacy losses metrics data registry model weights',
         'resume': 'core data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume settings',
         'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data callbacks resume learner',
@@ -78,6 +79,7 @@ WITHOUT_FASTAI = (
     'privacy',
     'audit',
     'prepare',
+    'random_trimaps',
     'crops',
     'registry',
     'state_dicts',
@@ -103,6 +105,7 @@ WITHOUT_TORCH = (
     'privacy',
     'audit',
     'prepare',
+    'random_trimaps',
     'crops',
 )
 

@@ -59,12 +59,14 @@ def dump(nb_file):
 def run(*nb_files):
     "Execute each notebook in its own folder and store what it shows, without progress bars and warnings on stderr."
     from execnb.shell import CaptureShell
+    from matplotlib_inline.config import InlineBackend
     from nbdev.clean import nbdev_clean
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     failed = []
     for path in [Path(f).resolve() for f in nb_files]:
         os.environ['IN_TEST'] = '1'
         os.chdir(path.parent)  # as nbdev_test does
+        InlineBackend.clear_instance()  # a setting that the notebook before had made would not be made again
         shell = CaptureShell(path.parent)
         try: shell.execute(path, path, exc_stop=True)
         except Exception as e: failed.append(f'{shell.prettytb(path.name)}\n{path.name}: {type(e).__name__}: {e}')

@@ -141,6 +141,13 @@ def notebook_row(path, module=None, root=ROOT):
     return row
 
 
+def text_row(path, root=ROOT):
+    "The `Row` of a file in another language."
+    row, lines = Row(path.relative_to(root).as_posix()), path.read_text(encoding='utf-8').splitlines()
+    row.long_lines = [(f'{row.name}:{i}', len(line)) for i, line in enumerate(lines, 1) if len(line) > WIDTH]
+    return row
+
+
 def file_row(path, root=ROOT):
     "The `Row` of a Python file that no notebook exports."
     row = Row(path.relative_to(root).as_posix())
@@ -161,6 +168,8 @@ def rows(root=ROOT):
     for path in sorted((root/'nbs').rglob('*.ipynb')):
         if {'.ipynb_checkpoints', '_proc'} & set(path.parts): continue
         found.append(notebook_row(path, modules.get(path.relative_to(root/'nbs').as_posix()), root))
+    for path in sorted((root/'p3m_nb').rglob('*.js')) + sorted((root/'p3m_nb').rglob('*.css')):
+        found.append(text_row(path, root))
     for folder in ('tests', 'tools', 'benchmarks'):
         found += [file_row(p, root) for p in sorted((root/folder).rglob('*.py'))]
     return found, {f'nbs/{n}' for n in modules}
@@ -256,15 +265,19 @@ def _formatted(source):
     return done.stdout.rstrip('\n')
 
 
+def _inside(node):
+    "The statements inside a compound statement, in order."
+    parts = [n for part in ('body', 'handlers', 'orelse', 'finalbody') for n in getattr(node, part, [])]
+    return [m for n in parts for m in (n.body if isinstance(n, ast.ExceptHandler) else [n])]
+
+
 def _statements(body):
     "Groups of statements of a body: (first line, last line, body of a single compound one)."
     groups = []
     for node in body:
         first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
-        inner = [n for part in ('body', 'handlers', 'orelse', 'finalbody') for n in getattr(node, part, [])]
-        inner = [m for n in inner for m in (n.body if isinstance(n, ast.ExceptHandler) else [n])]
         if groups and first <= groups[-1][1]: groups[-1][1:] = [node.end_lineno, []]  # they share a line
-        else: groups.append([first, node.end_lineno, inner if isinstance(inner, list) else []])
+        else: groups.append([first, node.end_lineno, _inside(node)])
     return groups
 
 

@@ -137,7 +137,7 @@ def adversarial_losses(
 class AlphaGAN(Network):
     "AlphaGAN (arXiv 1807.10088) with group norm, layout of the released weights; a discriminator in training."
     multiple, smallest, tiles = 32, 32, False
-    random_trimap = 'repeated'  # how training makes trimaps, see `trimaps`
+    random_trimap = 'repeated'  # how training makes trimaps, see `random_trimaps`
 
     def __init__(self,
         discriminator:bool=False,  # with the discriminator, which training needs
@@ -157,6 +157,11 @@ class AlphaGAN(Network):
     def load_encoder(self, source:str|Path|dict):
         "Start the encoder from ImageNet weights (file or state dict) of a ResNet-50."
         return load_resnet50(self.encoder.resnet50, source, 'conv_1')
+
+    def convert_published(self, state):
+        "The published file has no discriminator: the network keeps its own."
+        if self.discriminator is None or any(k.startswith('discriminator.') for k in state): return state
+        return state | {f'discriminator.{k}': v for k, v in self.discriminator.state_dict().items()}
 
     def begin_training(self):
         "Add the discriminator, if there is none."

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from ..losses import smooth_l1
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/fba.ipynb #ee68fee0
@@ -133,8 +133,7 @@ def load_resnet50(
     first:str='conv1',  # name of the first convolution
 )->nn.Module:  # `encoder`
     "Start `encoder` from ImageNet weights; the classifier and the running means of batch norms are left out."
-    name = 'state dict' if isinstance(source, dict) else str(source)
-    state = clean_state_dict(source, name) if isinstance(source, dict) else read_torch_file(source)
+    state, name = read_state_dict(source)
     unused = re.compile(r'^fc\.|running_mean$|running_var$|num_batches_tracked$')
     state = {k: v.float() for k, v in state.items() if not unused.search(k)}
     own = encoder.get_submodule(first).weight
@@ -197,7 +196,7 @@ class FBAOutput(NamedTuple):
 class FBA(Network):
     "FBA matting (arXiv 2003.07711), layout of the authors' checkpoint."
     multiple, smallest, tiles = 8, 32, False
-    random_trimap = 'ellipses'  # how training makes trimaps, see `trimaps`
+    random_trimap = 'ellipses'  # how training makes trimaps, see `random_trimaps`
 
     def __init__(self):
         super().__init__()
@@ -261,9 +260,9 @@ def fba_losses(
 # %% ../../nbs/networks/fba.ipynb #771a8cde
 FBA.recipes = {
     'published': Recipe(
-        epochs=45, bs=1, size=512, lr=1e-5, schedule='flat',
+        epochs=45, bs=1, size=512, lr=1e-5, schedule='flat', optimizer='radam',
         source='arXiv 2003.07711 and README of the code; advice, not a published script',
-        notes='RAdam in the paper, lowered to 1e-6 near the end; crops of 320 to 640 around unknown pixels; '
+        notes='in the paper lowered to 1e-6 near the end; crops of 320 to 640 around unknown pixels; '
         'starts from ImageNet weights'),
     'fast': Recipe(
         epochs=20, bs=4, size=320, lr=1e-4, schedule='one-cycle', optimizer='adam', clip=1., source='ours',

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..encoders import clean_state_dict, load_strictly, read_torch_file
+from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from .blocks import SqueezeExcite, enlarge, merge_copies
 from ..registry import Network, Recipe, register_network
 

@@ -184,6 +184,11 @@ class SwinT(nn.Module):
         self.norm = nn.LayerNorm(768, eps=1e-5)
         self.apply(start_linear)
 
+    def usable(self, state:dict)->dict:
+        "Of an ordinary Swin-T the blocks and the last normalisation; all of a file that has our stem."
+        if 'patch_embed.proj.weight' not in state: return state
+        return {k: v for k, v in state.items() if '.blocks.' in k or k.startswith('norm.')}
+
     def forward(self,
         x:Tensor,  # (B,3,H,W) normalised with the ImageNet statistics
         shallow:Callable|None=None,  # function of E0 whose result stands in its place

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from .fba import with_planes
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import binomial_laplacian_loss, region_mean, sobel, unknown_region
 
 # %% ../../nbs/networks/vitmatte.ipynb #e40626d7
@@ -211,8 +211,7 @@ def load_vit(
     source:str|Path|dict,  # file or state dict with the names of DINO and timm
 )->ViT:  # `vit`
     "Start `vit` from a plain ViT-S/16; the class token, the last norm and the head are left out."
-    name = 'state dict' if isinstance(source, dict) else str(source)
-    state = clean_state_dict(source, name) if isinstance(source, dict) else read_torch_file(source)
+    state, name = read_state_dict(source)
     state = {k.removeprefix('backbone.'): v.float() for k, v in state.items()}
     state = {k: v for k, v in state.items() if not k.startswith(('cls_token', 'norm.', 'head', 'fc_norm.'))}
     new = {k: v for k, v in vit.state_dict().items() if '.rel_pos_' in k or '.residual.' in k}
@@ -270,7 +269,7 @@ def fill_up(
 class ViTMatte(Network):
     "ViTMatte (arXiv 2305.15272), layout of the authors' checkpoint."
     multiple, smallest = 1, 1  # `forward` fills up itself
-    random_trimap = 'ellipses'  # how training makes trimaps, see `trimaps`
+    random_trimap = 'ellipses'  # how training makes trimaps, see `random_trimaps`
 
     def __init__(self):
         super().__init__()
@@ -320,8 +319,8 @@ def layer_decay(
 ViTMatte.recipes = {
     'published': Recipe(
         epochs=100, bs=32, size=512, lr=5e-4, schedule='step', optimizer='adamw', wd=.1, warmup=.19,
-        groups=layer_decay(), source='arXiv 2305.15272 and its code',
-        notes='lr x0.1 at epoch 30, x0.05 at 90; 250 steps of warm-up; starts from DINO ViT-S/16 with zeros for the '
+        steps=(30, 90), groups=layer_decay(), source='arXiv 2305.15272 and its code',
+        notes='in the code lr x0.1 at epoch 30, x0.05 at 90; 250 steps of warm-up; starts from DINO ViT-S/16 with zeros for the '
         'trimap; weight decay is the framework default as we know it'),
     'fast': Recipe(
         epochs=20, bs=4, size=320, lr=2e-4, schedule='one-cycle', optimizer='adamw', wd=.1, clip=1., source='ours',

@@ -5,7 +5,7 @@ A widget's module, and what it needs, is loaded when the widget is first asked f
 from importlib import import_module as _import_module
 
 _WHERE = {
-    'MatteViewer': 'matte', 'Viewer': 'viewer', 'MatteCompare': 'compare', 'DatasetInspector': 'dataset', 'ObfuscationStudio': 'obfuscation',
+    'MatteViewer': 'matte', 'MatteCorrector': 'correct', 'Viewer': 'viewer', 'MatteCompare': 'compare', 'DatasetInspector': 'dataset', 'ObfuscationStudio': 'obfuscation',
     'ErrorExplorer': 'errors', 'read_marks': 'errors', 'region_errors': 'errors', 'TrainingMonitor': 'training',
     'TrainingView': 'training', 'BatchMatter': 'batch', 'mattes_zip': 'batch', 'safe_name': 'batch', 'error_map': 'common',
 }
