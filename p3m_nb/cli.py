@@ -271,11 +271,11 @@ def _named(items):
 
 def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
     "Dict label -> `Method` of the options of `p3m_eval`."
-    from p3m_nb.methods import matter_method, onnx_method, stored_method, trimap_method
+    from p3m_nb.methods import network_method, onnx_method, stored_method, trimap_method
     from pathlib import Path
-    if not (weights or predictions or onnx or method): found = [(None, matter_method(None, **matter))]
+    if not (weights or predictions or onnx or method): found = [(None, network_method(None, **matter))]
     else:
-        found = [(n, matter_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)] + [(n, stored_method(p, n)) for n, p in _named(predictions)]
+        found = [(n, network_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)] + [(n, stored_method(p, n)) for n, p in _named(predictions)]
         found += [(n, onnx_method(p, name=n, **onnx_options)) for n, p in _named(onnx)] + [(n, trimap_method(m)) for n, m in _named(method)]
     labels = [n or m.name for n, m in found]
     if twins := [l for l in labels if labels.count(l) > 1]: raise ValueError(f"two methods are called '{twins[0]}'; name them, e.g. first=PATH second=PATH")

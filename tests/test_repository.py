@@ -62,7 +62,7 @@ MAY_IMPORT = {
         'infer': 'core jobs registry encoders model weights detail trimaps',
         'video': 'core jobs infer',
         'export': 'core registry model weights infer detail',
-        'methods': 'core jobs dataset crops data infer model registry weights export',
+        'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
         'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
