@@ -152,6 +152,7 @@ def _bytes_of(source):
 # %% ../nbs/00_core.ipynb #e22cbdc5
 _RAW_HELP = ('a camera raw file; develop it with a raw converter (darktable, RawTherapee, that of the camera) '
              'and save it as JPEG or TIFF')
+_HEIF_BROKEN = 'a HEIC photograph that the installed reader (pillow-heif) cannot read; save it as JPEG'
 _HEIF_HELP = 'a HEIC photograph; install the reader (pip install pillow-heif) or save it as JPEG'
 
 def _why_not(kind, suffix):
@@ -338,7 +339,8 @@ def _open_header(data, name, max_pixels=MAX_PIXELS):
         raise ValueError(f'{name}: more than {max_pixels/1e6:.0f} megapixels; make it smaller first') from None
     except Exception as e:
         if isinstance(e, ValueError) and str(e).startswith(f'{name}: '): raise
-        raise ValueError(f'{name}: not an image that can be read ({type(e).__name__})') from e
+        what = _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else f'not an image that can be read ({type(e).__name__})'
+        raise ValueError(f'{name}: {what}') from e
 
 # %% ../nbs/00_core.ipynb #89694851
 _SRGB = functools.cache(lambda: ImageCms.createProfile('sRGB'))

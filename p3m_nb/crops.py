@@ -253,7 +253,7 @@ def _turned_square(rng, alpha, size, scale, angle, stretch):
 # %% ../nbs/18_crops.ipynb #9fdd9cab
 def _warp(a, m, size, zoom):
     "`a` under the map `m`; shrunk first if it gets much smaller, so that no detail flickers."
-    n = int(1 / zoom + .25)
+    n = max(int(1 / zoom + .25), -(-max(a.shape[:2]) // 32000))  # OpenCV warps no longer sides
     if n > 1:
         h, w = max(1, a.shape[0] // n), max(1, a.shape[1] // n)
         sx, sy = a.shape[1] / w, a.shape[0] / h

@@ -1,0 +1,240 @@
+"Files under bad conditions: full disk, two runs at once, killed runs, odd shapes, forked workers, damaged files."
+import hashlib, json, os, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from p3m_nb.core import image_info, load_alpha, load_image, read_image, save_image
+from p3m_nb.jobs import LOCK, RECORD, FileReport, is_result, process_folder
+from p3m_nb.synth import make_mini_p3m, synth_portrait
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, *args, **kwargs):
+    "Start Python `code` in a process of its own."
+    env = os.environ | {'PYTHONPATH': str(ROOT)} | kwargs
+    command = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def visible(folder): return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob('[!.]*') if p.is_file())
+
+
+def test_no_program_is_started(tmp_path):
+    "PostScript, under whatever name, reaches no Ghostscript: a program of that name would leave a file."
+    (tmp_path/'bin').mkdir()
+    program = tmp_path/'bin'/'gs'
+    program.write_text(f'#!/bin/sh\ntouch {tmp_path}/started\necho GPL Ghostscript\n')
+    program.chmod(0o755)
+    place = tmp_path/'set'/'image'
+    place.mkdir(parents=True)
+    text = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n'
+    for name in ('a.jpg', 'b.eps', 'c.png', 'd'): (place/name).write_bytes(text)
+    (tmp_path/'set'/'mask').mkdir()
+    Image.new('L', (64, 64), 99).save(tmp_path/'set'/'mask'/'a.png')
+    path = f'{tmp_path}/bin:{os.environ["PATH"]}'
+    code = '''import sys
+from p3m_nb.core import image_info, load_alpha, load_image, read_image
+for read in (load_image, read_image, load_alpha, image_info):
+    try: read(sys.argv[1])
+    except ValueError as e: assert 'PostScript is not an image that can be read' in str(e), e
+    else: raise SystemExit('it was read')'''
+    for name in ('a.jpg', 'b.eps', 'c.png', 'd'):
+        run = python(code, place/name, PATH=path)
+        assert (run.communicate(), run.returncode) == (('', ''), 0)
+    code = 'import sys; from p3m_nb.cli import p3m_check; p3m_check()'
+    run = python(code, tmp_path/'set', PATH=path)
+    out, err = run.communicate()
+    assert run.returncode == 1 and 'PostScript' in err and 'Ghostscript' not in out + err
+    assert not (tmp_path/'started').exists()
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    "A limit on the size of files stands for a full disk."
+    target = tmp_path/'out.png'
+    save_image(np.zeros((8, 8, 3), np.uint8), target)
+    before = target.read_bytes()
+    code = '''import resource, signal, sys, numpy as np
+from p3m_nb.core import save_image
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try: save_image(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8), sys.argv[1])
+except OSError as e: print(e.strerror)'''
+    run = python(code, target)
+    assert run.communicate()[0] == 'File too large\n'
+    assert target.read_bytes() == before and os.listdir(tmp_path) == ['out.png']
+
+
+SLOW_RUN = '''import sys, time
+from p3m_nb.core import load_image, save_image
+from p3m_nb.jobs import process_folder
+def work(image, outputs):
+    for o in outputs: save_image(255 - image, o)
+    time.sleep(.02)
+report = process_folder(sys.argv[1], sys.argv[2], ('_a.png', '_b.png'), work, 'slow', read=load_image, progress=False)
+print(len(report.done), len(report.skipped), len(report.failed))'''
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    for i in range(12): save_image(np.full((20, 30, 3), i, np.uint8), tmp_path/'in'/f'{i}.png')
+    return tmp_path/'in'
+
+
+def whole_results(photographs, out):
+    "Every result is there, is whole, is recorded, and nothing else is left."
+    assert visible(out) == sorted(f'{i}_{k}.png' for i in range(12) for k in 'ab')
+    assert all(load_image(out/f'{i}_{k}.png').max() == 255 - i for i in range(12) for k in 'ab')
+    assert all(is_result(p) for p in out.glob('[!.]*'))
+    assert {p.name for p in out.glob('.*')} == {RECORD}
+    for line in (out/RECORD).read_text().splitlines(): json.loads(line)
+
+
+def test_two_runs_into_one_folder(photographs, tmp_path):
+    "One of them works, the other says who does; never a mixture."
+    runs = [python(SLOW_RUN, photographs, tmp_path/'out') for _ in range(2)]
+    said = [run.communicate() for run in runs]
+    codes = sorted(run.returncode for run in runs)
+    if codes == [0, 1]: assert any('another run works in this folder (process ' in err for _, err in said), said
+    else: assert codes == [0, 0] and sorted(out for out, _ in said) == ['0 12 0\n', '12 0 0\n'], said
+    whole_results(photographs, tmp_path/'out')
+
+
+def test_a_killed_run_is_completed(photographs, tmp_path):
+    "kill -9 at three points; what is there is whole, what is missing is made, nothing is made twice."
+    out = tmp_path/'out'
+    for enough in (3, 10, 17):
+        run = python(SLOW_RUN, photographs, out)
+        while run.poll() is None and len(visible(out)) < enough: time.sleep(.002)
+        assert run.poll() is None, run.stderr.read()
+        run.kill()
+        run.communicate()
+        for name in visible(out): load_image(out/name)
+    made = {name: (out/name).stat().st_mtime_ns for name in visible(out)}
+    assert (out/LOCK).exists()  # the file of the killed run; the lock itself is gone
+    run = python(SLOW_RUN, photographs, out)
+    text, err = run.communicate()
+    done, skipped, failed = map(int, text.split())
+    assert (run.returncode, done + skipped, failed) == (0, 12, 0), err
+    assert {name: (out/name).stat().st_mtime_ns for name in made} == made
+    whole_results(photographs, out)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 700), (60, 1), (2, 40000), (40000, 2)])
+def test_any_shape_within_a_gigabyte(tmp_path, size):
+    code = '''import sys, numpy as np
+from p3m_nb.core import *
+from p3m_nb.crops import crop_portrait, strong_portrait, whole_portrait
+from p3m_nb.dataset import Sample
+from p3m_nb.mattes import matte_facts
+h, w = int(sys.argv[2]), int(sys.argv[3])
+rng = np.random.default_rng(0)
+image, alpha = rng.integers(0, 256, (h, w, 3), dtype=np.uint8), rng.random((h, w)).astype(np.float32)
+sample = Sample(save_image(image, sys.argv[1] + '/a.png'), save_alpha(alpha, sys.argv[1] + '/b.png'))
+assert (load_image(sample.image) == image).all() and (read_image(sample.image) == image).all()
+estimate_foreground(image, alpha)
+composite(image, alpha, cover(image, (90, 70)))
+composite(image, alpha, rng.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+make_trimap(alpha, 15)
+matte_facts(read_alpha(sample.alpha), image)
+for make in (crop_portrait, strong_portrait): make(sample, rng, 64)
+whole_portrait(sample, 64)
+print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0])'''
+    run = python(code, tmp_path, *size)
+    out, err = run.communicate()
+    assert run.returncode == 0 and int(out) < 1_000_000, (out, err)
+
+
+def test_memory_stays_flat(tmp_path):
+    "200 photographs in one run need what 40 need, and 50 megapixels less than a gigabyte."
+    fractal = Image.effect_mandelbrot((1200, 900), (-2, -1, 1, 1), 50).convert('RGB')
+    save_image(np.asarray(fractal), tmp_path/'one.jpg')
+    for n in (40, 200):
+        (tmp_path/str(n)).mkdir()
+        for i in range(n): os.link(tmp_path/'one.jpg', tmp_path/str(n)/f'{i}.jpg')
+    Image.new('RGBA', (10000, 5000), (9, 9, 9, 99)).save(tmp_path/'large.png')
+    code = '''import sys
+from p3m_nb.core import load_image, save_image
+from p3m_nb.jobs import process_folder
+work = lambda image, outputs: save_image(image[::9, ::9], outputs[0])
+options = dict(read=load_image, n_workers=2, progress=False)
+report = process_folder(sys.argv[1], sys.argv[2], ('_s.png',), work, 'small', **options)
+assert report.ok, report
+print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0], len(report.done))'''
+    peaks = {}
+    for name in ('40', '200', 'large.png'):
+        out, err = python(code, tmp_path/name, tmp_path/f'out {name}').communicate()
+        peaks[name] = int(out.split()[0]) if out else err
+    assert peaks['200'] < 1.1 * peaks['40'] and peaks['large.png'] < 1_000_000, peaks
+
+
+FORK_OPTIONS = [dict(colours='estimate'), dict(colours=False, augment='strong', backgrounds='bg', p_background=1.),
+                dict(colours='estimate', augment='strong', backgrounds='bg')]
+
+
+@pytest.mark.parametrize('options', FORK_OPTIONS, ids=lambda o: ' '.join(f'{k}={v}' for k, v in o.items()))
+def test_options_with_every_number_of_workers(tmp_path, options):
+    "The same batches with 0, 1 and 2 workers, also after OpenMP and numba were used in the parent."
+    make_mini_p3m(tmp_path/'set', n=6, n_test=0, size=64, optional=False)
+    for i in range(2): save_image(synth_portrait(50 + i, 96).background, tmp_path/'bg'/f'{i}.jpg')
+    code = f'''import hashlib, os, sys, torch
+os.chdir(sys.argv[1])
+from p3m_nb.core import estimate_foreground
+from p3m_nb.data import p3m_dls
+from p3m_nb.dataset import P3M10k
+from p3m_nb.synth import synth_portrait
+p = synth_portrait(0, 96)
+estimate_foreground(p.image, p.alpha)
+torch.ones(999, 999) @ torch.ones(999, 999)
+for n in (0, 1, 2):
+    dls = p3m_dls(P3M10k('set', valid_pct=.3), bs=2, size=48, n_workers=n, device='cpu', **{options!r})
+    print(hashlib.sha256(b''.join(t.numpy().tobytes() for b in dls.train for t in b)).hexdigest())'''
+    run = python(code, tmp_path)
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0 and len(out.split()) == 3 and len(set(out.split())) == 1, (out, err[-2000:])
+
+
+def test_formats_in_a_folder(tmp_path):
+    "Whatever Pillow's raster decoders can read is done, whatever its name; what cannot be read is named."
+    picture = Image.fromarray(synth_portrait(1, 64).image)
+    kinds = dict(avif='AVIF', mpo='MPO', j2k='JPEG2000', jp2='JPEG2000', tga='TGA', pnm='PPM', jpe='JPEG', webp='WEBP',
+                 qoi='QOI', pcx='PCX', bmp='BMP', gif='GIF', tif='TIFF', dds='DDS')
+    (tmp_path/'in').mkdir()
+    for suffix, kind in kinds.items(): picture.save(tmp_path/'in'/f'{suffix}.{suffix}', kind)
+    picture.save(tmp_path/'in'/'none', 'PNG')
+    picture.save(tmp_path/'in'/'wrong.png', 'JPEG')
+    (tmp_path/'in'/'phone.heic').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + bytes(200))
+    (tmp_path/'in'/'camera.nef').write_bytes(b'MM\0*' + bytes(200))
+    work = lambda image, outputs: save_image(image, outputs[0])
+    report = process_folder(tmp_path/'in', tmp_path/'out', ('.png',), work, 'copy', read=load_image, progress=False)
+    assert isinstance(report, FileReport)
+    assert {p.name for p in report.failed} == {'phone.heic', 'camera.nef'}, str(report)
+    assert 'HEIC' in str(report) and 'raw converter' in str(report) and not report.ok
+    assert len(visible(tmp_path/'out')) == len(kinds) + 2
+    assert {image_info(tmp_path/'in'/f'{s}.{s}').format for s in kinds} >= {'AVIF', 'TGA', 'JPEG2000'}
+
+
+def test_fuzzed_files_end_in_one_line(tmp_path):
+    "300 damaged files of every format: an array, or one error that names the file; never another exception."
+    rng = np.random.default_rng(5)
+    picture = Image.fromarray(synth_portrait(2, 48).image)
+    kinds = 'JPEG PNG WEBP TIFF GIF BMP AVIF JPEG2000 TGA PPM QOI PCX DDS ICO SGI'.split()
+    sources = {}
+    for kind in kinds:
+        picture.save(tmp_path/f'x.{kind.lower()}', kind)
+        sources[kind] = (tmp_path/f'x.{kind.lower()}').read_bytes()
+    for trial in range(300):
+        kind = kinds[trial % len(kinds)]
+        data = bytearray(sources[kind])
+        for _ in range(int(rng.choice([1, 2, 8]))):
+            data[int(rng.integers(min(len(data), 400)))] = int(rng.integers(256))
+        if trial % 4 == 0: data = data[:int(rng.integers(1, len(data)))]
+        path = tmp_path/f'mutant.{kind.lower()}'
+        path.write_bytes(data)
+        for read in (load_image, load_alpha, read_image, image_info):
+            try: read(path)
+            except (ValueError, OSError) as e: assert str(path) in str(e) and '\n' not in str(e), (trial, kind, read, e)
+    assert hashlib.sha256(b''.join(sources.values())).hexdigest()
