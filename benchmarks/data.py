@@ -1,9 +1,12 @@
-"""How fast training crops are made: `p3m_nb.data` against the published procedure written plainly. Both give the same bytes, which is checked first.
+"""How fast training crops are made: `p3m_nb.data` against the published procedure written plainly. Both give the
+same bytes, which is checked first.
 
     python benchmarks/data.py                                   # generated portraits of 1500x2000
-    python benchmarks/data.py ../shared/data/portraits/train    # photographs and mattes of a folder, enlarged to 1500x2000
+    # photographs and mattes of a folder, enlarged to 1500x2000
+    python benchmarks/data.py ../shared/data/portraits/train
 
-Prints Markdown tables: images per second (of a processor, and of the clock) for image + alpha and with foreground + background, in turns;
+Prints Markdown tables: images per second (of a processor, and of the clock) for image + alpha and with foreground
++ background, in turns;
 then image + alpha with worker processes.
 """
 import argparse, resource, sys, tempfile, time
@@ -25,7 +28,8 @@ MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([.485, .456, .406], [.229,
 
 
 class PlainDataset(torch.utils.data.Dataset):
-    "The published training set as one writes it down: Pillow, the trimap of the whole image, `numpy.where`, floats per item."
+    """The published training set as one writes it down: Pillow, the trimap of the whole image, `numpy.where`, floats
+    per item."""
     def __init__(self, samples, size=512, parts=()): self.samples, self.size, self.parts = samples, size, parts
     def __len__(self): return len(self.samples)
 
@@ -60,7 +64,9 @@ class PlainDataset(torch.utils.data.Dataset):
         out = self.arrays(i, np.random.default_rng([0, 0, 2, i]))
         colour = lambda a: (torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1))).float() / 255 - MEAN) / STD
         x = {p: colour(out[p]) for p in ('image', *self.parts)}
-        return x | dict(alpha=torch.from_numpy(out['alpha'])[None].float() / 255, trimap=torch.from_numpy(out['trimap'])[None].float())
+        return x | dict(
+            alpha=torch.from_numpy(out['alpha'])[None].float() / 255, trimap=torch.from_numpy(out['trimap'])[None].float()
+        )
 
 
 def make_data(root, source, n, height, width):
@@ -74,16 +80,20 @@ def make_data(root, source, n, height, width):
             foreground, background = estimate_foreground(image, alpha, return_background=True)
             p = argparse.Namespace(image=image, alpha=alpha, foreground=foreground, background=background)
         t = root/'train'
-        save_image(p.image, t/'blurred_image'/f'{i}.jpg', quality=90); save_alpha(p.alpha, t/'mask'/f'{i}.png')
-        save_image(p.foreground, t/'fg'/f'{i}.png'); save_image(p.background, t/'bg'/f'{i}.jpg', quality=90)
+        save_image(p.image, t / 'blurred_image' / f'{i}.jpg', quality=90)
+        save_alpha(p.alpha, t / 'mask' / f'{i}.png')
+        save_image(p.foreground, t / 'fg' / f'{i}.png')
+        save_image(p.background, t / 'bg' / f'{i}.jpg', quality=90)
     return P3M10k(root, valid_pct=.01)
 
 
-def cpu_seconds(): return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def cpu_seconds():
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def in_turns(variants, rounds):
-    "Median (processor seconds, seconds) of each variant, run in turns; the first do not suffer when others use the machine."
+    """Median (processor seconds, seconds) of each variant, run in turns; the first do not suffer when others use the
+    machine."""
     times = {k: [] for k in variants}
     for f in variants.values(): f()
     for _ in range(rounds):
@@ -94,7 +104,8 @@ def in_turns(variants, rounds):
     return {k: np.median(t, 0) for k, t in times.items()}
 
 
-def row(title, n, t): return f'| {title} | {n / t["plain"][0]:.1f} | {n / t["ours"][0]:.1f} | {t["plain"][0] / t["ours"][0]:.2f} | {n / t["plain"][1]:.1f} | {n / t["ours"][1]:.1f} |'
+def row(title, n, t):
+    return f'| {title} | {n / t["plain"][0]:.1f} | {n / t["ours"][0]:.1f} | {t["plain"][0] / t["ours"][0]:.2f} | {n / t["plain"][1]:.1f} | {n / t["ours"][1]:.1f} |'
 
 
 def main():
@@ -104,7 +115,8 @@ def main():
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--workers', type=int, nargs='*', default=[0, 1, 2])
     args = parser.parse_args()
-    cv2.setNumThreads(1); torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as d:
         data = make_data(Path(d), args.source, args.n, 2000, 1500)
         samples, n = data.train, len(data.train)
@@ -121,9 +133,16 @@ def main():
             order, (x, y) = np.random.default_rng([0, 0, 1]).permutation(n), dls.one_batch()
             for j, i in enumerate(order):
                 a = plain[int(i)]
-                assert torch.equal(a['image'], torch.Tensor(x[j])) and torch.equal(a['alpha'], y[j].alpha) and torch.equal(a['trimap'], y[j].trimap.float())
+                assert (
+                    torch.equal(a['image'], torch.Tensor(x[j]))
+                    and torch.equal(a['alpha'], y[j].alpha)
+                    and torch.equal(a['trimap'], y[j].trimap.float())
+                )
                 assert all(torch.equal(a[p], getattr(y[j], p)) for p in parts)
-            t = in_turns({'plain': lambda: torch.utils.data.default_collate([plain[i] for i in range(n)]), 'ours': dls.one_batch}, args.rounds)
+            t = in_turns(
+                {'plain': lambda: torch.utils.data.default_collate([plain[i] for i in range(n)]), 'ours': dls.one_batch},
+                args.rounds,
+            )
             print(row(f'image, alpha{", foreground, background" if parts else ""} | identical', n, t), flush=True)
         print(f'\n| workers | {head}\n|---|---|---|---|---|---|')
         many = [s for s in samples for _ in range(8)]
@@ -131,7 +150,9 @@ def main():
         for w in args.workers:
             plain = torch.utils.data.DataLoader(PlainDataset(many), batch_size=8, num_workers=w)
             dls = p3m_dls(data, bs=8, colours=False, n_workers=w, device='cpu')
-            t = in_turns({'plain': lambda: [None for _ in plain], 'ours': lambda: [None for _ in dls.train]}, max(1, args.rounds // 2))
+            t = in_turns(
+                {'plain': lambda: [None for _ in plain], 'ours': lambda: [None for _ in dls.train]}, max(1, args.rounds // 2)
+            )
             print(row(w, len(many), t), flush=True)
 
 

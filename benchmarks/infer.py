@@ -2,7 +2,8 @@
 
     python benchmarks/infer.py [--arch resnet34|lite] [--rounds 5] [--size 1620 1080]
 
-"plain" is what a straightforward script does: the whole network in eager mode, once for RESIZE, twice for HYBRID (both decoders each time), with the
+"plain" is what a straightforward script does: the whole network in eager mode, once for RESIZE, twice for HYBRID
+(both decoders each time), with the
 system's memory allocation as it is. Memory is the peak of a process of its own, less what it held before.
 """
 import argparse, ctypes, re, statistics, subprocess, sys, time
@@ -30,10 +31,14 @@ def network(arch):
 def published_forward(net, x):
     "P3M-Net written down in the paper's order, everything kept until the end: global logits, local alpha, fused alpha."
     f = net.encoder(x)
-    d4g = net.decoder4_g(f.e4); d3g = net.decoder3_g(d4g)
-    d2g = net.decoder2_g(net.dbfi_2(d3g, f.e4)); d1g = net.decoder1_g(net.dbfi_1(d2g, f.e4))
+    d4g = net.decoder4_g(f.e4)
+    d3g = net.decoder3_g(d4g)
+    d2g = net.decoder2_g(net.dbfi_2(d3g, f.e4))
+    d1g = net.decoder1_g(net.dbfi_1(d2g, f.e4))
     logits = net.decoder0_g(net.dbfi_0(d1g, f.e4))
-    put = lambda d, k: F.max_unpool2d(d, f.indices[k], 2, 2) if f.indices else F.interpolate(d, scale_factor=2, mode='bilinear')
+    put = lambda d, k: (
+        F.max_unpool2d(d, f.indices[k], 2, 2) if f.indices else F.interpolate(d, scale_factor=2, mode='bilinear')
+    )
     shallow = lambda k, d: (m := net.get_submodule(f'sbfi_{k}'))(d, m.pool(f.e0))
     d3l = net.tfi_3(d4g, put(net.decoder4_l(f.e4), 4), f.e3)
     d2l = shallow(2, net.tfi_2(d3g, put(net.decoder3_l(d3l), 3), f.e2))
@@ -50,7 +55,11 @@ def plain(model, image, strategy):
     with torch.inference_mode():
         crop = lambda out, size: [t[..., :size[0], :size[1]] for t in out]
         logits, _, alpha = crop(published_forward(model, _to_tensor(image, low, 'default')), low)
-        if low != high: alpha = fuse(F.interpolate(logits, high, mode='bilinear'), crop(published_forward(model, _to_tensor(image, high, 'default')), high)[1])
+        if low != high:
+            alpha = fuse(
+                F.interpolate(logits, high, mode='bilinear'),
+                crop(published_forward(model, _to_tensor(image, high, 'default')), high)[1],
+            )
     return _enlarge(alpha[0, 0].numpy(), image.shape[:2], 'default')
 
 
@@ -87,17 +96,33 @@ def main():
     times, alphas = {(s, p): [] for s, p, _ in runs}, {}
     for _ in range(args.rounds + 1):  # the first round warms up
         for s, p, f in runs:
-            start = time.perf_counter(); alphas[s, p] = f(image); times[s, p].append(time.perf_counter() - start)
-    print(f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.rounds}\n')
-    print('| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|')
+            start = time.perf_counter()
+            alphas[s, p] = f(image)
+            times[s, p].append(time.perf_counter() - start)
+    print(
+        f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.rounds}\n'
+    )
+    print(
+        '| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|'
+    )
     base = None  # of the plain run, which comes first
     for s, p, _ in runs:
-        peak = lambda p: int(subprocess.run([sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--size', *map(str, args.size)], capture_output=True, text=True, check=True).stdout)
+        peak = lambda p: int(
+            subprocess.run(
+                [sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--size', *map(str, args.size)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
         median = lambda p: statistics.median(times[s, p][1:])
         used = peak(p)
         base = used if p == 'plain' else base
         d = np.abs(alphas[s, p] - alphas[s, 'plain'])
-        print(f'| {s.upper()} | {p} | {median(p):.2f} | {median("plain") / median(p):.2f} | {used} | {used / base:.2f} | {d.mean():.5f} | {(d > .05).mean():.3%} |', flush=True)
+        print(
+            f'| {s.upper()} | {p} | {median(p):.2f} | {median("plain") / median(p):.2f} | {used} | {used / base:.2f} | {d.mean():.5f} | {(d > 0.05).mean():.3%} |',
+            flush=True,
+        )
 
 
 if __name__ == '__main__': main()

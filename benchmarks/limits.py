@@ -1,9 +1,11 @@
 """Where the shipped weights give way: IoU on the same photographs made harder, against the human masks (alpha > 0.5).
 
-    python benchmarks/limits.py                 # photographs of portraits/validation in $P3M_SHARED/data or ../shared/data
+    # photographs of portraits/validation in $P3M_SHARED/data or ../shared/data
+    python benchmarks/limits.py
     python benchmarks/limits.py --limit 30 --weights other.safetensors
 
-Every condition changes the photograph and, where it moves pixels, its mask in the same way. "Two people" puts two photographs side by side; both people count as foreground.
+Every condition changes the photograph and, where it moves pixels, its mask in the same way. "Two people" puts two
+photographs side by side; both people count as foreground.
 """
 import argparse, os, sys
 from pathlib import Path
@@ -27,27 +29,54 @@ def turned(a, degrees):
     h, w = a.shape[:2]
     return cv2.warpAffine(a, cv2.getRotationMatrix2D((w / 2, h / 2), degrees, 1), (w, h), borderMode=cv2.BORDER_REPLICATE)
 
-def beside(a, b): return np.hstack([a, cv2.resize(b, a.shape[1::-1], interpolation=cv2.INTER_AREA if b.ndim == 3 else cv2.INTER_NEAREST)])
+def beside(a, b):
+    return np.hstack(
+        [a, cv2.resize(b, a.shape[1::-1], interpolation=cv2.INTER_AREA if b.ndim == 3 else cv2.INTER_NEAREST)]
+    )
 
 def shrunk(foreground, alpha, mask, scene, scale):
     "The person at `scale` of the height, standing at the bottom of `scene`."
     h, w = mask.shape
-    put = lambda a, k: cv2.copyMakeBorder(cv2.resize(a, (round(w * scale), round(h * scale)), interpolation=k), h - round(h * scale), 0, (w - round(w * scale)) // 2, w - round(w * scale) - (w - round(w * scale)) // 2, cv2.BORDER_CONSTANT)
-    return composite(put(foreground, cv2.INTER_AREA), put(alpha, cv2.INTER_AREA), cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)), put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
+    put = lambda a, k: cv2.copyMakeBorder(
+        cv2.resize(a, (round(w * scale), round(h * scale)), interpolation=k),
+        h - round(h * scale),
+        0,
+        (w - round(w * scale)) // 2,
+        w - round(w * scale) - (w - round(w * scale)) // 2,
+        cv2.BORDER_CONSTANT,
+    )
+    return composite(
+        put(foreground, cv2.INTER_AREA), put(alpha, cv2.INTER_AREA), cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)
+    ), put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
 
 def conditions(image, alpha, mask, other, scene, rng):
     "{name: (image, mask)}"
     gray = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
-    jpeg = cv2.imdecode(cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 10])[1], cv2.IMREAD_COLOR)[..., ::-1]
+    jpeg = cv2.imdecode(cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 10])[1], cv2.IMREAD_COLOR)[
+        ..., ::-1
+    ]
     flat, foreground = mask.astype(np.uint8), estimate_foreground(image, alpha)
     turn = lambda d: (turned(image, d), turned(flat, d) > 0)
-    return {'as it is': (image, mask), 'mirrored': (image[:, ::-1], mask[:, ::-1]), 'black and white': (gray, mask), 'JPEG quality 10': (np.ascontiguousarray(jpeg), mask),
-            'a quarter of the light': (dark(image, .25, 800, rng), mask), 'a sixteenth of the light': (dark(image, .06, 800, rng), mask), 'out of focus (blur 4 px)': (cv2.GaussianBlur(image, (0, 0), 4), mask),
-            'turned by 15 degrees': turn(15), 'turned by 45 degrees': turn(45), 'upside down': (image[::-1], mask[::-1]),
-            'two people': (beside(image, other[0]), beside(flat, other[1].astype(np.uint8)) > 0), 'at half the size in another scene': shrunk(foreground, alpha, mask, scene, .5), 'at a quarter of the size': shrunk(foreground, alpha, mask, scene, .25)}
+    return {
+        'as it is': (image, mask),
+        'mirrored': (image[:, ::-1], mask[:, ::-1]),
+        'black and white': (gray, mask),
+        'JPEG quality 10': (np.ascontiguousarray(jpeg), mask),
+        'a quarter of the light': (dark(image, 0.25, 800, rng), mask),
+        'a sixteenth of the light': (dark(image, 0.06, 800, rng), mask),
+        'out of focus (blur 4 px)': (cv2.GaussianBlur(image, (0, 0), 4), mask),
+        'turned by 15 degrees': turn(15),
+        'turned by 45 degrees': turn(45),
+        'upside down': (image[::-1], mask[::-1]),
+        'two people': (beside(image, other[0]), beside(flat, other[1].astype(np.uint8)) > 0),
+        'at half the size in another scene': shrunk(foreground, alpha, mask, scene, 0.5),
+        'at a quarter of the size': shrunk(foreground, alpha, mask, scene, 0.25),
+    }
 
 def main():
-    shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
+    shared = (
+        Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2] / 'shared'
+    )
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', default=shared/'data')
     p.add_argument('--weights')
@@ -59,12 +88,24 @@ def main():
     paths = sorted((folder/'image').glob('*.jpg'))
     paths = paths[::max(1, len(paths) // args.limit)][:args.limit]
     scenes = sorted((Path(args.data)/'backgrounds').glob('*.jpg'))
-    load = lambda p: (load_image(p), load_alpha(folder/'alpha'/f'{p.stem}.png'), load_alpha(folder/'mask'/f'{p.stem}.png') > .5)
+    load = lambda p: (
+        load_image(p),
+        load_alpha(folder / 'alpha' / f'{p.stem}.png'),
+        load_alpha(folder / 'mask' / f'{p.stem}.png') > 0.5,
+    )
     for i, path in enumerate(paths):
         image, alpha, mask = load(path)
         other = load(paths[i - 1])
-        for name, (x, m) in conditions(image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng).items():
+        for name, (x, m) in conditions(
+            image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
+        ).items():
             scores.setdefault(name, []).append(iou(matter.alpha(np.ascontiguousarray(x)), m))
-    table(['condition', 'photographs', 'IoU', 'median', 'below 0.9'], [[k, str(len(v)), f'{np.mean(v):.3f}', f'{np.median(v):.3f}', str(sum(s < .9 for s in v))] for k, v in scores.items()])
+    table(
+        ['condition', 'photographs', 'IoU', 'median', 'below 0.9'],
+        [
+            [k, str(len(v)), f'{np.mean(v):.3f}', f'{np.median(v):.3f}', str(sum(s < 0.9 for s in v))]
+            for k, v in scores.items()
+        ],
+    )
 
 if __name__ == '__main__': main()

@@ -1,8 +1,11 @@
-"""Speed of `p3m_nb.metrics` against the published procedure written plainly (NumPy, SciPy, scikit-image), on one thread.
+"""Speed of `p3m_nb.metrics` against the published procedure written plainly (NumPy, SciPy, scikit-image), on one
+thread.
 
     python benchmarks/metrics.py                      # three generated mattes, 810x1080
-    python benchmarks/metrics.py FOLDER               # real mattes (8-bit pictures), enlarged so that the shorter side is 1080
-Needs scikit-image. Times are the median over images of the best of `REPEATS` runs, the two variants taking turns; every value is compared.
+    # real mattes (8-bit pictures), enlarged so that the shorter side is 1080
+    python benchmarks/metrics.py FOLDER
+Needs scikit-image. Times are the median over images of the best of `REPEATS` runs, the two variants taking turns;
+every value is compared.
 """
 import sys, time
 from pathlib import Path
@@ -34,7 +37,9 @@ def plain_sad_family(pred, alpha, trimap):
     weight_fg, weight_bg = np.zeros(pred.shape), np.zeros(pred.shape)
     weight_fg[trimap == 255] = 1.
     weight_bg[trimap == 0] = 1.
-    return np.array([sad, mse, mad, sad_t, mse_t, mad_t, np.sum(difference * weight_fg) / 1000, np.sum(difference * weight_bg) / 1000])
+    return np.array(
+        [sad, mse, mad, sad_t, mse_t, mad_t, np.sum(difference * weight_fg) / 1000, np.sum(difference * weight_bg) / 1000]
+    )
 
 
 def plain_grad(pred, alpha):
@@ -90,7 +95,9 @@ def race(plain, fast):
     best = [np.inf, np.inf]
     for _ in range(REPEATS):
         for i, f in enumerate((plain, fast)):
-            start = time.perf_counter(); value = f(); best[i] = min(best[i], time.perf_counter() - start)
+            start = time.perf_counter()
+            value = f()
+            best[i] = min(best[i], time.perf_counter() - start)
             if i: ours = value
             else: theirs = value
     return *(1e3 * b for b in best), np.atleast_1d(theirs), np.atleast_1d(ours)
@@ -102,8 +109,12 @@ def main():
         mattes = [(load_alpha(p) * 255 + .5).astype(np.uint8) for p in sorted(Path(sys.argv[1]).glob('*.png'))[:6]]
         mattes = [cv2.resize(m, None, fx=1080 / min(m.shape), fy=1080 / min(m.shape)) for m in mattes]
     else: mattes = [generated(s) for s in range(3)]
-    print(f'{len(mattes)} mattes, {min(m.size for m in mattes) / 1e6:.2f} to {max(m.size for m in mattes) / 1e6:.2f} megapixels, one thread\n')
-    print('| metric | prediction | published procedure, ms | p3m_nb, ms | times faster | largest relative difference |\n|---|---|---|---|---|---|')
+    print(
+        f'{len(mattes)} mattes, {min(m.size for m in mattes) / 1e6:.2f} to {max(m.size for m in mattes) / 1e6:.2f} megapixels, one thread\n'
+    )
+    print(
+        '| metric | prediction | published procedure, ms | p3m_nb, ms | times faster | largest relative difference |\n|---|---|---|---|---|---|'
+    )
     for name in ('SAD family (8)', 'GRAD', 'CONN'):
         for kind, noise in (('close', .002), ('noisy', .05)):
             rows = []
@@ -113,8 +124,13 @@ def main():
                 plain, fast = {
                     'GRAD': (lambda: plain_grad(pred, alpha), lambda: gradient_error(pred, alpha)),
                     'CONN': (lambda: plain_conn(pred, alpha), lambda: connectivity_error(pred, alpha)),
-                }.get(name, (lambda: plain_sad_family(pred, alpha, trimap),
-                             lambda: [*whole_errors(pred, alpha).values(), *trimap_errors(pred, alpha, trimap).values()]))
+                }.get(
+                    name,
+                    (
+                        lambda: plain_sad_family(pred, alpha, trimap),
+                        lambda: [*whole_errors(pred, alpha).values(), *trimap_errors(pred, alpha, trimap).values()],
+                    ),
+                )
                 rows.append(race(plain, fast))
             off = max(np.max(np.abs(t - o) / np.maximum(np.abs(t), 1e-12)) for _, _, t, o in rows)
             p, f, ratio = (np.median(x) for x in ([r[0] for r in rows], [r[1] for r in rows], [r[0] / r[1] for r in rows]))

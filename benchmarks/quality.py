@@ -138,7 +138,7 @@ def truth(folder, stem):
 def hide(image, alpha, finder):
     "`image` with its faces blurred, or None where none was found."
     from p3m_nb.privacy import obfuscate
-    hidden = obfuscate(image, alpha, finder=finder) if finder else None
+    hidden = obfuscate(image, alpha, 'blur', finder=finder) if finder else None
     return hidden.image if hidden is not None and hidden.mask.any() else None
 
 

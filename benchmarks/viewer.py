@@ -1,9 +1,11 @@
-"""How smoothly the viewer moves: frame times in headless Chromium and times until all tiles are there, on large pictures.
+"""How smoothly the viewer moves: frame times in headless Chromium and times until all tiles are there, on large
+pictures.
 
     python benchmarks/viewer.py                    # 24 and 50 megapixels
     python benchmarks/viewer.py --megapixels 12 --seconds 5
 
-The picture is a generated portrait, enlarged. What is seen is the cut-out over a colour, the photograph left of the wipe
+The picture is a generated portrait, enlarged. What is seen is the cut-out over a colour, the photograph left of
+the wipe
 line and the tinted transition area, on 1100 x 700 pixels of the screen."""
 import argparse, sys, tempfile, time
 from pathlib import Path
@@ -25,7 +27,8 @@ let last = 0;
 function step() {
   const t = (performance.now() - start) / 1000;
   if (t > seconds) return done(v.frames.slice());
-  if (t < seconds / 2) c.dispatchEvent(new WheelEvent('wheel', {deltaY: t < seconds / 4 ? -25 : 20, ...middle, cancelable: true}));
+  const turn = t < seconds / 4 ? -25 : 20;
+  if (t < seconds / 2) c.dispatchEvent(new WheelEvent('wheel', {deltaY: turn, ...middle, cancelable: true}));
   else v.moveBy(14 * Math.cos(3 * t), 9 * Math.sin(2 * t));
   requestAnimationFrame(step);
 }
@@ -70,7 +73,7 @@ def measure(megapixels, seconds):
         yield megapixels, 'first picture', f'{settle(chrome):.2f} s', ''
         for name, (zoom, x, y) in PLACES.items():
             before = chrome.execute_script('return root.p3m.drawnAt')
-            chrome.execute_script('for (const [k, v] of Object.entries(arguments[0])) fromKernel(k, v)', dict(zoom=zoom, x=x, y=y))
+            for name_, value in dict(zoom=zoom, x=x, y=y).items(): chrome.execute_script('fromKernel(...arguments)', name_, value)
             yield megapixels, f'tiles for {name}', f'{settle(chrome, before):.2f} s', ''
         frames = np.array(chrome.execute_async_script(HAND, seconds))
         share = (frames < 1000 / 60 + 2).mean()

@@ -159,13 +159,16 @@ def p3m_matte(
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # the first two leave no detail of a face
-    strength:float=None,  # share of the face's size: the blur's standard deviation, the mosaic's block (default: measured, see the privacy notebook)
+    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # black; face-coloured; blur and blocks are weak
+    strength:float=None,  # of blur and mosaic: standard deviation or block as a share of the face's size
     masks:str=None,  # folder of facemasks of the same names: they are hidden, and no face is looked for
     alphas:str=None,  # folder of mattes of the same names: their transition area is never changed
     finder:str='centerface',  # centerface, rfb, haar, all, or an .onnx file
     kernel:int=15,  # side in pixels of the kernel that makes the transition area
     keep_faceless:bool=False,  # also write photographs in which no face was found: you have looked at them
+    keep_links:bool=False,  # record the hashes of the originals, which link each copy to its original
+    frames:bool=False,  # each folder is a film: a face found before and after is hidden in between
+    people:bool=False,  # also find people with the matting network, and report those without a face found
     jpeg:int=None,  # write JPEGs of this quality, 1..100; changes the transition area by the loss of the format
     overwrite:bool=False,  # make results again that exist
     n_workers:int=None,  # threads (default: one per processor)
@@ -173,7 +176,14 @@ def p3m_obfuscate(
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
     from p3m_nb.privacy import obfuscate_folder
     return obfuscate_folder(input, out, method, strength=strength, masks=masks, alphas=alphas, finder=finder, kernel=kernel,
-                            keep_faceless=keep_faceless, jpeg=jpeg, overwrite=overwrite, n_workers=n_workers)
+                            keep_faceless=keep_faceless, keep_links=keep_links, frames=frames, jpeg=jpeg,
+                            people=_person_finder() if people else None, overwrite=overwrite, n_workers=n_workers)
+
+def _person_finder():
+    "A function that gives the alpha of an image, by the shipped network."
+    from p3m_nb.infer import Matter
+    matter = Matter()
+    return lambda image: matter(image).alpha
 
 # %% ../nbs/80_cli.ipynb #fffbd5da
 @command
@@ -181,11 +191,19 @@ def p3m_audit(
     input:list,  # images: files, folders, glob patterns
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
+    identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
     n_workers:int=None,  # threads (default: one per processor)
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
+    if identity is not None: return _identity(input, identity, finder, n_workers)
     from p3m_nb.audit import audit
     return audit(input, finder, out, n_workers=n_workers)
+
+def _identity(copies, originals, finder, n_workers):
+    "Who in the folder of `copies` is still recognised."
+    from p3m_nb.identity import identify
+    if len(copies) != 1: raise ValueError(f'--identity: one folder of copies was expected, not {len(copies)} inputs')
+    return identify(copies[0], originals, finder=finder, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f
 @command
@@ -194,7 +212,7 @@ def p3m_prepare(
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
-    method:Literal['replace', 'zero', 'blur', 'mosaic', 'paper']='replace',  # with -o: how faces are hidden
+    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # with -o: how faces are hidden
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
@@ -253,11 +271,11 @@ def _named(items):
 
 def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
     "Dict label -> `Method` of the options of `p3m_eval`."
-    from p3m_nb.methods import matter_method, onnx_method, stored_method, trimap_method
+    from p3m_nb.methods import network_method, onnx_method, stored_method, trimap_method
     from pathlib import Path
-    if not (weights or predictions or onnx or method): found = [(None, matter_method(None, **matter))]
+    if not (weights or predictions or onnx or method): found = [(None, network_method(None, **matter))]
     else:
-        found = [(n, matter_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)] + [(n, stored_method(p, n)) for n, p in _named(predictions)]
+        found = [(n, network_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)] + [(n, stored_method(p, n)) for n, p in _named(predictions)]
         found += [(n, onnx_method(p, name=n, **onnx_options)) for n, p in _named(onnx)] + [(n, trimap_method(m)) for n, m in _named(method)]
     labels = [n or m.name for n, m in found]
     if twins := [l for l in labels if labels.count(l) > 1]: raise ValueError(f"two methods are called '{twins[0]}'; name them, e.g. first=PATH second=PATH")

@@ -275,8 +275,8 @@ class Matter:
         self.shorter = self._asked('shorter', shorter, 540 if isinstance(model, P3MNet) else 512, 32, LONGEST)
         self.min_part = self._asked('min_part', min_part, 0., 0, 1)
         self.model = optimise(model, self.device, self.dtype)
-        self._set_detail(detail)
         self.second = second_stage(device=self.device, **_only(kwargs, 'refine', 'refine_weights'))
+        self._set_detail(False if detail is None and self.second is not None else detail)  # the second stage draws the hair
 
     def _asked(self, name, value, default, low, high):
         "The setting `name`: what is given, else what the weights ask for (not with resize='paper'), else the default."
@@ -387,20 +387,24 @@ def drop_small_parts(
     return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)
 
 # %% ../nbs/50_infer.ipynb #37de5c93
-def _kernel(image): return max(3, round(.02 * min(image.shape[:2])))  # of a trimap: 2 % of the shorter side
+def _trimap_of_alpha(alpha):
+    "A trimap of a predicted `alpha`: sure below .02 and above .98, but for 1 % of the shorter side around what is not."
+    sure = np.where(alpha < .02, 0, np.where(alpha > .98, 1, alpha))
+    return core.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
 
 @patch
 def trimap(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
     "The trimap that the network itself sees in `image`: P3M-Net's semantic map without small parts, otherwise made of alpha."
-    if not isinstance(self.model, P3MNet): return core.make_trimap(rescale_alpha(self.coarse_alpha(image), image.shape[:2], self.resize), _kernel(image))
-    low = network_sizes(image.shape[:2], self.strategy, self.resize, self.shorter)[0]
+    size = image.shape[:2]
+    if not isinstance(self.model, P3MNet): return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
+    low = network_sizes(size, self.strategy, self.resize, self.shorter)[0]
     with keep_memory(): logits = self._run('semantic', image, low)
     person = np.float32([0, .5, 1])[logits.argmax(1)[0].numpy()]
     gone = torch.from_numpy((person > 0) & (drop_small_parts(person, self.min_part) == 0))
     background = torch.where(gone, logits[0].amax(0) + 1, logits[0, 0])
-    return trimap_of_logits(torch.cat([background[None, None], logits[:, 1:]], 1), image.shape[:2])
+    return trimap_of_logits(torch.cat([background[None, None], logits[:, 1:]], 1), size)
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(

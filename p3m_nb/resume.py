@@ -7,7 +7,7 @@ __all__ = ['P3MLearner', 'core_model', 'AverageWeights', 'averaged_weights', 'rn
            'read_checkpoint']
 
 # %% ../nbs/42_resume.ipynb #a0b71067
-import contextlib, json, random
+import contextlib, json, random, warnings
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,9 @@ from .data import PortraitDL, set_epoch
 from .state_dicts import load_strictly
 
 # %% ../nbs/42_resume.ipynb #f459804a
+# the recorder's `losses` and a network's method of that name live in different places: fastai's remark on it is noise
+warnings.filterwarnings('ignore', r'You are shadowing an attribute \(losses\)')
+
 class P3MLearner(Learner):
     "A `Learner` for portraits whose training can be resumed."
     first_epoch, in_fit = 0, False

@@ -37,6 +37,7 @@ class TrainSettings:
     size: int = option('side of a training image in pixels (default: the recipe)', low=32, high=8192)
     pretrained: str = option("weights to start from: ImageNet's for the encoder (.pth), a whole network's (.safetensors), or shipped")
     integration: list = option("modules of P3M-Net in use, of tfi sbfi dbfi; none is the paper's BASIC")
+    options: list = option('further options of the network as NAME=VALUE, for example stage=1 of dim')
     weighting: str = option("of the parts of P3M-Net's loss: published code, or equation 5", 'code', ('code', 'paper'))
     precision: str = option('arithmetic', 'fp32', ('fp32', 'bf16', 'fp16'))
     channels_last: bool = option('memory format; with bf16 about twice as fast on a recent CPU', False)

@@ -324,9 +324,19 @@ def _tensorboard(out):
     return cb
 
 # %% ../nbs/44_train.ipynb #0069c7a2
+def _option(text):
+    "Name and value of NAME=VALUE; a value that is JSON is read as such."
+    name, sign, value = text.partition('=')
+    if not sign: raise ValueError(f"options: '{text}' should be NAME=VALUE")
+    try: return name, json.loads(value)
+    except ValueError: return name, value
+
 def _network(s):
-    options = {} if s.integration is None else dict(integration=tuple(s.integration))
-    return create_model(s.arch, **options)
+    "The network of the settings `s`, with its options."
+    options = dict(map(_option, s.options or ()))
+    if s.integration is not None: options['integration'] = tuple(s.integration)
+    try: return create_model(s.arch, **options)
+    except TypeError as e: raise ValueError(f'{s.arch} has no such option ({e})') from e
 
 def _learner_of(out, s, folders, goes_on):
     "The learner of a run with settings `s`."

@@ -1,4 +1,5 @@
-"What the tests share: the repository's root, photographs, weights that anyone can generate, and a way to run our commands."
+"""What the tests share: the repository's root, photographs, weights that anyone can generate, and a way to run our
+commands."""
 import os, subprocess, sys
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def weights(tmp_path_factory):
     import torch
     from p3m_nb.weights import save_model, create_model
     torch.manual_seed(0)
-    return save_model(create_model('p3mnet_lite'), tmp_path_factory.mktemp('weights')/'lite.safetensors', 'nothing', 'MIT')
+    return save_model(
+        create_model('p3mnet_lite'), tmp_path_factory.mktemp('weights') / 'lite.safetensors', 'nothing', 'MIT'
+    )
 
 
 @pytest.fixture
@@ -29,9 +32,18 @@ def photo(tmp_path):
 
 @pytest.fixture
 def command():
-    "Run one of our commands in a process of its own: `command('p3m_matte', *args)`; the result has `.returncode`, `.stdout`, `.stderr`."
+    """Run one of our commands in a process of its own: `command('p3m_matte', *args)`; the result has `.returncode`,
+    `.stdout`, `.stderr`."""
     def run(name, *args, stdin=None, text=True, **kwargs):
         code = f'import sys; sys.argv[0] = {name!r}; from p3m_nb.cli import {name}; {name}()'
         env = os.environ | {'PYTHONPATH': str(ROOT)}
-        return subprocess.run([sys.executable, '-c', code, *map(str, args)], input=stdin, capture_output=True, text=text, env=env, timeout=300, **kwargs)
+        return subprocess.run(
+            [sys.executable, '-c', code, *map(str, args)],
+            input=stdin,
+            capture_output=True,
+            text=text,
+            env=env,
+            timeout=300,
+            **kwargs,
+        )
     return run

@@ -1,7 +1,8 @@
 """Weights for P3M-Net (ResNet-34) that anyone can generate, in the layout of the published checkpoint.
 
 `tests/data/p3mnet_r34_forward.npz` holds what the published network returns with `reference_state_dict(18)`.
-Each tensor comes from a generator seeded with (seed, crc32 of its `resnet.` name), so both copies of an encoder tensor are equal.
+Each tensor comes from a generator seeded with (seed, crc32 of its `resnet.` name), so both copies of an encoder
+tensor are equal.
 """
 import re, zlib
 from pathlib import Path
@@ -10,7 +11,12 @@ import numpy as np
 import torch
 
 _FILE = Path(__file__).parent/'data'/'p3mnet_r34_state_dict.tsv'
-_RENAME = [(r'^encoder0\.0\.', 'resnet.conv1.'), (r'^encoder0\.1\.', 'resnet.bn1.'), (r'^encoder1\.0\.', 'resnet.layer1.'), (r'^encoder([234])\.', r'resnet.layer\1.')]
+_RENAME = [
+    (r'^encoder0\.0\.', 'resnet.conv1.'),
+    (r'^encoder0\.1\.', 'resnet.bn1.'),
+    (r'^encoder1\.0\.', 'resnet.layer1.'),
+    (r'^encoder([234])\.', r'resnet.layer\1.'),
+]
 
 
 def published_keys():
@@ -34,5 +40,9 @@ def reference_state_dict(seed):
         one = name
         for pattern, new in _RENAME: one = re.sub(pattern, new, one)
         rng = np.random.default_rng([seed, zlib.crc32(one.encode())])
-        state[name] = torch.tensor(0) if one.endswith('num_batches_tracked') else torch.from_numpy(_values(one, shape, rng).astype(np.float32))
+        state[name] = (
+            torch.tensor(0)
+            if one.endswith('num_batches_tracked')
+            else torch.from_numpy(_values(one, shape, rng).astype(np.float32))
+        )
     return state

@@ -1,4 +1,5 @@
-"""The widgets in a real JupyterLab in a real browser (headless Chromium): sliders, keys and buttons, and what they do to picture and kernel.
+"""The widgets in a real JupyterLab in a real browser (headless Chromium): sliders, keys and buttons, and what they
+do to picture and kernel.
 
 It runs where Chromium and its driver are installed, and is skipped elsewhere:
 
@@ -8,7 +9,8 @@ It runs where Chromium and its driver are installed, and is skipped elsewhere:
     P3M_SCREENSHOTS=folder pytest ...            # keeps the screenshots
     pytest -m 'not browser'                      # everything else
 """
-import ast, base64, contextlib, io, json, os, secrets, shutil, signal, socket, subprocess, sys, time, urllib.request, zipfile
+import ast, base64, contextlib, io, json, os, secrets, shutil, signal, socket, subprocess, sys, time, zipfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +58,15 @@ a, b = (MatteViewer(Matte(portrait.image, portrait.alpha), mode='photo', height=
 ipywidgets.HBox([a.widget, b.widget])''',
     correct='''holed = portrait.alpha.copy()
 holed[250:400, 120:200] = 0
-corrector = MatteCorrector(Matte(portrait.image, holed, 'holed.png'), lambda image, trimap: (trimap > 0) * 1., mode='alpha')
+def whole(image, trimap): return (trimap > 0) * 1.
+corrector = MatteCorrector(Matte(portrait.image, holed, 'holed.png'), whole, mode='alpha')
 corrector''',
     compare='''soft = cv2.GaussianBlur(portrait.alpha, (0, 0), 3)
 compare = MatteCompare(portrait.image, {'soft': soft, 'hard': (portrait.alpha > .5) * 1.}, portrait.alpha)
 compare''',
-    explorer='''for i, s in enumerate(P3M10k(root).p3m500p): save_alpha(cv2.GaussianBlur(load_alpha(s.alpha), (0, 0), 1 + i), Path('smeared')/s.alpha.name, bits=16)
+    explorer='''for i, s in enumerate(P3M10k(root).p3m500p):
+    smeared = cv2.GaussianBlur(load_alpha(s.alpha), (0, 0), 1 + i)
+    save_alpha(smeared, Path('smeared')/s.alpha.name, bits=16)
 explorer = ErrorExplorer(evaluate('smeared', root, 'P3M-500-P', progress=False), file='lists/marks.csv')
 explorer''',
     inspector='''inspector = DatasetInspector(P3M10k(root), show='augmented', side=192)
@@ -69,7 +74,8 @@ inspector''',
     studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image())
 studio''',
     training='''monitor = TrainingMonitor(n=2, side=96, every=0)
-learn = p3m_learner(p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu'), 'p3mnet_lite', cbs=monitor, lr=1e-3)
+dls = p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu')
+learn = p3m_learner(dls, 'p3mnet_lite', cbs=monitor, lr=1e-3)
 with learn.no_bar(), learn.no_logging(): learn.fit(2)''',
     batch='''batch = BatchMatter(folder='saved')
 batch''',
@@ -129,7 +135,7 @@ def lab(tmp_path_factory):
             OMP_NUM_THREADS='1',
             NUMBA_NUM_THREADS='1',
         )
-    )  # numba, which estimates foregrounds, otherwise sets OpenMP's threads for PyTorch too: on a busy machine training then takes minutes
+    )  # else numba sets OpenMP's threads for PyTorch too: on a busy machine training then takes minutes
     with open(top / 'server.log', 'wb') as log:
         server = subprocess.Popen(
             [
@@ -270,7 +276,8 @@ class Page:
         data = self.js(
             cell,
             '''const p = v.panes[arguments[2]], a = p.place();
-            return [p.canvas.toDataURL('image/png'), arguments[1].map(([x, y]) => [(a.left + (x + .5) * a.scale) * p.ratio, (a.top + (y + .5) * a.scale) * p.ratio])]''',
+            const place = ([x, y]) => [(a.left + (x + .5) * a.scale) * p.ratio, (a.top + (y + .5) * a.scale) * p.ratio];
+            return [p.canvas.toDataURL('image/png'), arguments[1].map(place)]''',
             points,
             pane,
         )
@@ -459,7 +466,8 @@ def test_brush_undo_and_redo(page):
     x, y, scale = page.js(
         cell,
         '''const p = v.panes[0], a = p.place(), b = p.canvas.getBoundingClientRect();
-        return [a.left + arguments[1][0] * a.scale - b.width / 2, a.top + arguments[1][1] * a.scale - b.height / 2, a.scale]''',
+        const [x, y] = arguments[1];
+        return [a.left + x * a.scale - b.width / 2, a.top + y * a.scale - b.height / 2, a.scale]''',
         start,
     )
     hand = webdriver.ActionChains(page.driver).move_to_element_with_offset(page.canvas(cell), round(x), round(y))

@@ -18,7 +18,9 @@ def one_line(result):
 def test_help_is_quick(command):
     times = []
     for _ in range(3):
-        start = time.perf_counter(); result = command('p3m_matte', '--help'); times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        result = command('p3m_matte', '--help')
+        times.append(time.perf_counter() - start)
     assert result.returncode == 0 and '--background' in result.stdout
     assert min(times) < 1
 
@@ -26,14 +28,22 @@ def test_help_is_quick(command):
 def test_folder_with_bad_files(command, weights, photo, tmp_path):
     folder = photo.parent
     good = photo.read_bytes()
-    for name, data in {'cut.png': good[:len(good) // 2], 'empty.jpg': b'', 'text.jpg': b'no image at all', 'ümläut und leer.png': good}.items(): (folder/name).write_bytes(data)
+    for name, data in {
+        'cut.png': good[: len(good) // 2],
+        'empty.jpg': b'',
+        'text.jpg': b'no image at all',
+        'ümläut und leer.png': good,
+    }.items():
+        (folder / name).write_bytes(data)
     Image.new('1', (16000, 16000)).save(folder/'bomb.png')
     Image.new('RGB', (1, 1)).save(folder/'pixel.png')
     before = {p: p.read_bytes() for p in folder.iterdir()}
     result = command('p3m_matte', folder, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize')
     assert result.returncode == 1 and f'3 done in {tmp_path}/out, 4 failed' in result.stderr, result.stderr
     for name in ('cut.png', 'empty.jpg', 'text.jpg', 'bomb.png'): assert re.search(rf'{name}: .+', result.stderr)
-    assert sorted(p.name for p in (tmp_path/'out').glob('[!.]*')) == sorted(f'{n}_{k}' for n in ('grace', 'pixel', 'ümläut und leer') for k in ('alpha.png', 'cutout.png', 'preview.jpg'))
+    assert sorted(p.name for p in (tmp_path / 'out').glob('[!.]*')) == sorted(
+        f'{n}_{k}' for n in ('grace', 'pixel', 'ümläut und leer') for k in ('alpha.png', 'cutout.png', 'preview.jpg')
+    )
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
     assert load_alpha(tmp_path/'out'/'grace_alpha.png').shape == load_image(photo).shape[:2]
     again = command('p3m_matte', folder, '-o', tmp_path/'out', '--weights', weights)
@@ -60,7 +70,9 @@ def test_output_equal_to_input(command, weights, photo):
 def test_wrong_arguments(command, weights, photo, tmp_path):
     matte = lambda *args: one_line(command('p3m_matte', *args))
     assert 'nowhere.jpg: no such file' in matte('nowhere.jpg', '--weights', weights)
-    assert "'blurple' is neither a colour" in matte(photo, '--background', 'blurple', '-o', tmp_path/'o', '--weights', weights)
+    assert "'blurple' is neither a colour" in matte(
+        photo, '--background', 'blurple', '-o', tmp_path / 'o', '--weights', weights
+    )
     assert 'is a file' in matte(photo, '-o', weights, '--weights', weights)
     assert "device 'tpu' cannot be used" in matte(photo, '--device', 'tpu', '-o', tmp_path/'o', '--weights', weights)
     (tmp_path/'empty').mkdir()
@@ -80,7 +92,8 @@ def test_untrusted_weights(command, photo, tmp_path, weights):
     (tmp_path/'plain.pkl').write_bytes(pickle.dumps(Evil()))
     assert 'plain.pkl' in matte(tmp_path/'plain.pkl')
     assert not (tmp_path/'evil-was-here').exists()
-    data = bytearray(weights.read_bytes()); data[-100] ^= 255
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 255
     (tmp_path/'tampered.safetensors').write_bytes(data)
     assert 'checksum' in matte(tmp_path/'tampered.safetensors')
     torch.save({'layer.weight': torch.ones(3)}, tmp_path/'other.pth')
@@ -89,7 +102,8 @@ def test_untrusted_weights(command, photo, tmp_path, weights):
 
 
 def test_folders_without_permission(command, weights, photo, tmp_path):
-    locked = tmp_path/'locked'; locked.mkdir()
+    locked = tmp_path / 'locked'
+    locked.mkdir()
     if os.geteuid() == 0:  # root may do all: a file in the way stands for a folder that cannot be made
         (locked/'blocked').write_text('a file')
         result = command('p3m_matte', photo, '-o', locked/'blocked'/'deeper', '--weights', weights)
@@ -102,11 +116,13 @@ def test_folders_without_permission(command, weights, photo, tmp_path):
 def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     for n in range(6): (photo.parent/f'{n}.png').write_bytes(photo.read_bytes())
     import signal, subprocess, sys
-    code = f"import sys; sys.argv = ['p3m_matte', {str(photo.parent)!r}, '-o', {str(tmp_path/'out')!r}, '--weights', {str(weights)!r}, '--strategy', 'resize']; from p3m_nb.cli import p3m_matte; p3m_matte()"
+    code = f"import sys; sys.argv = ['p3m_matte', {str(photo.parent)!r}, '-o', {str(tmp_path / 'out')!r}, '--weights', {str(weights)!r}, '--strategy', 'resize']; from p3m_nb.cli import p3m_matte; p3m_matte()"
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE)
     deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None and len(list((tmp_path/'out').glob('*_alpha.png'))) < 2: time.sleep(.01)
-    process.send_signal(signal.SIGKILL); process.wait()
+    while time.time() < deadline and process.poll() is None and len(list((tmp_path / 'out').glob('*_alpha.png'))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     for p in (tmp_path/'out').glob('*_alpha.png'): load_alpha(p)  # what is there is whole
     result = command('p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize')
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,5 @@
-"""Data sets under bad conditions: gaps, damage, odd names, many files, killed runs, unsafe archives; and what needs importable classes: export, workers."""
+"""Data sets under bad conditions: gaps, damage, odd names, many files, killed runs, unsafe archives; and what needs
+importable classes: export, workers."""
 import os, pickle, subprocess, sys, time, unicodedata, zipfile
 from pathlib import Path
 
@@ -16,12 +17,18 @@ from p3m_nb.synth import make_mini_p3m
 ROOT = Path(__file__).parents[1]
 
 
-def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
 
 
 def start(code, *args):
     "Python `code` in a process of its own."
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=os.environ | {'PYTHONPATH': str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, args)],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -32,14 +39,18 @@ def kill_and_resume(code, source, target, n_files):
     "Run `code` on (source, target), kill it three times on its way, and once let it end."
     for enough in (n_files // 8, n_files // 3, n_files // 2):
         run = start(code, source, target)
-        while run.poll() is None and sum(p.suffix != '.tmp' for p in Path(target).rglob('*.*')) < enough: time.sleep(.001)
+        while run.poll() is None and sum(p.suffix != '.tmp' for p in Path(target).rglob('*.*')) < enough:
+            time.sleep(0.001)
         assert run.poll() is None, 'it ended before it was killed: ' + run.stderr.read()
-        run.kill(); run.communicate()
+        run.kill()
+        run.communicate()
     assert sum(not p.name.startswith('.') for p in Path(target).rglob('*.*')) < n_files, 'it was never interrupted'
     last = start(code, source, target)
     _, err = last.communicate()
     assert last.returncode == 0, err
-    return {k: v for k, v in tree(target).items() if not k.rsplit('/', 1)[-1].startswith('.')}  # a kill in the middle of a write leaves a hidden .tmp
+    return {
+        k: v for k, v in tree(target).items() if not k.rsplit('/', 1)[-1].startswith('.')
+    }  # a kill in the middle of a write leaves a hidden .tmp
 
 
 def test_mini_tree_killed(tmp_path):
@@ -57,15 +68,22 @@ def test_extraction_killed(tmp_path):
     assert kill_and_resume(code, archive, tmp_path/'out', len(content)) == content
 
 
-@pytest.mark.parametrize('name', ['../evil', 'a/../../evil', '/tmp/evil', 'C:\\evil', '..\\..\\evil', 'ok/../../../evil'])
+@pytest.mark.parametrize(
+    'name', ['../evil', 'a/../../evil', '/tmp/evil', 'C:\\evil', '..\\..\\evil', 'ok/../../../evil']
+)
 def test_zip_that_escapes(tmp_path, name):
-    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as z:
         z.writestr('good.txt', 'x')
-        info = zipfile.ZipInfo('placeholder'); info.filename = name
+        info = zipfile.ZipInfo('placeholder')
+        info.filename = name
         z.writestr(info, 'evil')
     before = tree(tmp_path)
-    for f in (lambda: extract_archive(tmp_path/'a.zip', tmp_path/'deep/er/out'), lambda: verify_archive(tmp_path/'a.zip')):
-        with pytest.raises(ValueError, match='outside the folder'): f()
+    for f in (
+        lambda: extract_archive(tmp_path / 'a.zip', tmp_path / 'deep/er/out'),
+        lambda: verify_archive(tmp_path / 'a.zip'),
+    ):
+        with pytest.raises(ValueError, match='outside the folder'):
+            f()
     assert tree(tmp_path) == before
 
 
@@ -73,7 +91,8 @@ def test_zip_bomb(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('zeros.png', bytes(5_000_000))
     monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 1_000_000)
     with pytest.raises(ValueError, match='larger than'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
-    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 10_000_000); monkeypatch.setattr('p3m_nb.dataset.MAX_ARCHIVE', 1_000_000)
+    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 10_000_000)
+    monkeypatch.setattr('p3m_nb.dataset.MAX_ARCHIVE', 1_000_000)
     with pytest.raises(ValueError, match='not extracted'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
     assert not (tmp_path/'out').exists()
 
@@ -89,7 +108,8 @@ def test_targets_that_cannot_be_written(tmp_path, mini, command):
 
 
 def test_a_quick_look_is_cheap(tmp_path):
-    "Four pairs, as the command does it: neither torch nor fastai nor matplotlib, under 0.6 s of a processor and 120 MB."
+    """Four pairs, as the command does it: neither torch nor fastai nor matplotlib, under 0.6 s of a processor and 120
+    MB."""
     make_mini_p3m(tmp_path, n=4, n_test=0, size=64)
     code = """import resource, sys; sys.argv = ['p3m_check', sys.argv[1], '--quick']
 from p3m_nb.cli import p3m_check
@@ -97,7 +117,16 @@ try: p3m_check()
 except SystemExit as e: assert e.code == 0, e.code
 used, peak = resource.getrusage(resource.RUSAGE_SELF), [l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0]
 print(used.ru_utime + used.ru_stime, int(peak) / 1024, *[m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules])"""
-    runs = [subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    runs = [
+        subprocess.run(
+            [sys.executable, '-c', code, str(tmp_path)],
+            env=os.environ | {'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for _ in range(3)
+    ]
     assert min(float(r[0]) for r in runs) < .6 and all(float(r[1]) < 120 and len(r) == 2 for r in runs), runs
 
 
@@ -124,7 +153,9 @@ def test_names(tmp_path):
     for n in [*names, mac]:
         save_image(np.full((40, 50, 3), 90, np.uint8), tmp_path/'image'/f'{n}.JPG')
         save_alpha(np.tile(np.linspace(0, 1, 50), (40, 1)), tmp_path/'alpha'/f'{unicodedata.normalize("NFC", n)}.png')
-    (tmp_path/'image/._ünï.jpg').write_bytes(b'what a Mac leaves'); (tmp_path/'image/Thumbs.db').write_bytes(b'x'); (tmp_path/'image/notes.txt').write_text('x')
+    (tmp_path / 'image/._ünï.jpg').write_bytes(b'what a Mac leaves')
+    (tmp_path / 'image/Thumbs.db').write_bytes(b'x')
+    (tmp_path / 'image/notes.txt').write_text('x')
     data = P3M10k(tmp_path)
     assert {s.name for s in [*data.train, *data.valid]} == {*names, mac} and data.check().ok
     assert p3m_dls(data, bs=3, size=32, n_workers=0, device='cpu').one_batch()[0].shape == (3, 3, 32, 32)
@@ -134,14 +165,28 @@ def test_modes(tmp_path):
     "Images and mattes of every mode that `core` reads arrive in training as `core` reads them."
     rng = np.random.default_rng(0)
     rgb, gray = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), rng.integers(0, 256, (40, 40), dtype=np.uint8)
-    exif = Image.Exif(); exif[0x0112] = 3
-    im, al = Image.fromarray(rgb), [Image.fromarray(np.roll(gray, i)) for i in range(4)]  # one matte for several photographs would be a problem
-    for i, (image, alpha) in enumerate([(im.convert('CMYK'), al[0]), (im.convert('P'), al[1].convert('LA')), (im.convert('RGBA'), im.convert('L').convert('RGB')),
-                                        (im.convert('L'), Image.fromarray(np.roll(gray, 9).astype(np.uint16) * 257)), (im.convert('1'), al[2].convert('1')),
-                                        (im, Image.merge('RGBA', [*im.split(), al[3]]))]):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    im, al = (
+        Image.fromarray(rgb),
+        [Image.fromarray(np.roll(gray, i)) for i in range(4)],
+    )  # one matte for several photographs would be a problem
+    for i, (image, alpha) in enumerate(
+        [
+            (im.convert('CMYK'), al[0]),
+            (im.convert('P'), al[1].convert('LA')),
+            (im.convert('RGBA'), im.convert('L').convert('RGB')),
+            (im.convert('L'), Image.fromarray(np.roll(gray, 9).astype(np.uint16) * 257)),
+            (im.convert('1'), al[2].convert('1')),
+            (im, Image.merge('RGBA', [*im.split(), al[3]])),
+        ]
+    ):
         for sub, x in (('image', image), ('alpha', alpha)):
-            (tmp_path/sub).mkdir(exist_ok=True)
-            x.save(tmp_path/sub/f'{i}.{"tif" if x.mode == "CMYK" else "png"}', **({'exif': exif} if i == 5 and sub == 'image' else {}))
+            (tmp_path / sub).mkdir(exist_ok=True)
+            x.save(
+                tmp_path / sub / f'{i}.{"tif" if x.mode == "CMYK" else "png"}',
+                **({'exif': exif} if i == 5 and sub == 'image' else {}),
+            )
     data = P3M10k(tmp_path, valid_pct=0)
     assert len(data.train) == 6 and data.check().ok
     from p3m_nb.core import read_alpha, read_image
@@ -163,18 +208,22 @@ def test_truncated_everywhere(tmp_path):
             for quick in (False, True):
                 report = P3M10k(root).check(quick=quick)
                 assert report.bad == [sample.name] and str(path) in str(report), (cut, quick)
-            with pytest.raises((ValueError, OSError), match=path.name): strong_portrait(sample, np.random.default_rng(0), 32)
+            with pytest.raises((ValueError, OSError), match=path.name):
+                strong_portrait(sample, np.random.default_rng(0), 32)
         path.write_bytes(whole)
     assert P3M10k(root).check().ok
 
 
 def test_ten_thousand_files(tmp_path):
     "Found in a moment, checked quickly, and cheap to keep."
-    image = (tmp_path/'one.jpg'); save_image(np.full((8, 8, 3), 99, np.uint8), image)
-    alpha = (tmp_path/'one.png'); save_alpha(np.tile(np.linspace(0, 1, 8), (8, 1)), alpha)
+    image = tmp_path / 'one.jpg'
+    save_image(np.full((8, 8, 3), 99, np.uint8), image)
+    alpha = tmp_path / 'one.png'
+    save_alpha(np.tile(np.linspace(0, 1, 8), (8, 1)), alpha)
     for d in ('image', 'alpha'): (tmp_path/'many'/d).mkdir(parents=True)
     for i in range(10_000):
-        os.link(image, tmp_path/f'many/image/{i}.jpg'); os.link(alpha, tmp_path/f'many/alpha/{i}.png')
+        os.link(image, tmp_path / f'many/image/{i}.jpg')
+        os.link(alpha, tmp_path / f'many/alpha/{i}.png')
     start = time.perf_counter()
     data = P3M10k(tmp_path/'many')
     took = time.perf_counter() - start
@@ -184,14 +233,19 @@ def test_ten_thousand_files(tmp_path):
 
 def test_links_and_folders_that_look_like_images(tmp_path):
     root = make_mini_p3m(tmp_path, n=2, n_test=0, size=64, optional=False)
-    (root/'train/blurred_image/folder.jpg').mkdir(); os.symlink('nowhere.jpg', root/'train/blurred_image/dangling.jpg')
+    (root / 'train/blurred_image/folder.jpg').mkdir()
+    os.symlink('nowhere.jpg', root / 'train/blurred_image/dangling.jpg')
     report = P3M10k(root).check()
     assert len(P3M10k(root, valid_pct=0).train) == 2
-    assert [(n, 'has no matte of this name' in t) for _, n, t in report.problems] == [('dangling', True)]  # named, not passed over
+    assert [(n, 'has no matte of this name' in t) for _, n, t in report.problems] == [
+        ('dangling', True)
+    ]  # named, not passed over
 
 
 class Toy(torch.nn.Module):
-    def __init__(self): super().__init__(); self.conv = torch.nn.Conv2d(3, 1, 1)
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 1, 1)
     def forward(self, x): return self.conv(x).sigmoid()
 
 
@@ -222,7 +276,8 @@ def test_workers_and_epochs(mini, augment):
     for workers in (1, 2):
         dls = make(workers)
         for epoch in range(3):
-            for b, e in zip(batches(dls), expected[epoch], strict=True): assert all(torch.equal(x, y) for x, y in zip(b, e, strict=True))
+            for b, e in zip(batches(dls), expected[epoch], strict=True):
+                assert all(torch.equal(x, y) for x, y in zip(b, e, strict=True))
     dls = make(2)
     set_epoch(dls, 2)
     assert all(torch.equal(x, y) for b, e in zip(batches(dls), expected[2], strict=True) for x, y in zip(b, e, strict=True))

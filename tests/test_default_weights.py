@@ -12,7 +12,9 @@ from p3m_nb.detail import shipped_refiner
 from p3m_nb.infer import Matter
 from p3m_nb.weights import read_metadata, shipped_weights
 
-STORED = {s: load_alpha(Path(__file__).parent/'data'/f'grace_hopper_{s}.png') for s in ('hybrid', 'resize')}  # made with these weights, looked at, and made small
+STORED = {
+    s: load_alpha(Path(__file__).parent / 'data' / f'grace_hopper_{s}.png') for s in ('hybrid', 'resize')
+}  # made with these weights, looked at, and made small
 
 def iou(a, b): return ((a > .5) & (b > .5)).sum() / ((a > .5) | (b > .5)).sum()
 
@@ -35,7 +37,11 @@ def test_wrong_preprocessing_is_noticed(wrong, monkeypatch):
 def test_facts():
     facts = read_metadata(shipped_weights())
     assert shipped_weights().stat().st_size < 20e6
-    assert facts['architecture']['encoder'] == 'mobilenetv2' and facts['licence'] and 'distilled from RVM and MODNet' in facts['training_data']
+    assert (
+        facts['architecture']['encoder'] == 'mobilenetv2'
+        and facts['licence']
+        and 'distilled from RVM and MODNet' in facts['training_data']
+    )
     assert 0 < json.loads(facts['held_out'])['iou'] <= 1
 
 def test_refiner_belongs_to_the_weights():

@@ -1,4 +1,5 @@
-"The hosted documentation: its configuration is what nbdev makes, the sidebar is complete, links lead somewhere, and nbdev can process every page."
+"""The hosted documentation: its configuration is what nbdev makes, the sidebar is complete, links lead somewhere, and
+nbdev can process every page."""
 import json, os, re, shutil, subprocess, sys
 
 import pytest

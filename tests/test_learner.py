@@ -10,7 +10,22 @@ from conftest import ROOT
 from p3m_nb.core import save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 
-SMALL = ['--arch', 'p3mnet_lite', '--bs', 3, '--size', 64, '--valid-pct', .4, '--n-workers', 0, '--device', 'cpu', '--lr', .001]
+SMALL = [
+    '--arch',
+    'p3mnet_lite',
+    '--bs',
+    3,
+    '--size',
+    64,
+    '--valid-pct',
+    0.4,
+    '--n-workers',
+    0,
+    '--device',
+    'cpu',
+    '--lr',
+    0.001,
+]
 
 
 @pytest.fixture(scope='module')
@@ -20,8 +35,18 @@ def tree(tmp_path_factory): return make_mini_p3m(tmp_path_factory.mktemp('data')
 def start(*args, **kwargs):
     "Start p3m_train in a process of its own."
     code = 'import sys; sys.argv[0] = "p3m_train"; from p3m_nb.cli import p3m_train; p3m_train()'
-    env = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    env = os.environ | {
+        'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+        'OMP_NUM_THREADS': '1',
+    }
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, args)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
 
 
 def weights(run): 
@@ -30,7 +55,21 @@ def weights(run):
 
 
 def test_killed_training_resumes_to_the_same_weights(tree, tmp_path):
-    options = [*SMALL, '--epochs', 4, '--schedule', 'one-cycle', '--ema', .9, '--accumulate', 4, '--clip', 1, '--precision', 'bf16']
+    options = [
+        *SMALL,
+        '--epochs',
+        4,
+        '--schedule',
+        'one-cycle',
+        '--ema',
+        0.9,
+        '--accumulate',
+        4,
+        '--clip',
+        1,
+        '--precision',
+        'bf16',
+    ]
     whole = start(tree, '-o', tmp_path/'whole', *options)
     assert whole.wait(600) == 0, whole.stdout.read()
     victim = start(tree, '-o', tmp_path/'killed', *options)
@@ -46,8 +85,13 @@ def test_killed_training_resumes_to_the_same_weights(tree, tmp_path):
     one, two = weights(tmp_path/'whole'), weights(tmp_path/'killed')
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     without_times = lambda run: [line.rsplit(',', 1)[0] for line in (run/'log.csv').read_text().splitlines()]
-    assert without_times(tmp_path/'whole') == without_times(tmp_path/'killed') and len(without_times(tmp_path/'killed')) == 6  # start weights and four epochs
-    assert not list(tmp_path.rglob('.*.tmp')) or all('checkpoint' in p.name or 'safetensors' in p.name for p in tmp_path.rglob('.*.tmp'))
+    assert (
+        without_times(tmp_path / 'whole') == without_times(tmp_path / 'killed')
+        and len(without_times(tmp_path / 'killed')) == 6
+    )  # start weights and four epochs
+    assert not list(tmp_path.rglob('.*.tmp')) or all(
+        'checkpoint' in p.name or 'safetensors' in p.name for p in tmp_path.rglob('.*.tmp')
+    )
 
 
 TWO = '''
@@ -84,24 +128,31 @@ torch.save(dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_
 
 
 def test_two_processes_share_a_training(tree, tmp_path):
-    script = tmp_path/'two.py'
+    script = tmp_path / 'two.py'
     script.write_text(TWO)
-    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
+    env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | {
+        'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+        'OMP_NUM_THREADS': '1',
+    }
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     # four images to train on: one batch of four, or of two in each process; then the weights of the latter scored by one process
-    for command, *args in (([sys.executable], '4'), (launch, '2'), ([sys.executable], '4', tmp_path/'2_0.pth')):
-        done = subprocess.run([*command, script, tree, tmp_path, *args], env=env, capture_output=True, text=True, timeout=600)
+    for command, *args in (([sys.executable], '4'), (launch, '2'), ([sys.executable], '4', tmp_path / '2_0.pth')):
+        done = subprocess.run(
+            [*command, script, tree, tmp_path, *args], env=env, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    load = lambda name: torch.load(tmp_path/name, weights_only=True)
+    load = lambda name: torch.load(tmp_path / name, weights_only=True)
     alone, first, second = load('4_0.pth'), load('2_0.pth'), load('2_1.pth')
     assert first['n'] == [4, 5]  # five images to validate on, uneven for two processes
     for k, v in first['model'].items():
         assert torch.equal(v, second['model'][k])
         # the steps are nearly those of one process: only the local loss is divided by each process's own count of transition pixels
-        assert torch.allclose(v, alone['model'][k], atol=.004), (k, (v - alone['model'][k]).abs().max())
+        assert torch.allclose(v, alone['model'][k], atol=0.004), (k, (v - alone['model'][k]).abs().max())
     assert first['scored'] == second['scored']
-    assert np.allclose(first['scored'], load('alone.pth')['scored'], rtol=1e-5)  # the metrics of both together are those of one process on the same weights
-    assert (tmp_path/'2.pt').exists()
+    assert np.allclose(
+        first['scored'], load('alone.pth')['scored'], rtol=1e-5
+    )  # the metrics of both together are those of one process on the same weights
+    assert (tmp_path / '2.pt').exists()
 
 
 def launch(*args, n=2):
@@ -146,10 +197,14 @@ def test_fastai_loggers(tree, tmp_path):
     from p3m_nb.learner import p3m_learner
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     dls = p3m_dls(P3M10k(tree, valid_pct=.4), bs=3, size=64, n_workers=0, device='cpu', path=tmp_path)
-    learn = p3m_learner(dls, 'p3mnet_lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path/'tb', trace_model=False, log_preds=False)])
+    learn = p3m_learner(
+        dls, 'p3mnet_lite', cbs=[CSVLogger(), TensorBoardCallback(tmp_path / 'tb', trace_model=False, log_preds=False)]
+    )
     with learn.no_bar(): learn.fit(2, 1e-3)
     table = learn.csv_logger.read_log()
-    assert list(table.columns) == list(learn.recorder.metric_names) and np.allclose(table.fusion, [v[list(table.columns).index('fusion') - 1] for v in learn.recorder.values])
+    assert list(table.columns) == list(learn.recorder.metric_names) and np.allclose(
+        table.fusion, [v[list(table.columns).index('fusion') - 1] for v in learn.recorder.values]
+    )
     events = EventAccumulator(str(tmp_path/'tb')).Reload()
     assert {'train_loss', 'valid_loss', 'sad', 'global', 'fusion'} <= set(events.Tags()['scalars'])
     assert [e.value for e in events.Scalars('sad')] == pytest.approx([v[2] for v in learn.recorder.values], rel=1e-6)
@@ -163,15 +218,22 @@ def failure(command, *args):
 
 
 def test_bad_input(command, tree, tmp_path):
-    (tmp_path/'full').mkdir(); (tmp_path/'full'/'letter.txt').write_text('mine')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'letter.txt').write_text('mine')
     assert 'this folder is not empty' in failure(command, tree, '-o', tmp_path/'full', *SMALL)
     assert (tmp_path/'full'/'letter.txt').read_text() == 'mine'
     lonely = tmp_path/'lonely'
-    save_image(np.zeros((64, 64, 3), np.uint8), lonely/'image'/'a.jpg'); save_alpha(np.ones((64, 64), np.float32), lonely/'alpha'/'a.png')
+    save_image(np.zeros((64, 64, 3), np.uint8), lonely / 'image' / 'a.jpg')
+    save_alpha(np.ones((64, 64), np.float32), lonely / 'alpha' / 'a.png')
     assert '0 held out' in failure(command, lonely, '-o', tmp_path/'a', *SMALL)
-    save_image(np.zeros((64, 64, 3), np.uint8), lonely/'image'/'b.jpg'); save_alpha(np.ones((64, 60), np.float32), lonely/'alpha'/'b.png')
+    save_image(np.zeros((64, 64, 3), np.uint8), lonely / 'image' / 'b.jpg')
+    save_alpha(np.ones((64, 60), np.float32), lonely / 'alpha' / 'b.png')
     assert re.search(r'b\.jpg: .*(64x64|60)', failure(command, lonely, '-o', tmp_path/'b', *SMALL, '--bs', 1))
-    assert 'README.md: the file is damaged or not a torch file' in failure(command, tree, '-o', tmp_path/'c', *SMALL, '--pretrained', ROOT/'README.md')
+    assert 'README.md: the file is damaged or not a torch file' in failure(
+        command, tree, '-o', tmp_path / 'c', *SMALL, '--pretrained', ROOT / 'README.md'
+    )
     wrong = tmp_path/'wrong.pth'
     torch.save({'conv1.weight': torch.zeros(64, 3, 7, 7)}, wrong)
-    assert 'wrong.pth: these weights are of another architecture' in failure(command, tree, '-o', tmp_path/'d', *SMALL, '--pretrained', wrong)
+    assert 'wrong.pth: these weights are of another architecture' in failure(
+        command, tree, '-o', tmp_path / 'd', *SMALL, '--pretrained', wrong
+    )

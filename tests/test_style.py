@@ -121,16 +121,27 @@ def test_numbers_of_a_package(row):
     assert style.broken([row], {row.name})['package', 'cell median'] == 21
 
 
-@pytest.mark.parametrize('before, after', [
-    ('x = 1', 'x = 1'),
-    ('a = 1; b = 2', 'a = 1\nb = 2'),
-    ('def f():\n    x=1\n    y = 2; z = 3\n    return  x', 'def f():\n    x=1\n    y = 2\n    z = 3\n    return  x'),
-    ('if a: b(); c()', 'if a:\n    b()\n    c()'),
-    ("try:\n    a(); b()\nexcept ValueError:\n    c(); d()", "try:\n    a()\n    b()\nexcept ValueError:\n    c()\n    d()"),
-    ('%config a; b', '%config a; b'),
-    (f"x = [{', '.join(['name'] * 30)}]  # why", 'x = [\n' + '    name,\n' * 30 + ']  # why'),
-])
-def test_fixing_touches_only_what_breaks_a_limit(before, after): assert style.fixed(before) == after
+@pytest.mark.parametrize(
+    'before, after',
+    [
+        ('x = 1', 'x = 1'),
+        ('a = 1; b = 2', 'a = 1\nb = 2'),
+        (
+            'def f():\n    x=1\n    y = 2; z = 3\n    return  x',
+            'def f():\n    x=1\n    y = 2\n    z = 3\n    return  x',
+        ),
+        ('if a: b(); c()', 'if a:\n    b()\n    c()'),
+        (
+            "try:\n    a(); b()\nexcept ValueError:\n    c(); d()",
+            "try:\n    a()\n    b()\nexcept ValueError:\n    c()\n    d()",
+        ),
+        ('%config a; b', '%config a; b'),
+        ('if a: b()\nelse: c(); d()', 'if a:\n    b()\nelse:\n    c()\n    d()'),
+        (f"x = [{', '.join(['name'] * 30)}]  # why", 'x = [\n' + '    name,\n' * 30 + ']  # why'),
+    ],
+)
+def test_fixing_touches_only_what_breaks_a_limit(before, after):
+    assert style.fixed(before) == after
 
 
 def test_excuses_are_read_and_grow_never(tmp_path):

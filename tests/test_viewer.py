@@ -1,4 +1,5 @@
-"""The viewer in headless Chromium, without Jupyter: what wheel, drag, fingers, keys, wipe line and brush do to picture and state.
+"""The viewer in headless Chromium, without Jupyter: what wheel, drag, fingers, keys, wipe line and brush do to
+picture and state.
 
 `tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
@@ -91,8 +92,10 @@ def scene_of(picture, panes=1):
 def page(chrome, picture):
     from p3m_nb.widgets.viewer import Viewer
     viewer = Viewer(scene_of(picture, 2), lambda x, y: f'RGB {tuple(picture[y, x].tolist())}', height=400)
-    with serve(viewer) as address: yield Page(chrome, viewer, address)
-    errors = [e for e in chrome.get_log('browser') if e['level'] == 'SEVERE' and 'favicon' not in e['message']]
+    with serve(viewer) as address:
+        yield Page(chrome, viewer, address)
+        errors = [e for e in chrome.get_log('browser') if e['level'] == 'SEVERE' and 'favicon' not in e['message']]
+        chrome.get('about:blank')  # asks nothing more of a server that is about to end
     assert not errors, errors
 
 
@@ -142,7 +145,8 @@ def test_drag_and_double_click(page):
 def test_pinch(page):
     "Two fingers that go apart zoom about the place between them."
     before = page.at(40, 0)
-    page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect(), x = b.left + b.width / 2, y = b.top + b.height / 2;
+    page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect();
+        const x = b.left + b.width / 2, y = b.top + b.height / 2;
         c.setPointerCapture = () => {};
         const touch = (kind, id, dx) => c.dispatchEvent(new PointerEvent(kind, {pointerId: id, pointerType: 'touch',
             button: 0, buttons: 1, clientX: x + dx, clientY: y, bubbles: true, cancelable: true}));
@@ -245,7 +249,8 @@ def test_a_dead_kernel_is_said_and_what_was_seen_stays(page, picture):
     page.js('window.dead = true; root.p3m.noMini = true')
     page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect();
         const middle = {clientX: b.left + b.width / 2, clientY: b.top + b.height / 2};
-        for (let i = 0; i < 5; i++) c.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, ...middle, cancelable: true}))''')
+        const turn = () => c.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, ...middle, cancelable: true}));
+        for (let i = 0; i < 5; i++) turn()''')
     status = page.chrome.find_element(By.CSS_SELECTOR, '[role=status]')
     page.until(lambda: 'does not answer' in status.text)
     x, y = map(int, page.at(3, 3))

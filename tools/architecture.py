@@ -3,7 +3,8 @@
     python tools/architecture.py             # print the graph
     python tools/architecture.py --sidebar   # write the list of modules into nbs/sidebar.yml
 
-Modules in a sub-folder have dotted names, such as `networks.gfm`. The page nbs/architecture.ipynb and the tests use the functions."""
+Modules in a sub-folder have dotted names, such as `networks.gfm`. The page nbs/architecture.ipynb and the tests
+use the functions."""
 import ast, json, re, sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ FOLDERS = {'networks': 29, 'widgets': 79}  # where the notebooks of a sub-folder
 
 
 def imports(source, top_only=False, module='', packages=(PACKAGE,)):
-    """Names of the modules that the Python `source` of `module` (dotted, as `modules` gives it) imports; with `top_only` not those inside functions.
+    """Names of the modules that the Python `source` of `module` (dotted, as `modules` gives it) imports; with
+    `top_only` not those inside functions.
 
     What is imported from one of our `packages` is a module of it: `from .. import core` is `p3m_nb.core`."""
     tree = ast.parse(source)
@@ -84,7 +86,8 @@ def modules(root=ROOT):
 
 
 def graph(root=ROOT):
-    """Dict module -> {'at once': our modules that it imports when it is imported, 'when needed': those that its functions import},
+    """Dict module -> {'at once': our modules that it imports when it is imported, 'when needed': those that its
+    functions import},
     each sorted as the notebooks are."""
     names = list(modules(root))
     ordered = lambda found: sorted(found, key=lambda n: (names.index(n) if n in names else len(names), n))
@@ -192,7 +195,8 @@ def _places(graph):
 
 
 def draw(graph, width=10):
-    "The graph as a matplotlib figure: who imports stands above; an arrow for each import that no others imply, dashed where it waits until it is needed."
+    """The graph as a matplotlib figure: who imports stands above; an arrow for each import that no others imply,
+    dashed where it waits until it is needed."""
     from matplotlib.figure import Figure
     place = _places(graph)
     height = 1 + max(y for _, y in place.values())

@@ -1,7 +1,9 @@
 """Work on notebooks from a terminal: `dump` one to text, `build` one from text, `run` some and keep their outputs.
 
-    python tools/notebook.py dump nbs/00_core.ipynb > core.txt      # cells as text, '#%% md' and '#%% code' lines between them
-    python tools/notebook.py build core.txt nbs/00_core.ipynb       # back again; ids and outputs of unchanged cells stay
+    # cells as text, '#%% md' and '#%% code' lines between them
+    python tools/notebook.py dump nbs/00_core.ipynb > core.txt
+    # back again; ids and outputs of unchanged cells stay
+    python tools/notebook.py build core.txt nbs/00_core.ipynb
     python tools/notebook.py run nbs/00_core.ipynb                  # execute in place, then clean as nbdev_clean does
 
 The notebook is the source; the text form is only for editing and is not kept.
@@ -33,13 +35,16 @@ def key(cell): return ('md' if cell['cell_type'] == 'markdown' else 'code', ''.j
 
 
 def build(text_file, nb_file):
-    "Write `nb_file` from `text_file`, keeping the ids of cells that stand in it already and the outputs of unchanged ones."
+    """Write `nb_file` from `text_file`, keeping the ids of cells that stand in it already and the outputs of
+    unchanged ones."""
     new = text_to_cells(Path(text_file).read_text())
     nb_file = Path(nb_file)
     old = json.loads(nb_file.read_text())['cells'] if nb_file.exists() else []
     cells = []
     for tag, i0, i1, j0, j1 in difflib.SequenceMatcher(None, [key(c) for c in old], new, autojunk=False).get_opcodes():
-        if tag == 'equal': cells += old[i0:i1]; continue
+        if tag == 'equal':
+            cells += old[i0:i1]
+            continue
         for n, (kind, src) in enumerate(new[j0:j1]):
             cell = new_cell(kind, src)
             if tag == 'replace' and i0 + n < i1 and key(old[i0 + n])[0] == kind: cell['id'] = old[i0 + n]['id']
@@ -74,7 +79,10 @@ def run(*nb_files):
         for cell in nb['cells']:
             if 'outputs' in cell:
                 cell['outputs'] = [o for o in cell['outputs'] if o.get('name') != 'stderr' and o['output_type'] != 'error']
-                for o in cell['outputs']: o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)  # nobody can reach that widget; its still picture stays
+                for o in cell['outputs']:
+                    o.get('data', {}).pop(
+                        'application/vnd.jupyter.widget-view+json', None
+                    )  # nobody can reach that widget; its still picture stays
         write(path, nb)
         nbdev_clean(str(path))
         print(f'{path.name}: {path.stat().st_size // 1000} KB')

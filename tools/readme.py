@@ -15,7 +15,9 @@ def render(cells):
     parts, pictures = [], {}
     for cell in cells:
         source = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown': parts.append(source); continue
+        if cell['cell_type'] == 'markdown':
+            parts.append(source)
+            continue
         if cell['cell_type'] != 'code' or '#| hide' in source: continue
         shown = '\n'.join(line for line in source.splitlines() if not line.startswith('#|')).strip()
         if shown and '#| echo: false' not in source: parts.append(f'```python\n{shown}\n```')
@@ -28,15 +30,20 @@ def render(cells):
                 parts.append(f'![]({path})')
             elif text := ''.join(output.get('text', data.get('text/markdown', data.get('text/plain', '')))).strip():
                 parts.append(text if 'text/markdown' in data else f'```text\n{text}\n```')
-    text = '\n\n'.join(parts).replace('](images/', '](nbs/images/').replace('](../', '](')  # as seen from the repository's root
+    text = (
+        '\n\n'.join(parts).replace('](images/', '](nbs/images/').replace('](../', '](')
+    )  # as seen from the repository's root
     return re.sub(r'\]\((?!nbs/)([\w/]+\.ipynb)', r'](nbs/\1', text) + '\n', pictures
 
 
 def main(args):
     text, pictures = render(json.loads((ROOT/'nbs'/'index.ipynb').read_text())['cells'])
     readme = ROOT/'README.md'
-    if args[:1] == ['--command']: return print(re.findall(r'```sh\n(.*?)```', readme.read_text(), re.S)[int(args[1]) - 1].strip())
-    files = {readme: ('<!-- made from nbs/index.ipynb by tools/readme.py -->\n' + text).encode()} | {ROOT/p: b for p, b in pictures.items()}
+    if args[:1] == ['--command']:
+        return print(re.findall(r'```sh\n(.*?)```', readme.read_text(), re.S)[int(args[1]) - 1].strip())
+    files = {readme: ('<!-- made from nbs/index.ipynb by tools/readme.py -->\n' + text).encode()} | {
+        ROOT / p: b for p, b in pictures.items()
+    }
     if args == ['--check']:
         stale = [str(p.relative_to(ROOT)) for p, b in files.items() if not p.exists() or p.read_bytes() != b]
         if stale: sys.exit(f'out of date: {", ".join(stale)}; run python tools/readme.py')

@@ -261,8 +261,8 @@ def _formatted(source):
         'format.quote-style="preserve"',
         '-',
     ]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
-    return done.stdout.rstrip('\n')
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
+    return source if done.returncode else done.stdout.rstrip('\n')  # part of a statement stays as it is
 
 
 def _inside(node):
@@ -284,14 +284,24 @@ def _statements(body):
 def _reformat(lines, body, bad):
     "Reformat in `lines` the smallest statements of `body` that hold a line of `bad`, the last one first."
     for first, last, inner in reversed(_statements(body)):
-        if not bad & set(range(first, last + 1)): continue
+        here = set(range(first, last + 1))
+        if not bad & here: continue
         covered = {i for a, b, _ in _statements(inner) for i in range(a, b + 1)}
-        if inner and inner[0].lineno > first and not bad & (set(range(first, last + 1)) - covered):
-            _reformat(lines, inner, bad)
-        else:
-            text = '\n'.join(lines[first - 1 : last])
-            indent = text[: len(text) - len(text.lstrip())]
-            lines[first - 1 : last] = textwrap.indent(_formatted(textwrap.dedent(text)), indent).split('\n')
+        starts = {n.lineno: n.col_offset for n in reversed(inner)}
+        own_lines = all(not lines[a - 1][:n].strip() for a, n in starts.items())  # not after `if ...:`
+        if inner and own_lines and not bad & (here - covered): _reformat(lines, inner, bad)
+        else: lines[:] = _replaced(lines, first, last)
+
+
+def _replaced(lines, first, last):
+    "`lines` with those of one statement reformatted; as they are where that would change what is said."
+    text = '\n'.join(lines[first - 1:last])
+    indent = text[:len(text) - len(text.lstrip())]
+    new = textwrap.indent(_formatted(textwrap.dedent(text)), indent).split('\n')
+    changed = [*lines[:first - 1], *new, *lines[last:]]
+    try: same = ast.dump(ast.parse('\n'.join(changed))) == ast.dump(ast.parse('\n'.join(lines)))
+    except SyntaxError: same = False
+    return changed if same else lines
 
 
 def fixed(source):

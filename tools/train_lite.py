@@ -81,7 +81,7 @@ def cache_one(folder, stem, finder):
     "(H,W,8) uint8: blurred photograph, its foreground colours, alpha, where it was blurred; None if no face was found."
     from p3m_nb.privacy import obfuscate
     image, alpha = load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)
-    hidden = obfuscate(image, alpha, strength=BLUR, margin=0, finder=finder)
+    hidden = obfuscate(image, alpha, "paper", BLUR, finder=finder)
     if not hidden.mask.any(): return None
     scale = SHORTER / min(alpha.shape)
     size = tuple(round(n * scale) for n in alpha.shape[::-1])

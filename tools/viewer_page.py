@@ -19,7 +19,11 @@ const post = (where, what) => fetch(where, { method: 'POST', body: JSON.stringif
 const view = b64 => new DataView(Uint8Array.from(atob(b64), c => c.charCodeAt(0)).buffer);
 const model = {
   get: name => state[name],
-  set: (name, value) => { if (state[name] !== value) { state[name] = value; changed[name] = value; fire(`change:${name}`); } },
+  set: (name, value) => {
+    if (state[name] === value) return;
+    state[name] = changed[name] = value;
+    fire(`change:${name}`);
+  },
   save_changes: () => { const now = { ...changed }; for (const k in changed) delete changed[k]; post('/state', now); },
   on: (event, call) => (heard[event] ||= []).push(call),
   off: (event, call) => { heard[event] = (heard[event] || []).filter(c => c !== call); },

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import encode_image, load_alpha, load_image, same_size
 from ..faces import Face, face_finder, find_faces
-from ..privacy import MARGIN, METHODS, Obfuscated, obfuscate
+from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, obfuscate
 from .common import as_folder, control_row, fit_window, message_line, view_window, write_own
 from .tiles import Layer, Pane, Scene, Stretched, photo_layer
 from .viewer import View
@@ -25,7 +25,7 @@ from .viewer import View
 class ObfuscationStudio(View):
     "Try how to hide the faces of a photograph."
     method = traitlets.Enum(tuple(METHODS), 'blur', help='how it is hidden')
-    strength = traitlets.Float(METHODS['blur'], min=.01, max=4, help="share of the face's size")
+    strength = traitlets.Float(METHODS['blur'], min=.1, max=4, help="share of the face's size")
     margin = traitlets.Float(MARGIN, min=0, max=2, help="the area is widened by this share of the face's size")
     box = traitlets.Tuple(help='(left, top, right, bottom) in pixels to hide instead of what is found; (): find faces')
     folder = traitlets.Unicode('.', help='where save() writes')
@@ -77,7 +77,7 @@ def _hide(self:ObfuscationStudio, scale):
     def finder(_): return [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
     kernel = max(1, round(15 * scale))
     how = dict(finder=finder, margin=self.margin, kernel=kernel)
-    return image, obfuscate(image, alpha, self.method, self.strength, **how)
+    return image, obfuscate(image, alpha, self.method, max(self.strength, WEAKEST.get(self.method, 0)), **how)
 
 # %% ../../nbs/widgets/obfuscation.ipynb #29f3343f
 @patch
@@ -152,5 +152,5 @@ def _controls(self:ObfuscationStudio):
     button.on_click(lambda _: attempt(lambda: f'saved {self.save()}'))
     def working(change): self.viewer.status = 'working ...' if self.busy else ''
     self.observe(working, 'busy')
-    settings = [self._choice('method', '80px'), self._slider('strength', .01, 4), self._slider('margin', 0, 2)]
+    settings = [self._choice('method', '80px'), self._slider('strength', .1, 4), self._slider('margin', 0, 2)]
     return [control_row(*settings), control_row(self._upload(attempt), place, button, note)]
