@@ -277,9 +277,9 @@ class FaceSearch:
     "A detector that also looks at brightened and at turned copies."
     def __init__(self,
         detector,  # callable image -> list of `Face`, for upright faces in ordinary light
-        pixels:int=500_000,  # a larger image is looked at in a version with this many pixels
+        pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
-        turned:int=288,  # longest side of the turned copies in pixels
+        turned:int=256,  # longest side of the turned copies in pixels
         sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
         self.detector, self.pixels, self.turns, self.turned, self.sure = detector, pixels, turns, turned, sure
