@@ -40,6 +40,14 @@ def _in_float32(device):
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
+class _NeverUsed(nn.Module):
+    "A normalisation of the published file that no step uses: kept for its names, not trained."
+    def __init__(self, c):
+        super().__init__()
+        self.register_buffer('weight', torch.ones(c))
+        self.register_buffer('bias', torch.zeros(c))
+
+# %% ../../nbs/networks/vitae.ipynb #5de628aa
 class Performer(nn.Module):
     "Attention with positive random features, one head; its cost grows with the number of tokens."
     def __init__(self,
@@ -48,7 +56,7 @@ class Performer(nn.Module):
     ):
         super().__init__()
         self.kqv, self.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
-        self.norm1 = nn.LayerNorm(c, eps=1e-5)  # stands in the published file and is never used
+        self.norm1 = _NeverUsed(c)
         self.register_buffer('w', orthogonal_features(c, seed))
 
     def _apply(self, fn, *args, **kwargs):
