@@ -267,7 +267,7 @@ def memory(args, matters):
     from p3m_nb.synth import synth_portrait
     image = cv2.resize(synth_portrait(7, (1500, 1000)).image, (4000, 6000), interpolation=cv2.INTER_CUBIC)
     for matter in matters.values(): matter.alpha(image[:1500:2, :1000:2])
-    table(['24 megapixels', 'MB more'], [[k, f'{memory_row(m, image):.0f}'] for k, m in reversed(matters.items())])
+    table(['24 megapixels', 'MB more'], [[k, f'{memory_row(m, image):.0f}'] for k, m in matters.items()])
 
 
 def networks(matters, peers):

@@ -1,10 +1,12 @@
 "Every command that README and tutorials print is run as it is printed, in a folder that holds what the text takes for granted."
 import json, os, re, shlex, shutil, signal, subprocess, sys, time
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from p3m_nb.core import load_image, sample_image, save_image
+from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 
@@ -29,6 +31,17 @@ def printed():
     return found
 
 
+def heads(folder, photo, n=9):
+    "A data set of one's own: `n` portraits, cropped differently and of different light, every other one mirrored, and their mattes."
+    alpha = load_alpha(ROOT/'tests'/'data'/'grace_hopper_hybrid.png')
+    alpha = cv2.resize(alpha, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    for i in range(n):
+        light = (photo * (.6 + .05 * i)).astype(np.uint8)
+        turn = slice(None, None, -1 if i % 2 else 1)
+        save_image(light[4 * i:, turn], folder/'image'/f'{i}.jpg')
+        save_alpha(alpha[4 * i:, turn], folder/'alpha'/f'{i}.png')
+
+
 @pytest.fixture(scope='module')
 def desk(tmp_path_factory):
     "A folder as the pages assume: photographs, P3M-10k, a folder of one's own, a picture for the background, weights."
@@ -37,8 +50,7 @@ def desk(tmp_path_factory):
     for name in ('photos/grace.jpg', 'photos/more/mirrored.png', 'sunset.png'):
         save_image(photo[:, ::-1] if 'mirrored' in name else photo, folder/name)
     make_mini_p3m(folder/'P3M-10k', n=9, n_test=2, size=96)
-    make_mini_p3m(folder/'mine', n=9, n_test=0, size=96)
-    os.rename(folder/'mine'/'train', folder/'heads')
+    heads(folder/'heads', photo)
     for name in ('trained_on_blurred', 'trained_on_normal'): (folder/f'{name}.safetensors').write_bytes(shipped_weights().read_bytes())
     return folder
 

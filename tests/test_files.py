@@ -1,12 +1,13 @@
 "Files under bad conditions: full disk, two runs at once, killed runs, odd shapes, forked workers, damaged files."
-import hashlib, json, os, subprocess, sys, time
+import json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from p3m_nb.core import image_info, load_alpha, load_image, read_image, save_image
+from benchmarks import fuzz
+from p3m_nb.core import image_info, load_image, save_image
 from p3m_nb.jobs import LOCK, RECORD, FileReport, is_result, process_folder
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
@@ -217,24 +218,30 @@ def test_formats_in_a_folder(tmp_path):
     assert {image_info(tmp_path/'in'/f'{s}.{s}').format for s in kinds} >= {'AVIF', 'TGA', 'JPEG2000'}
 
 
-def test_fuzzed_files_end_in_one_line(tmp_path):
-    "300 damaged files of every format: an array, or one error that names the file; never another exception."
-    rng = np.random.default_rng(5)
-    picture = Image.fromarray(synth_portrait(2, 48).image)
-    kinds = 'JPEG PNG WEBP TIFF GIF BMP AVIF JPEG2000 TGA PPM QOI PCX DDS ICO SGI'.split()
-    sources = {}
-    for kind in kinds:
-        picture.save(tmp_path/f'x.{kind.lower()}', kind)
-        sources[kind] = (tmp_path/f'x.{kind.lower()}').read_bytes()
-    for trial in range(300):
-        kind = kinds[trial % len(kinds)]
-        data = bytearray(sources[kind])
-        for _ in range(int(rng.choice([1, 2, 8]))):
-            data[int(rng.integers(min(len(data), 400)))] = int(rng.integers(256))
-        if trial % 4 == 0: data = data[:int(rng.integers(1, len(data)))]
-        path = tmp_path/f'mutant.{kind.lower()}'
-        path.write_bytes(data)
-        for read in (load_image, load_alpha, read_image, image_info):
-            try: read(path)
-            except (ValueError, OSError) as e: assert str(path) in str(e) and '\n' not in str(e), (trial, kind, read, e)
-    assert hashlib.sha256(b''.join(sources.values())).hexdigest()
+def test_damaged_files_of_every_kind():
+    "300 trials of images, archives, records and weights, each in a child process; see benchmarks/fuzz.py for more."
+    counts, wrong = fuzz.run(270, ('image', 'zip', 'record'), seed=5, progress=lambda text: None)
+    more, also = fuzz.run(30, ('weights',), seed=5, progress=lambda text: None)
+    assert not wrong + also, wrong + also
+    assert sum(counts.values()) == 90 * (6 + 2 + 2) and sum(more.values()) == 30
+    assert counts['image', 'read'] > 50 and counts['image', 'refused'] > 50 and more['weights', 'refused'] > 10
+
+
+def test_matte_beside_the_photographs(command, weights, photo):
+    "Results into the photographs' own folder: named apart, passed over by the next run, nothing of others replaced."
+    folder = photo.parent
+    Image.open(photo).save(folder/'grace.jpg')
+    Image.open(photo).save(folder/'own.jpg')
+    (folder/'own_preview.jpg').write_bytes(photo.read_bytes())
+    own = (folder/'own_preview.jpg').read_bytes()
+    matte = lambda *args: command('p3m_matte', *args, '-o', folder, '--weights', weights, '--strategy', 'resize')
+    first = matte(folder/'grace.png', folder/'grace.jpg', folder/'own.jpg')
+    assert first.returncode == 1 and '2 done' in first.stderr
+    assert 'own_preview.jpg: exists and was not made here' in first.stderr
+    made = {f'grace_{s}_{k}' for s in ('jpg', 'png') for k in ('alpha.png', 'cutout.png', 'preview.jpg')}
+    assert {p.name for p in folder.glob('[!.]*')} == made | {'grace.png', 'grace.jpg', 'own.jpg', 'own_preview.jpg'}
+    assert (folder/'own_preview.jpg').read_bytes() == own
+    (folder/'own_preview.jpg').unlink()
+    again = matte(folder)
+    assert again.returncode == 0 and '1 done' in again.stderr and '2 skipped' in again.stderr, again.stderr
+    assert '6 passed over (results of earlier runs)' in again.stderr

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from p3m_nb import privacy
-from p3m_nb.core import load_image, make_trimap, sample_image, save_alpha, save_image
+from p3m_nb.core import load_image, make_trimap, process_mark, sample_image, save_alpha, save_image
 from p3m_nb.audit import audit
 from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, shipped
 from p3m_nb.privacy import METHODS, obfuscate_folder
@@ -43,18 +43,19 @@ def start(source, out, *more):
 def test_kill_and_resume(tmp_path):
     for i in range(10): save_image(np.roll(PHOTO[::2, ::2], 3 * i, axis=1), tmp_path/f'in/{i}.png')
     save_image(PHOTO[:40], tmp_path/'in/wall.png')
-    whole = start(tmp_path/'in', tmp_path/'whole', '--workers', '2')
+    whole = start(tmp_path/'in', tmp_path/'whole', '--n-workers', '2')
     _, whole_err = whole.communicate()
     assert whole.returncode == 1 and '10 done' in whole_err and ', 1 failed' in whole_err
     for enough in (1, 4, 8):  # killed three times at different places of one job
-        run = start(tmp_path/'in', tmp_path/'out', '--workers', '2')
+        run = start(tmp_path/'in', tmp_path/'out', '--n-workers', '2')
         while run.poll() is None and len(list((tmp_path/'out').glob('*.png'))) < enough: time.sleep(.002)
         run.kill()
         run.communicate()
     assert len(list((tmp_path/'out').glob('*.png'))) < 10, 'it was never interrupted'
-    (tmp_path/'out/.0.png.0123abcd.tmp').write_bytes(b'what a kill in the middle of a write leaves')
+    left = tmp_path/'out'/f'.0.png.{process_mark(run.pid)}.0123abcd.tmp'
+    left.write_bytes(b'what a kill in the middle of a write leaves')
     (tmp_path/'out/0.png').unlink()  # killed between the journal and the file
-    last = start(tmp_path/'in', tmp_path/'out', '--workers', '2')
+    last = start(tmp_path/'in', tmp_path/'out', '--n-workers', '2')
     _, err = last.communicate()
     assert last.returncode == 1 and 'wall.png: no face found' in err
     assert tree(tmp_path/'out') == tree(tmp_path/'whole')

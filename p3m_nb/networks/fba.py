@@ -27,10 +27,11 @@ from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown
 # %% ../../nbs/networks/fba.ipynb #ee68fee0
 SCALES, LENGTH = (.02, .08, .16), 320  # of the distance planes; pixels
 
-def _distance(known):
-    "Exact distance of every pixel to the nearest one where `known` (H,W) is True; infinite if there is none."
-    if not known.any(): return np.full(known.shape, np.inf, np.float32)
-    return cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+def _squared_distance(known):
+    "Squared distance of every pixel to the nearest one where `known` (H,W) is True; infinite if there is none."
+    if not known.any(): return np.full(known.shape, np.inf)
+    distance = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.rint(distance.astype(np.float64)**2)  # whole numbers: the transform's last bit differs from run to run
 
 def known_planes(
     trimap:Tensor,  # (B,1,H,W) of 0, 128, 255
@@ -44,8 +45,9 @@ def distance_planes(
 )->Tensor:  # (B,6,H,W) float32 in 0..1: three scales for the background, three for the foreground
     "The distances to the known pixels, as the network wants them (sheet of the paper's code, `SCALES` and `LENGTH`)."
     masks = (known > 0).cpu().numpy()
-    distance = torch.from_numpy(np.stack([[_distance(m) for m in image] for image in masks])).to(known.device)
-    return torch.stack([torch.exp(-distance**2 / (2 * (c * LENGTH)**2)) for c in SCALES], 2).flatten(1, 2)
+    squared = np.stack([[_squared_distance(m) for m in image] for image in masks])[:, :, None]
+    scale = 2 * (np.array(SCALES) * LENGTH)[:, None, None]**2
+    return torch.from_numpy(np.exp(-squared / scale).astype(np.float32)).flatten(1, 2).to(known.device)
 
 # %% ../../nbs/networks/fba.ipynb #2ba337ef
 class WSConv2d(nn.Conv2d):
