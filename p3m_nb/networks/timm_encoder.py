@@ -72,7 +72,7 @@ class TimmEncoder(nn.Module):
     indexed = False
 
     def __init__(self,
-        name:str,  # of a network of timm
+        name:str='',  # of a network of timm
         channels:tuple=(16, 24, 32, 64, 96, 160),  # widths of the six levels handed to the decoders
     ):
         super().__init__()

@@ -123,10 +123,11 @@ def scene(self:MatteCompare)->Scene:
     photo = [Pane('photo', ('photo',))]
     alphas = [Pane(self._pane_title(n), (f'alpha {n}',), wipe=('photo',)) for n in names]
     errors = [Pane(f'{n} - {self.compared_with}', (f'error {n}',)) for n in compared]
-    blanks = [Pane() for _ in range(1 + len(names) - len(compared))]
+    # under a true alpha stands nothing; without one all panes follow each other
+    blanks = [Pane() for _ in range(1 + len(names) - len(compared))] if self.alpha is not None else []
     rows = dict(alpha=photo + alphas, error=photo + errors, both=photo + alphas + (blanks + errors if errors else []))
     layers = self._layers | {f'error {n}': self._error_layer(n) for n in compared if self.show != 'alpha'}
-    columns = 1 + (len(compared) if self.show == 'error' else len(names))
+    columns = 1 + len(names) if blanks and self.show == 'both' else 0
     return Scene(self.image.shape[:2], layers, rows[self.show], columns)
 
 @patch
@@ -154,6 +155,6 @@ def text(self:MatteCompare)->str:  # HTML
 @patch
 def _controls(self:MatteCompare):
     options = [('truth' if self.alpha is not None else 'first', ''), *((n, n) for n in self.predictions)]
-    wide = dict(description_width='95px')
+    wide = dict(description_width='110px')
     reference = self._linked(ipywidgets.Dropdown, 'reference', 'compared with', options=options, style=wide)
     return [control_row(self._choice('show', '80px'), self._slider('gain', 1, 100, .5), reference)]
