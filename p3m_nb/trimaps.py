@@ -171,7 +171,7 @@ def refine_with(
     alpha:np.ndarray|None=None,  # (H,W) in 0..1, a first matte whose known pixels are kept
     tile:int|None=None,  # side of a tile in pixels; 1024 by default
     overlap:int|None=None,  # of tiles, in pixels; an eighth of a tile by default
-    longest:int=2048,  # longer side that networks see which cannot run in tiles
+    longest:int=1600,  # longer side that networks see which cannot run in tiles
 )->np.ndarray:  # (H,W) float32 in 0..1
     "The matte of `network` where `trimap` is unknown; everywhere else what is known, bit for bit."
     _check_network(network, tile)
