@@ -93,7 +93,8 @@ def _saliency(path, threads, size, mean, std):
     return run
 
 
-PEERS = dict(modnet=modnet, rvm=rvm, u2net=partial(_saliency, size=320, mean=np.float32(IMAGENET_MEAN), std=np.float32(IMAGENET_STD)),
+IMAGENET = dict(mean=np.float32(IMAGENET_MEAN), std=np.float32(IMAGENET_STD))
+PEERS = dict(modnet=modnet, rvm=rvm, u2net=partial(_saliency, size=320, **IMAGENET),
              isnet=partial(_saliency, size=1024, mean=.5, std=1.))
 
 
@@ -273,7 +274,7 @@ def memory(args, matters):
 def networks(matters, peers):
     "Milliseconds at 512x512."
     image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
-    x = torch.from_numpy(_chw(image, np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD))).to(memory_format=torch.channels_last)
+    x = torch.from_numpy(_chw(image, **IMAGENET)).to(memory_format=torch.channels_last)
     nets = {'p3mnet_lite (torch)': next(iter(matters.values())).model, 'p3mnet_r34 (torch)': optimise(p3mnet_r34())}
     todo = {k: partial(torch.inference_mode()(net), x) for k, net in nets.items()}
     once = {'rvm': {'repeats': 1}}  # one frame
