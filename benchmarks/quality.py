@@ -93,7 +93,8 @@ def _saliency(path, threads, size, mean, std):
     return run
 
 
-PEERS = dict(modnet=modnet, rvm=rvm, u2net=partial(_saliency, size=320, mean=np.float32(IMAGENET_MEAN), std=np.float32(IMAGENET_STD)),
+IMAGENET = dict(mean=np.float32(IMAGENET_MEAN), std=np.float32(IMAGENET_STD))
+PEERS = dict(modnet=modnet, rvm=rvm, u2net=partial(_saliency, size=320, **IMAGENET),
              isnet=partial(_saliency, size=1024, mean=.5, std=1.))
 
 
@@ -267,13 +268,13 @@ def memory(args, matters):
     from p3m_nb.synth import synth_portrait
     image = cv2.resize(synth_portrait(7, (1500, 1000)).image, (4000, 6000), interpolation=cv2.INTER_CUBIC)
     for matter in matters.values(): matter.alpha(image[:1500:2, :1000:2])
-    table(['24 megapixels', 'MB more'], [[k, f'{memory_row(m, image):.0f}'] for k, m in reversed(matters.items())])
+    table(['24 megapixels', 'MB more'], [[k, f'{memory_row(m, image):.0f}'] for k, m in matters.items()])
 
 
 def networks(matters, peers):
     "Milliseconds at 512x512."
     image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
-    x = torch.from_numpy(_chw(image, np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD))).to(memory_format=torch.channels_last)
+    x = torch.from_numpy(_chw(image, **IMAGENET)).to(memory_format=torch.channels_last)
     nets = {'p3mnet_lite (torch)': next(iter(matters.values())).model, 'p3mnet_r34 (torch)': optimise(p3mnet_r34())}
     todo = {k: partial(torch.inference_mode()(net), x) for k, net in nets.items()}
     once = {'rvm': {'repeats': 1}}  # one frame

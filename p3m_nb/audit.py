@@ -29,6 +29,7 @@ def _manifests(folder):
     above = [p/_RECORDS[0] for p in folder.resolve().parents if (p/_RECORDS[0]).is_file()]
     return inside or above[:1]
 
+# %% ../nbs/12_audit.ipynb #228ef0e8
 def hidden_by(
     source:str,  # folder, or a list of files, folders and patterns
 )->set:  # names of finders, e.g. {'centerface'}; 'facemask' for faces that were hidden by masks; empty: not known
@@ -52,6 +53,7 @@ def judge_of(
 # %% ../nbs/12_audit.ipynb #9c572cc1
 _TEXT = ('.txt', '.md', '.csv', '.tsv', '.json', '.jsonl', '.yaml', '.yml', '.log', '.journal', '.lock')
 
+# %% ../nbs/12_audit.ipynb #72077e1f
 def _walk(folder):
     "The files below `folder`, sorted, and why some places were not entered: (files, {path: reason})."
     files, closed = [], {}
@@ -63,6 +65,7 @@ def _walk(folder):
         files += [place/n for n in names if Path(n).suffix.lower() not in _TEXT]
     return sorted(files), closed
 
+# %% ../nbs/12_audit.ipynb #8267c535
 def files_to_audit(
     source:str,  # folder, or a list of files, folders and patterns
 )->tuple:  # list of paths, and dict path -> why it could not be entered
@@ -85,6 +88,7 @@ def _thumbnail(im):
     skip = 6 if data.startswith(b'Exif') else 0
     return data[skip + start:skip + start + length]
 
+# %% ../nbs/12_audit.ipynb #03f9c708
 def pictures(
     path:str,  # image file
 ):  # yields ('' or 'picture 2 of 5' or 'thumbnail', image (H,W,3) uint8)
@@ -106,6 +110,7 @@ class Sighting:
     picture: str  # in which of its pictures; '' where there is one
     face: Face  # where
 
+# %% ../nbs/12_audit.ipynb #95a8a31f
 @dataclass
 class AuditReport(FileReport):
     "What `audit` found."
@@ -148,6 +153,7 @@ def _crop(image, face, side):
     if X <= x or Y <= y: return np.zeros((side, side, 3), np.uint8)
     return cv2.resize(blurred(image[y:Y, x:X], .2 * face.size), (side, side), interpolation=cv2.INTER_AREA)
 
+# %% ../nbs/12_audit.ipynb #0c4d7a37
 def contact_sheet(
     crops:list,  # of (crop (S,S,3) uint8, label), all of one size
     columns:int=8,  # crops in a row
@@ -173,6 +179,7 @@ def _table(report):
     csv.writer(text, lineterminator='\n').writerows([_AUDIT_HEAD, *rows])
     return text.getvalue().encode('utf-8', 'surrogateescape')
 
+# %% ../nbs/12_audit.ipynb #68a04c64
 def _own_table(path):
     "Whether `path` is a table of an earlier audit; `ValueError` if it is something else."
     if not path.exists(): return False
@@ -189,6 +196,7 @@ def _own_sheets(out):
     files = [out/Path(name).name for name in known if isinstance(name, str)]
     return [f for f in files if f.is_file() and hashlib.sha256(f.read_bytes()).hexdigest() == known[f.name]]
 
+# %% ../nbs/12_audit.ipynb #b7f8df50
 def _write_audit(out, report, crops):
     "Write the table, and a contact sheet for every hundred faces; sheets of an earlier audit are removed."
     _own_table(out/'audit.csv')
@@ -202,12 +210,13 @@ def _write_audit(out, report, crops):
         sheets[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     with atomic_write(out/_SHEETS) as tmp: tmp.write_text(json.dumps(sheets), 'utf-8')
 
-# %% ../nbs/12_audit.ipynb #b7f8df50
+# %% ../nbs/12_audit.ipynb #79e1ff8e
 def _look_at(path, finder, want_crops):
     "The sightings in all pictures of a file, each with its crop."
     return [(Sighting(path, label, face), _crop(image, face, 96) if want_crops else None)
             for label, image in pictures(path) for face in find_faces(image, finder)]
 
+# %% ../nbs/12_audit.ipynb #120ebd59
 def audit(
     source:str,  # folder, or a list of files, folders and patterns
     finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`

@@ -36,6 +36,7 @@ class Face:
 # %% ../nbs/10_faces.ipynb #1967c034
 def _area(boxes): return np.prod(np.clip(boxes[..., 2:] - boxes[..., :2], 0, None), -1)
 
+# %% ../nbs/10_faces.ipynb #c05df1f1
 def box_overlap(
     a:np.ndarray,  # (N,4) boxes: left, top, right, bottom
     b:np.ndarray,  # (M,4) boxes
@@ -52,6 +53,7 @@ def _inside(a, b):
     side = np.clip(np.minimum(a.box[2:], b.box[2:]) - np.maximum(a.box[:2], b.box[:2]), 0, None)
     return side.prod() / min(a.size, b.size) ** 2
 
+# %% ../nbs/10_faces.ipynb #6eae738b
 def distinct(
     faces:list,  # of `Face`
     share:float=.4,  # of the smaller box that may lie in another one
@@ -70,6 +72,7 @@ def shipped(
     "Path of a file with weights that is part of the package."
     return Path(str(resources.files('p3m_nb')/'weights'/name))
 
+# %% ../nbs/10_faces.ipynb #38e3beea
 _SHIPPED = {'centerface': 'centerface.onnx', 'rfb': 'rfb320.onnx'}
 _TRY = '''
 import sys, cv2, numpy as np
@@ -80,7 +83,7 @@ net.setInput(cv2.dnn.blobFromImage(image))
 net.forward(net.getUnconnectedOutLayersNames())
 '''
 
-# %% ../nbs/10_faces.ipynb #38e3beea
+# %% ../nbs/10_faces.ipynb #09167a0c
 @functools.cache
 def _try_network(path, modified, size):
     "What is wrong with the ONNX file `path`, tried with an image of `size` in another process; None if it works."
@@ -91,6 +94,7 @@ def _try_network(path, modified, size):
     if 'read' not in run.stdout: return 'OpenCV cannot read it as an ONNX network'
     return f'the network does not take a {size[0]}x{size[1]} image; give its `size`, or another file'
 
+# %% ../nbs/10_faces.ipynb #c6d33595
 def _check_network(path, size):
     "`path` as text if it is an ONNX network that OpenCV can run on an image of `size`."
     path = regular_file(path)
@@ -124,6 +128,7 @@ def _plausible(path, boxes, scores):
 _CENTERFACE_OUTPUTS = ('537', '538', '539', '540')  # heat map, sizes, offsets, landmarks
 _SMALLEST = 6  # pixels: nobody is recognised by fewer, and tiny pictures are full of such faces
 
+# %% ../nbs/10_faces.ipynb #ec3d62c1
 class CenterFaceFinder:
     "CenterFace on one image as it stands: strong, with five landmarks."
     name = 'centerface'
@@ -232,6 +237,7 @@ def _turn(height, width, angle, shrink):
     m[:, 2] = -corners.min(0)
     return m, tuple(max(1, int(n)) for n in np.ceil(np.ptp(corners, axis=0) - 1e-6))
 
+# %% ../nbs/10_faces.ipynb #f3b6f8cd
 def _turned_back(face, m):
     "`face` of a picture that the matrix `m` made, in the one it was made of: its box has the same centre and size."
     back = cv2.invertAffineTransform(m)
@@ -248,6 +254,7 @@ def _turned_back(face, m):
 # eyes, nose, corners of the mouth of an ordinary face; the unit is half the distance of the eyes, about 32 mm
 FIVE_POINTS = np.array([(-1, 0), (1, 0), (0, 1.25), (-.8, 2.25), (.8, 2.25)])
 
+# %% ../nbs/10_faces.ipynb #85941b77
 def similarity(
     source:np.ndarray,  # (N,2) points
     target:np.ndarray,  # (N,2) points
@@ -258,6 +265,7 @@ def similarity(
     m = np.array([[z.real, -z.imag], [z.imag, z.real]])
     return np.column_stack([m, target.mean(0) - m @ source.mean(0)])
 
+# %% ../nbs/10_faces.ipynb #9a6980e7
 def _likeness(face):
     "The score of `face`, less where its landmarks are unlike a face."
     if face.landmarks is None: return face.score
@@ -270,9 +278,9 @@ class FaceSearch:
     "A detector that also looks at brightened and at turned copies."
     def __init__(self,
         detector,  # callable image -> list of `Face`, for upright faces in ordinary light
-        pixels:int=500_000,  # a larger image is looked at in a version with this many pixels
+        pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
-        turned:int=288,  # longest side of the turned copies in pixels
+        turned:int=256,  # longest side of the turned copies in pixels
         sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
         self.detector, self.pixels, self.turns, self.turned, self.sure = detector, pixels, turns, turned, sure
@@ -329,6 +337,7 @@ def _square(gray, box, side=48):
     if part.shape != (n, n): part = gray[rows[:, None], cols]
     return cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA if n > side else cv2.INTER_LINEAR)
 
+# %% ../nbs/10_faces.ipynb #a054c2b7
 def face_features(
     gray:np.ndarray,  # (H,W) uint8
     box:tuple,  # (left, top, right, bottom) in pixels
@@ -342,11 +351,13 @@ def _face_check():
     "The weights of the second look: `w1` (24,900), `b1`, `w2` (24,), `b2`."
     with np.load(shipped('face_check.npz'), allow_pickle=False) as f: return {k: f[k].astype(np.float32) for k in f}
 
+# %% ../nbs/10_faces.ipynb #1908870b
 def _looks_like_a_face(gray, box):
     "Log odds that `box` holds a face."
     w = _face_check()
     return float(np.maximum(w['w1'] @ face_features(gray, box) + w['b1'], 0) @ w['w2'] + w['b2'])
 
+# %% ../nbs/10_faces.ipynb #bfdd7b41
 # sides of the face relative to a cascade's window, in widths: the median of 550 faces
 _FACE_IN_WINDOW = np.array([.1, -.04, -.09, .06])
 
@@ -389,6 +400,7 @@ def _scan(cascade, gray, smallest, mirrored):
     if mirrored: boxes[:, 0] = gray.shape[1] - boxes[:, 0] - boxes[:, 2]
     return np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
+# %% ../nbs/10_faces.ipynb #c29c3220
 @patch
 def windows(self:HaarFinder,
     gray:np.ndarray,  # (H,W) uint8
@@ -425,6 +437,7 @@ class AllFinders:
             found += new
         return found
 
+# %% ../nbs/10_faces.ipynb #5f31f820
 def finder_name(
     finder,  # a finder
 )->str:
@@ -441,9 +454,11 @@ _BY_NAME = {
 }
 FINDERS = tuple(_BY_NAME)
 
+# %% ../nbs/10_faces.ipynb #f4ae2e40
 @functools.cache
 def _named_finder(name): return _BY_NAME[name]()
 
+# %% ../nbs/10_faces.ipynb #429e3197
 def face_finder(
     which=None,  # one of `FINDERS` or several joined by '+', the path of an ONNX file, or a finder; None: the default
 ):  # a callable: image -> list of `Face`
@@ -466,6 +481,7 @@ def polygon_mask(
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 1, shift=4)
     return mask.astype(bool)
 
+# %% ../nbs/10_faces.ipynb #616bb7ec
 def face_ellipse(
     face:Face,  # a face
     shape:tuple,  # (H, W, ...) of its image
@@ -490,6 +506,7 @@ def find_faces(
     if alpha is None or sure == 0: return faces
     return [f for f in faces if f.score >= sure or _on_person(f, alpha)]
 
+# %% ../nbs/10_faces.ipynb #adc89f2a
 def _on_person(face, alpha):
     "Whether most of the face lies where `alpha` says that somebody is."
     mask = face_ellipse(face, alpha.shape)

@@ -30,6 +30,7 @@ def _dlib_models():
     if missing: raise ImportError(f'{" and ".join(missing)} missing; recognition needs: pip install "p3m_nb[identity]"')
     return importlib.import_module('dlib'), Path(packages['face_recognition_models'].origin).parent/'models'
 
+# %% ../nbs/14_identity.ipynb #09f52e8c
 class DlibRecogniser:
     "dlib's face recognition network: 128 numbers for each face."
     name = 'dlib'
@@ -75,6 +76,7 @@ def varied(
     Image.fromarray((np.clip(light, 0, 1) * 255).astype(np.uint8)).save(file, 'JPEG', quality=int(rng.integers(50, 85)))
     return load_image(file.getvalue()), _moved(face, m)
 
+# %% ../nbs/14_identity.ipynb #89afe781
 def _moved(face, m):
     "`face` after the transform `m`."
     corners = np.array(face.box).reshape(2, 2).mean(0) @ m[:, :2].T + m[:, 2]
@@ -117,6 +119,7 @@ def restored(
     out[here] = np.where(inside, np.clip(better, 0, 255).astype(np.uint8), part)
     return out
 
+# %% ../nbs/14_identity.ipynb #20dc4c1c
 def _unblurred(part, inside, sigma, rounds):
     "Deconvolution of what is `inside`, given that the rest stands as it was; at a scale at which the blur is narrow."
     shrink = max(1, int(sigma / 6))
@@ -137,6 +140,7 @@ class Look:
     image: np.ndarray  # (H,W,3) uint8, the face visible
     face: Face  # where it is
 
+# %% ../nbs/14_identity.ipynb #ef42670c
 @dataclass(frozen=True)
 class Hiding:
     "How faces are hidden: what an attacker knows."
@@ -156,7 +160,7 @@ class Hiding:
         strength = METHODS[self.method] if self.strength is None else self.strength
         return restored(image, mask, self.method, max(2, strength * look.face.size))
 
-# %% ../nbs/14_identity.ipynb #ef42670c
+# %% ../nbs/14_identity.ipynb #eec4f4b1
 ATTACKERS = ('naive', 'parrot', 'restore', 'restore parrot')
 
 def _three(look, hiding, recogniser, copy=None):
@@ -169,6 +173,7 @@ def _three(look, hiding, recogniser, copy=None):
     undone = hidden if again is image else recogniser.describe(again, place)
     return recogniser.describe(look.image, place), hidden, undone
 
+# %% ../nbs/14_identity.ipynb #18258564
 def attack_distances(
     probes:np.ndarray,  # (P,3,D) descriptions of the copies: clear, hidden, restored
     gallery:np.ndarray,  # (G,3,D) likewise
@@ -177,7 +182,7 @@ def attack_distances(
     pairs = {'visible': (0, 0), 'naive': (1, 0), 'parrot': (1, 1), 'restore': (2, 0), 'restore parrot': (2, 2)}
     return {k: np.linalg.norm(probes[:, None, a] - gallery[None, :, b], axis=-1) for k, (a, b) in pairs.items()}
 
-# %% ../nbs/14_identity.ipynb #eec4f4b1
+# %% ../nbs/14_identity.ipynb #1b9e3d77
 @dataclass
 class Score:
     "How well one attacker recognises."
@@ -195,6 +200,7 @@ class Score:
         shares = [(self.rank1, self.rank1_range), (self.tar, self.tar_range)]
         return [self.attacker, *(s for v, (a, b) in shares for s in (f'{v:.1%}', f'{a:.1%} to {b:.1%}'))]
 
+# %% ../nbs/14_identity.ipynb #bf675457
 def _share(k, n):
     "k of n with its 95 % interval (Wilson)."
     ci = binomtest(round(float(k)), int(n)).proportion_ci(method='wilson')
@@ -259,6 +265,7 @@ class _Pair:
     copy: np.ndarray  # (H,W,3) uint8
     hiding: Hiding  # how it was hidden; method 'none': not known
 
+# %% ../nbs/14_identity.ipynb #610b985d
 def _person(rel): return rel.parts[0] if len(rel.parts) > 1 else rel.with_suffix('').as_posix()
 
 def _hiding_of(record):
@@ -266,6 +273,7 @@ def _hiding_of(record):
     if not record or record.get('method') not in METHODS: return Hiding('none')
     return Hiding(record['method'], record.get('strength') or None, record.get('margin', .25))
 
+# %% ../nbs/14_identity.ipynb #007a541d
 def _pair(path, rel, original, finder, record):
     "The `_Pair` of one copy; `ValueError` where it cannot be used."
     image, copy = load_image(original), load_image(path)
@@ -275,13 +283,14 @@ def _pair(path, rel, original, finder, record):
     look = Look(_person(rel), image, max(faces, key=lambda f: f.size))
     return _Pair(look, copy, _hiding_of(record))
 
-# %% ../nbs/14_identity.ipynb #610b985d
+# %% ../nbs/14_identity.ipynb #3dba5bf8
 def _describe_pair(pair, recogniser, varied_gallery, seed):
     "Descriptions (3,D) of the copy as probe, and of its original, or of another look of it, as picture of the gallery."
     probe = np.stack(_three(pair.look, pair.hiding, recogniser, pair.copy))
     other = Look(pair.look.person, *varied(pair.look.image, pair.look.face, seed)) if varied_gallery else pair.look
     return probe, np.stack(_three(other, pair.hiding, recogniser))
 
+# %% ../nbs/14_identity.ipynb #ce2c279e
 def _several(people): return min(people.count(p) for p in set(people)) > 1
 
 def _scores(described, people, varied_gallery, known):
@@ -293,7 +302,7 @@ def _scores(described, people, varied_gallery, known):
         for d in distances.values(): np.fill_diagonal(d, np.inf)
     return [recognition_score(name, distances[name], people, people) for name in names]
 
-# %% ../nbs/14_identity.ipynb #007a541d
+# %% ../nbs/14_identity.ipynb #b3c06a06
 def _read_pairs(copies, originals, finder, report, options):
     "Dict path -> `_Pair` for the copies that can be used; the others go to the `report`."
     partners, files, pairs = Partners(originals, 'original'), image_files(copies), {}
@@ -306,6 +315,7 @@ def _read_pairs(copies, originals, finder, report, options):
     report.failed |= process_files([(path, []) for path, _ in files], read, desc='faces', **options).failed
     return {path: pairs[path] for path, _ in files if path in pairs}
 
+# %% ../nbs/14_identity.ipynb #6a64bf6e
 def identify(
     copies:str,  # folder of copies with hidden faces, and the manifest of `obfuscate_folder`
     originals:str,  # folder of the originals, of the same names
@@ -333,6 +343,7 @@ def identify(
     report.scores = _scores([described[p] for p in report.done], people, alone, known)
     return report
 
+# %% ../nbs/14_identity.ipynb #4eccb41e
 def _too_few(copies, n, report):
     reasons = ''.join(f'; {r}' for r in list(report.failed.values())[:3])
     return f'{copies}: {n} {"person" if n == 1 else "people"} to compare, at least two are needed{reasons}'

@@ -43,6 +43,7 @@ def private_area(
     m = similarity(FIVE_POINTS, points)
     return polygon_mask(_OUTLINE @ m[:, :2].T + m[:, 2], shape)
 
+# %% ../nbs/11_privacy.ipynb #9db1050a
 def widened(
     area:np.ndarray,  # (H,W) bool
     margin:int,  # pixels to each side
@@ -57,6 +58,7 @@ WEAKEST = {'blur': .2, 'mosaic': .1, 'paper': .2}
 MARGIN = .25  # the private area is widened by this share of the face's size
 DEFAULT_METHOD = 'zero'
 
+# %% ../nbs/11_privacy.ipynb #13a6b219
 def check_strength(
     method:str,  # one of `METHODS`
     strength:float=None,  # share of the face's size; None: the default of the method
@@ -77,6 +79,7 @@ def _scaled(image, scale):
     size = tuple(max(1, round(n * scale)) for n in image.shape[1::-1])
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
+# %% ../nbs/11_privacy.ipynb #c7a17b6e
 def blurred(
     image:np.ndarray,  # (H,W,3) uint8
     sigma:float,  # standard deviation of the Gaussian, in pixels
@@ -88,6 +91,7 @@ def blurred(
     image = cv2.GaussianBlur(image, (0, 0), sigma / shrink, borderType=cv2.BORDER_REFLECT_101)
     return cv2.resize(image, (w, h), interpolation=cv2.INTER_CUBIC) if shrink > 1 else image
 
+# %% ../nbs/11_privacy.ipynb #f8f66bb0
 def in_blocks(
     image:np.ndarray,  # (H,W,3) uint8
     block:float,  # side of a block in pixels, about
@@ -129,6 +133,7 @@ class Obfuscated:
     spared: float = 0.  # share of the private area that lies in the transition area and was left as it was
     seen: list = field(default_factory=list)  # of `Face`: what a second look still sees; only `obfuscate_checked` looks
 
+# %% ../nbs/11_privacy.ipynb #7f4c0253
 def faces_of_mask(
     facemask:np.ndarray,  # (H,W) in 0..1, or bool: what is to be hidden
 )->list:  # of `Face` with the boxes of the connected parts, largest first
@@ -145,11 +150,13 @@ def _crop_mask(facemask, face):
     area[top:bottom, left:right] = np.asarray(facemask, np.float32)[top:bottom, left:right] > .5
     return area
 
+# %% ../nbs/11_privacy.ipynb #350ca4bc
 def _face_area(face, trimap, margin):
     "The private area and the ellipse in the box (landmarks can be wrong), widened where the `trimap` says person."
     area = private_area(face, trimap.shape) | face_ellipse(face, trimap.shape)
     return area | (widened(area, round(margin * face.size)) & (trimap == 255))
 
+# %% ../nbs/11_privacy.ipynb #4994353e
 def _surroundings(face, area):
     "Slices of the `area` and one face's size around it."
     ys, xs = (np.flatnonzero(area.any(axis)) for axis in (1, 0))
@@ -205,6 +212,7 @@ def _covered(face, mask):
     ellipse = face_ellipse(face, mask.shape)
     return float(mask[ellipse].mean()) if ellipse.any() else 1.
 
+# %% ../nbs/11_privacy.ipynb #d3eb8834
 def _still_seen(done, finder, alpha, method):
     "The faces that `finder` finds in the result `done`, without those that stand in nothing but flat colour."
     seen = find_faces(done.image, finder, alpha)
@@ -261,8 +269,9 @@ def _sha256(data):
     if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
     with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/11_privacy.ipynb #dcc13c75
 def read_manifest(
-    path,  # `manifest.jsonl`, or the journal of a run
+    path:Path,  # `manifest.jsonl`, or the journal of a run
     torn:bool=False,  # lines that a killed run left half written are passed over
 )->dict:  # source -> record
     "The records that `obfuscate_folder` wrote; `ValueError` if the file is something else."
@@ -286,7 +295,7 @@ class _Manifest:
     @staticmethod
     def _line(record): return (json.dumps(record, ensure_ascii=False) + '\n').encode('utf-8', 'surrogateescape')
 
-    def add(self, record):
+    def add(self, record:dict):
         "Keep `record`, on disk before this returns."
         with self.lock:
             self.records[record['source']] = record
@@ -304,10 +313,11 @@ class _Manifest:
 # %% ../nbs/11_privacy.ipynb #8aac37b2
 def _key(rel): return unicodedata.normalize('NFC', Path(rel).with_suffix('').as_posix())
 
+# %% ../nbs/11_privacy.ipynb #c87861f7
 class Partners:
     "The files of `folder` by name without suffix; looks nothing up when `folder` is None."
     def __init__(self,
-        folder,  # folder of images, or None
+        folder:str,  # folder of images, or None
         what:str,  # what they are, for messages, e.g. 'matte'
     ):
         self.folder, self.what, self.files = folder, what, {}
@@ -315,7 +325,7 @@ class Partners:
             twin = self.files.setdefault(_key(rel), path)
             if twin is not path: raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
 
-    def __call__(self, rel):
+    def __call__(self, rel:Path):
         "The file of the same name as `rel`, or None without a folder."
         if self.folder is None: return None
         path = self.files.get(_key(rel))
@@ -324,7 +334,7 @@ class Partners:
 
 # %% ../nbs/11_privacy.ipynb #c1559872
 def picture_count(
-    path,  # image file
+    path:Path,  # image file
 )->int:
     "How many pictures the file holds that are shown; 1 for a photograph of a telephone with previews behind it."
     info = image_info(path)
@@ -337,6 +347,7 @@ def _between(a, b):
     points = None if a.landmarks is None or b.landmarks is None else (a.landmarks + b.landmarks) / 2
     return Face(box, min(a.score, b.score), points)
 
+# %% ../nbs/11_privacy.ipynb #097dd723
 def fill_gaps(
     frames:list,  # for each frame the list of its `Face`
     overlap:float=.2,  # least intersection over union of one face in two frames
@@ -361,6 +372,7 @@ class NoFaceFound(ValueError):
 class FaceStillSeen(ValueError):
     "A face is still seen after it was hidden, so nothing was written."
 
+# %% ../nbs/11_privacy.ipynb #1ca8bf7d
 @dataclass
 class ObfuscationReport(FileReport):
     "What `obfuscate_folder` did."
@@ -376,6 +388,7 @@ class ObfuscationReport(FileReport):
         lines += _listed(self.people, 'show a person without a face found: look at them')
         return '\n'.join(lines)
 
+# %% ../nbs/11_privacy.ipynb #05f83bd6
 def _listed(items, what): return [f'{len(items)} {what}:', *(f'  {i}' for i in items)] if items else []
 
 # %% ../nbs/11_privacy.ipynb #4f56497f
@@ -404,9 +417,9 @@ class _FolderRun:
         self.options = {k: getattr(settings, k) for k in kept}
         self.options['finder'] = finder_name(self.finder) if settings.masks is None else 'facemask'
 
-    def target(self, rel): return self.out/Path(rel).with_suffix('.jpg' if self.settings.jpeg else '.png')
+    def target(self, rel:Path): return self.out/Path(rel).with_suffix('.jpg' if self.settings.jpeg else '.png')
 
-    def inputs(self, path, rel):
+    def inputs(self, path:Path, rel:Path):
         "What the result depends on: digests of matte and facemask, that of the photograph if wanted, and the settings."
         source = path if self.settings.keep_links else None
         files = {'source': source, 'alpha': self.alphas(rel), 'mask': self.masks(rel)}
@@ -418,6 +431,7 @@ def _one_picture(path):
     n = picture_count(path)
     if n > 1: raise ValueError(f'{path}: holds {n} pictures; save them as files of their own first')
 
+# %% ../nbs/11_privacy.ipynb #e645733a
 def _check_hidden(path, done):
     "Raise if a face of `done` is not hidden, or is still seen."
     if done.faces and not done.mask.any():
@@ -427,8 +441,9 @@ def _check_hidden(path, done):
     raise FaceStillSeen(f'{path}: a face is still seen after hiding, at {boxes}; nothing was written. '
                         'Give a facemask, or another method or strength')
 
+# %% ../nbs/11_privacy.ipynb #b8d404ff
 @patch
-def hide(self:_FolderRun, path, rel):
+def hide(self:_FolderRun, path:Path, rel:Path):
     "`Obfuscated` of one file, and its matte or None."
     mask, alpha = self.masks(rel), self.alphas(rel)
     _one_picture(path)
@@ -441,14 +456,15 @@ def hide(self:_FolderRun, path, rel):
     if alpha is None and s.people is not None: alpha = s.people(image)
     return done, alpha
 
+# %% ../nbs/11_privacy.ipynb #1ae38a1d
 def _hide_mask(image, alpha, facemask, options):
     "`obfuscate` by a facemask; one that is empty hides nothing."
     if (facemask > .5).any(): return obfuscate(image, alpha, facemask=facemask, **options)
     return Obfuscated(image, np.zeros(image.shape[:2], bool), [])
 
-# %% ../nbs/11_privacy.ipynb #e645733a
+# %% ../nbs/11_privacy.ipynb #33c619a8
 @patch
-def work(self:_FolderRun, path, rel):
+def work(self:_FolderRun, path:Path, rel:Path):
     "Hide the faces of `path`; the record goes to the journal before the file appears."
     done, alpha = self.hide(path, rel)
     record = {'source': Path(rel).as_posix(), 'output': None, 'output_sha256': None} | self.inputs(path, rel)
@@ -465,8 +481,9 @@ def work(self:_FolderRun, path, rel):
         with atomic_write(self.target(rel)) as tmp: tmp.write_bytes(data)
     self.note(path, record)
 
+# %% ../nbs/11_privacy.ipynb #bb11a260
 @patch
-def note(self:_FolderRun, path, record):
+def note(self:_FolderRun, path:Path, record:dict):
     "Tell the report what a finished `record` says about `path`."
     if not record['output']:
         why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
@@ -478,7 +495,7 @@ def note(self:_FolderRun, path, record):
 
 # %% ../nbs/11_privacy.ipynb #fc8e8668
 @patch
-def finished(self:_FolderRun, path, rel):
+def finished(self:_FolderRun, path:Path, rel:Path):
     "Whether an earlier run did this file alike; `ValueError` where something else is in its place."
     target, record = self.target(rel), self.manifest.records.get(Path(rel).as_posix())
     if target.exists(): self._check_own(path, target, record)
@@ -492,6 +509,7 @@ def finished(self:_FolderRun, path, rel):
     self.note(path, record)
     return True
 
+# %% ../nbs/11_privacy.ipynb #02304d74
 def _newer(a, b): return b.exists() and os.stat(a).st_mtime_ns > os.stat(b).st_mtime_ns
 
 @patch
@@ -503,9 +521,9 @@ def _check_own(self:_FolderRun, path, target, record):
     if record['output_sha256'] != _sha256(target):
         raise ValueError(f'{path}: {target} was changed after it was written; choose another folder, or say overwrite')
 
-# %% ../nbs/11_privacy.ipynb #02304d74
+# %% ../nbs/11_privacy.ipynb #ecd79dc8
 @patch
-def plan(self:_FolderRun, files, overwrite):
+def plan(self:_FolderRun, files:list, overwrite:bool):
     "The files that are left: (path, target)."
     jobs, names = [], {}
     for path, rel in files:
@@ -518,8 +536,9 @@ def plan(self:_FolderRun, files, overwrite):
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
     return jobs
 
+# %% ../nbs/11_privacy.ipynb #73542491
 @patch
-def track(self:_FolderRun, files, **options):
+def track(self:_FolderRun, files:list, **options):
     "Look at all frames first, and fill the gaps between them."
     found = {}
     def look(path, _): found[path] = find_faces(load_image(path), self.finder)
@@ -530,13 +549,14 @@ def track(self:_FolderRun, files, **options):
         film = sorted(film)
         self.tracked |= {p: f for p, f in zip(film, fill_gaps([found.get(p, []) for p in film])) if p in found}
 
-# %% ../nbs/11_privacy.ipynb #ecd79dc8
+# %% ../nbs/11_privacy.ipynb #f7c60b3d
 def _not_inside(source, out):
     "`ValueError` if `out` lies in one of the folders of `source`."
     for item in [source] if isinstance(source, (str, os.PathLike)) else source:
         if Path(item).is_dir() and out.resolve().is_relative_to(Path(item).resolve()):
             raise ValueError(f'{out}: lies inside {item}; results and originals must not mix, choose another folder')
 
+# %% ../nbs/11_privacy.ipynb #fd211443
 def _changed(settings, changes):
     "`settings` with `changes`; `ValueError` for a name that is none."
     known = [f.name for f in dataclasses.fields(HidingSettings)]
@@ -545,7 +565,7 @@ def _changed(settings, changes):
 
 # %% ../nbs/11_privacy.ipynb #c685a77f
 @patch
-def finish(self:_FolderRun, jobs, rels, options):
+def finish(self:_FolderRun, jobs:list, rels:dict, options:dict):
     "Do the `jobs`, and write report and manifest."
     def work(path, _): self.work(path, rels[path])
     done = process_files([(path, []) for path, _ in jobs], work, desc='obfuscate', **options)
