@@ -549,22 +549,23 @@ def _check_folder(name, folder, report, skip, quick, n_workers, progress):
                             'their gray picture is the matte')
 
 # %% ../nbs/08_dataset.ipynb #3b70c9bf
-def _in_both(splits):
-    "Training images whose bytes stand in another split too: list of (sample, split, path)."
-    files, tests = {}, {}
+def _of_equal_size(splits):
+    "Images of several splits whose files have the same size: list of (split, sample)."
+    files = {}
     for name, folder in splits.items():
         for s in folder:
             if s.image.is_file(): files.setdefault(os.path.getsize(s.image), []).append((name, s))
-    digest = lambda s: hashlib.blake2b(s.image.read_bytes()).digest()
-    equal = [same for same in files.values() if len({n for n, _ in same}) > 1]  # only files of equal size are read
-    twins = [(n, s, digest(s)) for same in equal for n, s in same]
-    for n, s, d in twins:
-        if n != 'train': tests.setdefault(d, (n, s.image))
-    return [(s, *tests[d]) for n, s, d in twins if n == 'train' and d in tests]
+    return [pair for same in files.values() if len({name for name, _ in same}) > 1 for pair in same]
 
 # %% ../nbs/08_dataset.ipynb #099a1919
+def _in_both(splits):
+    "Training images whose bytes stand in another split too: list of (sample, split, path)."
+    digests = [(name, s, hashlib.blake2b(s.image.read_bytes()).digest()) for name, s in _of_equal_size(splits)]
+    tests = {digest: (name, s.image) for name, s, digest in reversed(digests) if name != 'train'}
+    return [(s, *tests[digest]) for name, s, digest in digests if name == 'train' and digest in tests]
 PUBLISHED = {'train': 9421, 'P3M-500-P': 500, 'P3M-500-NP': 500}  # images in each split of P3M-10k
 
+# %% ../nbs/08_dataset.ipynb #98f15b97
 def check_data(
     data:P3M10k,  # the data set
     quick:bool=False,  # headers and ends of the files only
