@@ -33,6 +33,7 @@ class TestSet:
     name: str
     unmatted: list = field(default_factory=list)  # paths of images
 
+# %% ../nbs/61_benchmark.ipynb #eeae0e26
 def _split_of(data, split):
     "The samples of a `split` of a `P3M10k`, and what to call them."
     splits = list(data.splits)
@@ -47,6 +48,7 @@ def _split_of(data, split):
 # %% ../nbs/61_benchmark.ipynb #ea53cae7
 def _folder_name(data): return data.folder.name if isinstance(data, PortraitFolder) else 'samples'
 
+# %% ../nbs/61_benchmark.ipynb #72a797f9
 def test_set(
     data:object,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder
     split:str=None,  # 'valid', 'train', 'P3M-500-P', 'P3M-500-NP' ...; None: the only one there is
@@ -61,6 +63,8 @@ def test_set(
     if samples: return TestSet(samples, name, unmatted)
     others = f' ({len(unmatted)} images without)' if unmatted else ''
     raise ValueError(f'{name}: nothing to score, no image with a matte{others}')
+
+# %% ../nbs/61_benchmark.ipynb #bd3b912a
 test_set.__test__ = False
 
 # %% ../nbs/61_benchmark.ipynb #14f49fb0
@@ -74,6 +78,7 @@ def _load_array(path):
     try: return load_alpha(a)
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
 
+# %% ../nbs/61_benchmark.ipynb #642b3c5e
 def read_matte(
     path:str,  # a picture, or a .npy array (H,W) of uint8 or of floats in 0..1
 )->tuple:  # (H,W) uint8, or float64 in 0..1 where 8 bits do not hold it; and '8 bit', '16 bit' or 'float'
@@ -94,6 +99,7 @@ def _hide_faces(image, alpha, facemask, how):
 
 def _read_labels(path): return alpha_to_uint(load_alpha(path))
 
+# %% ../nbs/61_benchmark.ipynb #67cc4387
 def read_portrait(
     sample:Sample,  # its files
     obfuscation:str='none',  # 'none', 'blur', 'mosaic' or 'zero'
@@ -178,6 +184,7 @@ class Run:
 # %% ../nbs/61_benchmark.ipynb #f6da622e
 _FROM_TABLES = ('conventions', 'table', 'grid', 'plot', 'gallery', 'intervals', 'save')
 
+# %% ../nbs/61_benchmark.ipynb #a17de329
 class Result:
     "The metrics of one run or of several; [tables](62_tables.ipynb) adds what shows them."
     def __init__(self,
@@ -228,6 +235,7 @@ def __add__(self:Result, other):
     frames = [r.frame for r in (self, other) if len(r.frame)] or [self.frame]  # pandas guesses types of empty columns
     return Result(pd.concat(frames, ignore_index=True), self.runs | other.runs)
 
+# %% ../nbs/61_benchmark.ipynb #11977e1d
 @patch
 def relabel(self:Result,
     rename:callable,  # function old label -> new label
@@ -252,6 +260,7 @@ def undefined(self:Result)->pd.DataFrame:  # run x metric, whole numbers
 # %% ../nbs/61_benchmark.ipynb #0b4c789d
 SCORINGS = ('float', '8bit')
 
+# %% ../nbs/61_benchmark.ipynb #181df9fa
 @dataclass(frozen=True)
 class Scoring:
     "How images are scored."
@@ -277,12 +286,14 @@ def _read_prediction(path, sample, shape, scoring):
     raise ValueError(f'{sample.image}: the prediction {path} is {w}x{h} but the alpha is {W}x{H}; '
                      'predictions are scored at the size of the alpha, resize it first')
 
+# %% ../nbs/61_benchmark.ipynb #f74c09bf
 def _scores(pred, portrait, names):
     "The metrics of one image; those of the face only where there is a mask."
     facemask = None if portrait.facemask is None else portrait.facemask >= 128
     if names is not None and facemask is None: names = [n for n in names if n not in FACE_METRICS]
     return matting_metrics(pred, portrait.alpha, portrait.trimap, facemask, names)
 
+# %% ../nbs/61_benchmark.ipynb #94e67ac9
 def _as_row(label, sample, portrait, found):
     "What tells one image from others."
     h, w = portrait.alpha.shape
@@ -301,6 +312,7 @@ def _frame(rows, names):
     frame = pd.DataFrame(rows, columns=[*_FIRST, *metrics, *_LAST])
     return frame.astype({m: float for m in [*metrics, 'seconds']})
 
+# %% ../nbs/61_benchmark.ipynb #3b66cdf2
 def _check_faces(tests, samples, names):
     "`ValueError` if only metrics of the face are wanted and there are no face masks."
     if not names or not set(names) <= set(FACE_METRICS) or any(s.facemask for s in samples): return

@@ -38,6 +38,7 @@ def alpha_of(
     "The result in the network's `output`."
     return output if isinstance(output, Tensor) else output.alpha
 
+# %% ../nbs/41_callbacks.ipynb #e718cc12
 class PortraitLoss(P3MLoss):
     "`P3MLoss` for a fastai `Learner`; `RecordLossParts` hands it the image, without which there is no composition term."
     image = None
@@ -73,6 +74,7 @@ class NetworkLoss(nn.Module):
     def named(self): return self.parts
     def grouped(self, values): return values
 
+# %% ../nbs/41_callbacks.ipynb #c8926888
 def predicted_alpha(
     learn,  # a learner after a prediction
 )->Tensor:  # (B,1,H,W) in 0..1
@@ -166,6 +168,7 @@ def _alpha_by(model, x, targets):
     trimap = targets.trimap
     return keep_known(model.alpha_of(model(model.from_batch(x), trimap.to(x))).clamp(0, 1), trimap)
 
+# %% ../nbs/41_callbacks.ipynb #4bb92655
 @patch
 def plot_parts(self:Recorder,
     smooth:float=.9,  # of the exponential average, 0 for none
@@ -180,12 +183,14 @@ def plot_parts(self:Recorder,
         a.set_xlabel('step', fontsize=8)
     return axes
 
+# %% ../nbs/41_callbacks.ipynb #126bca3d
 def _panels(parts):
     "Title of each panel -> the loss parts in it."
     if not {'local_alpha', 'fusion_alpha'} <= set(parts): return {'loss parts': tuple(parts)}
     return dict(semantic=('semantic', 'side2', 'side1', 'side0'), local=('local_alpha', 'local_laplacian'),
                 fusion=('fusion_alpha', 'fusion_laplacian'), composition=('composition',))
 
+# %% ../nbs/41_callbacks.ipynb #84bb67c6
 def _plot_smooth(ax, values, smooth, label):
     "The exponential average of `values`, unless there are none."
     y, mean, averages = np.array(values, float), 0, []
@@ -203,6 +208,7 @@ def _positions(dl, start, n):
     first = start + (dl.rank * padded // dl.world_size if padded else 0)
     return [i if padded is None or i < dl.n else None for i in range(first, first + n)]
 
+# %% ../nbs/41_callbacks.ipynb #85e8f92a
 def _gather(
     scores:MattingMetrics,  # of this process
 )->MattingMetrics:  # of all processes
@@ -211,6 +217,7 @@ def _gather(
     torch.distributed.all_gather_object(others, scores)
     return MattingMetrics(scores.names).merge(*others)
 
+# %% ../nbs/41_callbacks.ipynb #84afab73
 class MattingMetric(Metric):
     "A metric of `metrics` (sad, mse, mad, grad, conn, sad_t ...) as fastai metric, a mean over the validation images."
     def __init__(self,
@@ -234,6 +241,7 @@ class MattingMetric(Metric):
     @property
     def name(self): return self.metric
 
+# %% ../nbs/41_callbacks.ipynb #ca3db905
 def _update(scores, pred, targets, keys):
     "Add the images of a batch whose key is not None to the `MattingMetrics` `scores`."
     use = [i for i, k in enumerate(keys) if k is not None]
@@ -251,6 +259,7 @@ def _diagnose(parts, x):
     images = [i for i, im in enumerate(x) if not torch.isfinite(im).all()]
     return (f' in {", ".join(bad)}' if bad else '') + (f'; images {images} of the batch hold NaN or infinity themselves' if images else '')
 
+# %% ../nbs/41_callbacks.ipynb #943a3d02
 class StopWhenNotFinite(Callback):
     "Raises `TrainingDiverged` before a loss or gradient that is not finite reaches the weights."
     order, run_valid = Recorder.order - 20, False  # after mixed precision has scaled back, before anything is recorded
@@ -272,6 +281,7 @@ def _photo(x):
 
 def _gray(a): return np.repeat((a.float().cpu().clamp(0, 1) * 255 + .5).byte().numpy()[0][..., None], 3, axis=2)
 
+# %% ../nbs/41_callbacks.ipynb #02f56532
 def preview_row(
     x:Tensor,  # (3,H,W) normalised
     alpha:Tensor,  # (1,H,W) in 0..1
@@ -284,6 +294,7 @@ def preview_row(
     if logits is not None: cells.append(np.uint8([[0, 0, 0], [128, 128, 128], [255, 255, 255]])[logits.argmax(0).cpu().numpy()])
     return np.hstack(cells)
 
+# %% ../nbs/41_callbacks.ipynb #9972420f
 class PreviewMattes(Callback):
     "After each epoch a picture of `n` validation images and their mattes, in `latest` and, if there is a `folder`, as `epoch_007.jpg` in it (000: the start weights)."
     order, run_train = Recorder.order + 2, False
@@ -400,6 +411,7 @@ def _face(mask):
     centre = torch.stack([(2 * xs.float().mean() + 1) / w - 1, (2 * ys.float().mean() + 1) / h - 1])
     return centre, math.sqrt(len(xs) / (h * w))
 
+# %% ../nbs/41_callbacks.ipynb #ef5217b5
 def face_map(
     target:Tensor,  # (1,H,W) face mask of the target, of 0 and 1
     source:Tensor,  # (1,H,W) face mask of the source, of 0 and 1

@@ -26,6 +26,7 @@ from PIL import Image, ImageCms, ImageColor
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 FilePath = str | os.PathLike
 
+# %% ../nbs/00_core.ipynb #e8590fc5
 def choose(
     name:str,  # what is chosen, for the message, e.g. 'arch'
     value:object,  # what the user gave
@@ -99,6 +100,7 @@ _MAGIC = (
     (b'gimp xcf', 'XCF'), (b'v/1\x01', 'OpenEXR'), (b'#?RADIANCE', 'Radiance HDR'))
 _HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'}
 
+# %% ../nbs/00_core.ipynb #c9164cba
 def _isobmff(head):
     "Kind of a picture in an ISO base media file, by the brands at its start."
     size = min(max(int.from_bytes(head[:4], 'big'), 16), len(head))
@@ -256,16 +258,20 @@ def _tiff_pictures(data):
     return pages, below
 
 # %% ../nbs/00_core.ipynb #69f19a93
+def _holds_raw(pages, below, largest):
+    "Whether a TIFF holds a camera's raw data: marked so, or its full picture lies below another."
+    if any(raw for _, _, raw in pages): return True
+    return any(raw or area > largest for area, reduced, raw in below if not reduced)
+
+# %% ../nbs/00_core.ipynb #e9c3e3fd
 def _tiff_frames(data, name):
     "Numbers of the full pictures of a TIFF file; `ValueError` if its full picture is a camera's raw data."
     try: pages, below = _tiff_pictures(data)
     except (struct.error, IndexError, OverflowError): return [0]  # damaged: decoding says how
     full = [i for i, (_, reduced, _) in enumerate(pages) if not reduced]
-    largest = max([pages[i][0] for i in full], default=0)
-    hidden = any(raw or area > largest for area, reduced, raw in below if not reduced)
-    if hidden or any(raw for _, _, raw in pages): raise ValueError(f'{name}: {_RAW_HELP}')
     best = max(full, key=lambda i: pages[i][0], default=0)
-    return [best, *(i for i in full if i != best)] or [0]
+    if _holds_raw(pages, below, pages[best][0] if full else 0): raise ValueError(f'{name}: {_RAW_HELP}')
+    return [best, *(i for i in full if i != best)]
 
 # %% ../nbs/00_core.ipynb #09305a91
 def _frames(im, data, name):
@@ -339,7 +345,9 @@ def _open_header(data, name, max_pixels=MAX_PIXELS):
         raise ValueError(f'{name}: more than {max_pixels/1e6:.0f} megapixels; make it smaller first') from None
     except Exception as e:
         if isinstance(e, ValueError) and str(e).startswith(f'{name}: '): raise
-        what = _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else f'not an image that can be read ({type(e).__name__})'
+        what = (
+            _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else f'not an image that can be read ({type(e).__name__})'
+        )
         raise ValueError(f'{name}: {what}') from e
 
 # %% ../nbs/00_core.ipynb #89694851
@@ -378,14 +386,22 @@ def _gray_table(icc):
     return None if out is None else tuple(int(v) for v in np.asarray(out)[0, :, 1])
 
 # %% ../nbs/00_core.ipynb #de6f8398
+def _not_rgb(im, icc, space):
+    "A CMYK or LAB picture as RGB, by its profile where that fits."
+    if im.mode == 'LAB': return _convert(im, ImageCms.createProfile('LAB'), 'LAB') or im.convert('RGB')
+    return (_convert(im, icc, 'CMYK') if space == 'CMYK' else None) or im.convert('RGB')
+
+def _through_table(im, table):
+    "`im` with its gray or colours looked up in `table`, its transparency as it is; `im` itself without a table."
+    if table is None: return im
+    return Image.merge(im.mode, [b.point(table) if i < 3 else b for i, b in enumerate(im.split())])
+
+# %% ../nbs/00_core.ipynb #d2a5cb05
 def _managed(im, icc):
     "`im` (L, RGB, RGBA, CMYK or LAB) in sRGB, as L, RGB or RGBA; `icc` is its profile or None."
     space = _space(icc) if icc else None
-    if im.mode == 'CMYK': return (_convert(im, icc, 'CMYK') if space == 'CMYK' else None) or im.convert('RGB')
-    if im.mode == 'LAB': return _convert(im, ImageCms.createProfile('LAB'), 'LAB') or im.convert('RGB')
-    if space == 'GRAY' and (table := _gray_table(icc)):
-        bands = im.split()
-        return Image.merge(im.mode, [b.point(table) if i < 3 else b for i, b in enumerate(bands)])
+    if im.mode in ('CMYK', 'LAB'): return _not_rgb(im, icc, space)
+    if space == 'GRAY': return _through_table(im, _gray_table(icc))
     if space != 'RGB' or _is_srgb(icc): return im
     out = _convert(im, icc, 'RGB')
     if out is not None and im.mode == 'RGBA': out.putalpha(im.getchannel('A'))
@@ -940,6 +956,8 @@ def composite(
 def _libc():
     "glibc's `mallopt` and `malloc_trim`, or None elsewhere."
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
+
+# %% ../nbs/00_core.ipynb #36cf4666
 _kept = types.SimpleNamespace(on=False)
 _MALLOPT = dict(mmap_max=-4, mmap_threshold=-3, trim_threshold=-1, top_pad=-2)  # glibc's numbers
 _USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=128 << 10, top_pad=0)

@@ -32,6 +32,7 @@ _CHANNELS = {
     9: dict(foreground=2, background=5, facemask=8),
 }
 
+# %% ../nbs/40_data.ipynb #f5ae3a0f
 class PortraitTargets(TensorBase):
     "All targets of portraits `(...,C,H,W)`, parts that are not there left out; uint8 in items, float32 in batches."
     def _channels(self, start, n): return self.as_subclass(torch.Tensor)[..., start:start + n, :, :]
@@ -341,4 +342,6 @@ def _show_results(self, b, out, max_n=4, ctxs=None, show=True, **kwargs):
         ['image', 'trimap', 'alpha', 'prediction', 'composite'],
         ctxs,
     )
+
+# %% ../nbs/40_data.ipynb #8c65eb97
 PortraitDL.show_batch, PortraitDL.show_results = _show_batch, _show_results

@@ -98,6 +98,7 @@ def _conv_bn(c_in, c_out, k, stride=1, groups=1, act=True):
     layers = [nn.Conv2d(c_in, c_out, k, stride, k // 2, groups=groups, bias=False), nn.BatchNorm2d(c_out)]
     return layers + [nn.ReLU6(inplace=True)] * act
 
+# %% ../nbs/20_encoders.ipynb #b0093c91
 class InvertedResidual(nn.Module):
     "MobileNetV2's block: widen by `expand`, 3x3 per channel, narrow."
     def __init__(self,
@@ -241,6 +242,7 @@ def load_encoder_weights(
     else: load_strictly(encoder, state, name)
     return encoder
 
+# %% ../nbs/20_encoders.ipynb #e0aa41c7
 def _warn_of_fresh(start, name):
     "Say which parts of an encoder begin afresh, if any do."
     if not start.fresh: return
@@ -261,6 +263,7 @@ def register_encoder(
         return encoder
     return register
 
+# %% ../nbs/20_encoders.ipynb #cc80fd1e
 def make_encoder(
     name:str|nn.Module,  # a name of the table, 'timm:NAME', or a module with the interface above
     pretrained:str|Path|dict|None=None,  # file or state dict with ImageNet weights

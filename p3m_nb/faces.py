@@ -36,6 +36,7 @@ class Face:
 # %% ../nbs/10_faces.ipynb #1967c034
 def _area(boxes): return np.prod(np.clip(boxes[..., 2:] - boxes[..., :2], 0, None), -1)
 
+# %% ../nbs/10_faces.ipynb #c05df1f1
 def box_overlap(
     a:np.ndarray,  # (N,4) boxes: left, top, right, bottom
     b:np.ndarray,  # (M,4) boxes

@@ -41,6 +41,7 @@ def p3m_splitter(
     parts = [p for p in params(model) if id(p) in encoder], [p for p in params(model) if id(p) not in encoder]
     return L(part for part in parts if part)
 
+# %% ../nbs/43_learner.ipynb #dfe6d333
 published_adam = partial(Adam, mom=.9, sqr_mom=.999, eps=1e-8, wd=0.)
 
 # %% ../nbs/43_learner.ipynb #32599314
@@ -58,6 +59,7 @@ def prefix_splitter(
         return L(groups.values())
     return split
 
+# %% ../nbs/43_learner.ipynb #33543ae5
 def optimizer_by_name(
     name:str,  # 'adam', 'adamw', 'sgd', 'rmsprop' or 'radam'
     betas:tuple=(.9, .999),  # of Adam; (momentum,) of SGD
@@ -84,6 +86,7 @@ def lr_schedule(
         return shape(p if name == 'step' else (p - warmup) / (1 - warmup))
     return factor
 
+# %% ../nbs/43_learner.ipynb #fe61504c
 class ScheduleRate(ParamScheduler):
     "Sets the learning rates `lrs` times the factor of `schedule`."
     def __init__(self,
@@ -163,6 +166,7 @@ def _start_from_file(model, path):
         raise ValueError(f'{path}: weights of another architecture, {other.name} {other.config}; the model is {model.name} {model.config}')
     model.load_state_dict(other.state_dict())
 
+# %% ../nbs/43_learner.ipynb #f1bcc4b6
 def start_weights(
     model:nn.Module,  # the network to fill
     source,  # None, 'shipped', a whole network's weights (.safetensors or published), or an encoder's (.pth or state dict)
@@ -182,6 +186,7 @@ def _loss_of(model, weighting):
 
 def _clip(norm): return [] if not norm else [MovingClip()] if norm < 0 else [GradientClip(norm)]
 
+# %% ../nbs/43_learner.ipynb #75180d5a
 def _own_callbacks(dls, model, s):
     "The callbacks that a learner of `model` with the settings `s` needs."
     cbs = [RecordLossParts(_has_colours(dls), isinstance(_loss_of(model, 'code'), PortraitLoss)), StopWhenNotFinite()]
@@ -191,6 +196,7 @@ def _own_callbacks(dls, model, s):
     if s.accumulate: cbs.append(GradientAccumulation(s.accumulate))
     return cbs + _clip(s.clip)
 
+# %% ../nbs/43_learner.ipynb #bb7a2e2c
 def _has_colours(dls):
     "Whether the batches hold foregrounds and backgrounds."
     transforms = getattr(getattr(dls.train, 'after_item', None), 'fs', [])
@@ -234,6 +240,7 @@ def _trainer(sync_bn, **kwargs):
         def _wrap_dl(self, dl): return dl if isinstance(dl, DistributedDL) else AnyDeviceDL(dl, device=self.learn.model.device)
     return AnyDeviceTrainer(sync_bn, **kwargs)
 
+# %% ../nbs/43_learner.ipynb #0daeb7c8
 @contextlib.contextmanager
 def several_processes(
     learn:P3MLearner,  # as made by `p3m_learner`, the same in each process

@@ -22,6 +22,7 @@ def _full_precision(x):
     "A context in which nothing on the device of `x` is cast down."
     return torch.autocast(x.device.type, enabled=False)
 
+# %% ../nbs/30_losses.ipynb #23c3141b
 def _same_shape(pred, alpha, name='prediction'):
     if pred.shape != alpha.shape:
         raise ValueError(f'{name} has shape {tuple(pred.shape)} but the alpha has {tuple(alpha.shape)}; resize one of them, both must be (B,1,H,W)')
@@ -33,6 +34,7 @@ def smooth_l1(
     "`|d|` rounded off at zero: $\\sqrt{d^2 + 10^{-12}}$, in float32 at least."
     return torch.sqrt(_wide(d).square() + 1e-12)
 
+# %% ../nbs/30_losses.ipynb #2245e8cd
 def alpha_loss(
     pred:Tensor,  # (B,1,H,W) in 0..1
     alpha:Tensor,  # (B,1,H,W) in 0..1
@@ -54,6 +56,7 @@ def pyramid_kernel()->Tensor:  # (1,1,5,5), sums to 1
     g = torch.tensor(_PROFILE, dtype=torch.float64)
     return (g[:, None] + g)[None, None]
 
+# %% ../nbs/30_losses.ipynb #201296eb
 class _Blur(torch.autograd.Function):
     "(B,1,H,W) -> (B,1,H-4,W-4): correlation with `pyramid_kernel`, by sums of shifted copies; convolutions of a single channel are ten times slower on a CPU."
     @staticmethod
@@ -69,6 +72,7 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad): return _Blur.apply(F.pad(grad, (4, 4, 4, 4)))  # the kernel is symmetric
 
+# %% ../nbs/30_losses.ipynb #16a10750
 def laplacian_pyramid(
     x:Tensor,  # (B,1,H,W), sides of at least 32
     levels:int=5,  # band-pass levels before the residual
@@ -107,6 +111,7 @@ def trimap_classes(
         raise ValueError(f'a trimap holds 0, 128 and 255 only, found {odd[:5]}; resize trimaps with nearest neighbour, or make them after resizing')
     return classes[:, 0]
 
+# %% ../nbs/30_losses.ipynb #b58572fa
 def semantic_loss(
     logits:Tensor,  # (B,3,H,W)
     classes:Tensor,  # (B,H,W) of 0, 1, 2, see `trimap_classes`
@@ -214,6 +219,7 @@ class P3MLoss(nn.Module):
         self.parts = LossParts(*(None if p is None else p.detach() for p in parts))
         return parts.total(self.weighting)
 
+# %% ../nbs/30_losses.ipynb #301eb5f8
 class LossOutput(NamedTuple):
     "The fields of the network's output that the loss looks at."
     global_logits:Tensor

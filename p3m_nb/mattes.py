@@ -112,6 +112,7 @@ FAULTS = dict(
     shared='the same matte belongs to other photographs too; make one for each')
 MISPLACED = ('mirrored', 'upside_down', 'turned', 'moved', 'unrelated')
 
+# %% ../nbs/06_mattes.ipynb #314afce7
 def _misplaced(fit):
     "The fault of a matte whose edges lie elsewhere, or None."
     best = max(('mirrored', 'upside_down', 'turned', 'moved'), key=fit.get)
@@ -137,17 +138,21 @@ def _differ(thumbnails):
     return len(known) < 2 or np.abs(known - known[0]).mean(1).max() > 8
 
 # %% ../nbs/06_mattes.ipynb #33d2bc04
+def _with_one_matte(facts):
+    "The names of different photographs that have the same matte, an empty or constant one left out."
+    by_digest = {}
+    for name, f in facts.items():
+        if f.lowest != f.highest: by_digest.setdefault(f.digest, []).append(name)
+    groups = [names for names in by_digest.values() if len(names) > 1]
+    return {name for names in groups if _differ([facts[n].thumbnail for n in names]) for name in names}
+
+# %% ../nbs/06_mattes.ipynb #1cb49129
 def set_faults(
     facts:dict,  # name -> `MatteFacts` of a set
 )->dict:  # name -> list of keys of `FAULTS`
     "What is wrong with each matte, alone and beside the others."
-    by_digest = {}
-    for name, f in facts.items():
-        if f.lowest != f.highest: by_digest.setdefault(f.digest, []).append(name)
-    found = {name: matte_faults(f) for name, f in facts.items()}
-    for names in by_digest.values():
-        if len(names) > 1 and _differ([facts[n].thumbnail for n in names]):
-            for name in names: found[name] = [*found[name], 'shared']
+    shared = _with_one_matte(facts)
+    found = {name: matte_faults(f) + ['shared'] * (name in shared) for name, f in facts.items()}
     odd = sum('unrelated' in f for f in found.values())
     if odd < max(2, 0.2 * len(found)):
         found = {name: [f for f in names if f != 'unrelated'] for name, names in found.items()}

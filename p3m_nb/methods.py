@@ -49,6 +49,7 @@ def file_slug(
     "`text` as a part of a file's name."
     return re.sub(r'[^A-Za-z0-9.]+', '_', text).strip('._')[:60] or 'unnamed'
 
+# %% ../nbs/60_methods.ipynb #061e2bbd
 def short_digest(
     *parts:bytes,
 )->str:
@@ -64,6 +65,7 @@ def _weights_digest(model):
     parts = [k.encode() + t.detach().cpu().float().contiguous().numpy().tobytes() for k, t in tensors]
     return short_digest(*parts)
 
+# %% ../nbs/60_methods.ipynb #c37928f6
 def _architecture(matter):
     "What to call the network of `matter`."
     config = matter.metadata.get('architecture', {})
@@ -85,6 +87,7 @@ def matter_method(
     known = {k: v for k, v in settings.items() if v is not None}
     return Method(matter.alpha, name or _architecture(matter), known)
 
+# %% ../nbs/60_methods.ipynb #f515eaa1
 def network_method(
     weights:object=None,  # a weights file, 'shipped', or a network; the shipped weights by default
     name:str=None,  # in tables; the architecture by default
@@ -100,6 +103,7 @@ def network_method(
 # %% ../nbs/60_methods.ipynb #fe952ca5
 _NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)), 'unit': (np.float32(0), np.float32(1))}
 
+# %% ../nbs/60_methods.ipynb #ca235807
 def _onnx_session(path):
     "An onnxruntime session for `path`, with one input of type float."
     try: import onnxruntime
@@ -114,6 +118,7 @@ def _onnx_session(path):
     _check_inputs(path, session.get_inputs())
     return session
 
+# %% ../nbs/60_methods.ipynb #7270b6f4
 def _check_inputs(path, inputs):
     "One float input (1,3,H,W), or `ValueError`."
     if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in ('tensor(float)', 'tensor(float16)'): return
@@ -121,6 +126,7 @@ def _check_inputs(path, inputs):
     raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {found}; '
                      'wrap it in a function of your own')
 
+# %% ../nbs/60_methods.ipynb #52c9f109
 def _onnx_size(size, fixed, shorter):
     "(height, width) of the network's input: `fixed` where numbers, else the shorter side `shorter`, multiples of 32."
     scale = shorter / min(size) if shorter else 1
@@ -170,6 +176,7 @@ TRIMAP_METHODS = {
     'large_kernel': ('estimate_alpha_lkm', 'He et al. 2010'), 'random_walk': ('estimate_alpha_rw', 'Grady et al. 2005'),
     'shared': ('estimate_alpha_sm', 'Gastal and Oliveira 2010')}
 
+# %% ../nbs/60_methods.ipynb #12a479df
 def _solve(name, image, trimap, **kwargs):
     "The alpha that pymatting's method `name` finds."
     for value, what in ((255, 'foreground'), (0, 'background')):
@@ -231,6 +238,7 @@ def _method_of_path(path, name, **kwargs):
     if path.suffix.lower() == '.onnx': return onnx_method(path, name=name, **kwargs)
     return network_method(path, name or path.stem, **kwargs)
 
+# %% ../nbs/60_methods.ipynb #a161704c
 def as_method(
     method:object,  # see below
     name:str=None,  # in tables

@@ -28,6 +28,7 @@ def _single(a):
     while a.ndim > 2 and a.shape[0] == 1: a = a[0]
     return a
 
+# %% ../nbs/31_metrics.ipynb #887fcfb6
 def _as_alpha(a, name):
     "`a` as a contiguous float64 (H,W) array in 0..1, checked."
     a = _single(a)
@@ -38,6 +39,7 @@ def _as_alpha(a, name):
     if low >= -1e-6 and high <= 1 + 1e-6: return a
     raise ValueError(f'{name} holds values in {low:.4g}..{high:.4g}; give uint8, or floats in 0..1 without NaN')
 
+# %% ../nbs/31_metrics.ipynb #8bf2eb75
 def _check_size(a, alpha, name):
     if a.shape == alpha.shape: return
     raise ValueError(f'{name} is {a.shape[1]}x{a.shape[0]} but the alpha is {alpha.shape[1]}x{alpha.shape[0]}; '
@@ -52,6 +54,7 @@ def _bands(shape, margin=0):
         low, high = max(0, y - margin), min(shape[0], y + rows + margin)
         yield slice(y, min(y + rows, shape[0])), slice(low, high), slice(y - low, min(y + rows, shape[0]) - low)
 
+# %% ../nbs/31_metrics.ipynb #553e5c8a
 def _errors(pred, alpha, mask=None):
     "Sum of absolute and of squared differences of float64 arrays inside `mask` (uint8, or None)."
     return np.array([cv2.norm(pred, alpha, cv2.NORM_L1, mask), cv2.norm(pred, alpha, cv2.NORM_L2SQR, mask)])
@@ -105,6 +108,7 @@ def whole_errors(
     l1, l2 = _errors(pred, alpha)
     return dict(sad=l1 / 1000, mse=l2 / alpha.size, mad=l1 / alpha.size)
 
+# %% ../nbs/31_metrics.ipynb #1a2c0eb7
 def face_errors(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -128,12 +132,14 @@ def _gaussian_taps(sigma=1.4):
     g /= g.sum()
     return g, x / sigma**2 * g
 
+# %% ../nbs/31_metrics.ipynb #df14953e
 def _gradient_magnitude(a):
     "Magnitude of the Gaussian gradient of `a` (H,W) float32."
     g, d = _gaussian_taps()
     dx, dy = (cv2.sepFilter2D(a, cv2.CV_32F, kx, ky, borderType=cv2.BORDER_REFLECT) for kx, ky in ((d, g), (g, d)))
     return cv2.magnitude(dx, dy, dx)
 
+# %% ../nbs/31_metrics.ipynb #b9e7ce51
 def gradient_error(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -159,6 +165,7 @@ def _largest_component(mask):
     winner = best[0] if len(best) == 1 else labels[np.isin(labels, best).argmax()]
     return (labels == winner).view(np.uint8).reshape(mask.shape)
 
+# %% ../nbs/31_metrics.ipynb #619edfc4
 def _flood(mask, seed, filled):
     """The 4-connected component of `mask` (uint8 0/1) that holds `seed` (x, y), a view of the buffer `filled`,
     and its number of pixels."""
@@ -177,12 +184,14 @@ def _reached(pred, alpha):
         for t in CONN_THRESHOLDS[1:]: cv2.add(count[band], (both >= t).view(np.uint8), count[band])
     return count
 
+# %% ../nbs/31_metrics.ipynb #03127ed0
 def _inside(mask):
     "A pixel (x, y) that is likely in the largest component of `mask`: the middle of those of the fullest row."
     y = int(cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).argmax())
     xs = np.flatnonzero(mask[y])
     return int(xs[len(xs) // 2]), y
 
+# %% ../nbs/31_metrics.ipynb #4467616e
 def _connected_count(reached):
     """For each pixel up to how many thresholds it is in the largest component without a gap,
     given how many it has `reached` (H,W uint8)."""
@@ -206,6 +215,7 @@ def _level_table(n):
     table[:n + 1] = np.float32([*CONN_THRESHOLDS[:n], 1])  # float32 is the precision of the published level map
     return table
 
+# %% ../nbs/31_metrics.ipynb #b1245342
 def connected_level(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -233,6 +243,7 @@ def connectivity_error(
 # %% ../nbs/31_metrics.ipynb #0bc44e93
 _NEEDS = (('trimap', TRIMAP_METRICS), ('facemask', FACE_METRICS))
 
+# %% ../nbs/31_metrics.ipynb #4c654060
 def metric_names(
     names:list=None,  # a name, a list of names, or None
     trimap:bool=True,  # whether there is a trimap
@@ -316,6 +327,7 @@ def merge(self:MattingMetrics,
         for key, row in list(other.rows.items()): self.rows[len(self.rows) if isinstance(key, int) else key] = row
     return self
 
+# %% ../nbs/31_metrics.ipynb #dcc7769c
 @patch
 def defined(self:MattingMetrics,
     name:str,  # of a metric
@@ -324,18 +336,21 @@ def defined(self:MattingMetrics,
     values = np.array([row[name] for row in self.rows.values()], float)
     return values[~np.isnan(values)]
 
+# %% ../nbs/31_metrics.ipynb #70bc564b
 @patch
 def compute(self:MattingMetrics)->dict:  # name -> mean over the images for which it is defined, NaN if there are none
     "Averages over images."
     defined = {n: self.defined(n) for n in self.names or ()}
     return {n: float(v.mean()) if len(v) else float('nan') for n, v in defined.items()}
 
+# %% ../nbs/31_metrics.ipynb #075d1378
 @patch
 def undefined(self:MattingMetrics)->dict:  # name -> number of images left out, only where there are some
     "For how many images a metric has no value (no transition pixel, no face)."
     missing = {n: len(self.rows) - len(self.defined(n)) for n in self.names or ()}
     return {n: k for n, k in missing.items() if k}
 
+# %% ../nbs/31_metrics.ipynb #7bc3471c
 @patch
 def __str__(self:MattingMetrics):
     values = ', '.join(f'{n} {v:.4g}' for n, v in self.compute().items())

@@ -41,6 +41,7 @@ def _upsample(x, scale):
     "Bilinear, half-pixel centres."
     return F.interpolate(x, scale_factor=scale, mode='bilinear', align_corners=False)
 
+# %% ../nbs/21_model.ipynb #f1419eaf
 class Integrate(nn.Module):
     "Concatenate, 3x3 convolution, batch norm, ReLU: the end of all three integration modules."
     def __init__(self, c_in, c_out):
@@ -50,6 +51,7 @@ class Integrate(nn.Module):
 
     def integrate(self, *features): return self.relu(self.bn1(self.conv1(torch.cat(features, 1))))
 
+# %% ../nbs/21_model.ipynb #f4a864a0
 class TFI(Integrate):
     "Tripartite-feature integration: one shared 1x1 convolution for three features, joined (paper, equation 1)."
     def __init__(self,
@@ -118,6 +120,7 @@ def _scatter(x, indices):
     out = torch.zeros(b, 4 * h * w, c, dtype=values.dtype).scatter_(1, lines(indices).long(), values)
     return out.view(x.dtype).view(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
+# %% ../nbs/21_model.ipynb #aaafafbd
 def unpool(
     x:Tensor,  # (B,C,H,W)
     indices:Tensor | None,  # (B,C,H,W) places in the plane of 2H x 2W, or None to interpolate
@@ -130,6 +133,7 @@ def unpool(
     x, indices = x.contiguous(), indices.contiguous().long()
     return F.max_unpool2d(x, indices, 2, 2) if method == 'framework' else _last_wins(x, indices)
 
+# %% ../nbs/21_model.ipynb #3d8d92e9
 def _last_wins(x, indices):
     "Unpool on any device: of the values for a place the one with the largest index wins."
     b, c, h, w = x.shape
@@ -170,6 +174,7 @@ def _block(c_in, c_out, depth, scale=1, last=True, narrow='last'):
     if scale > 1: layers.append(nn.Upsample(scale_factor=scale, mode='bilinear', align_corners=False))
     return nn.Sequential(*layers)
 
+# %% ../nbs/21_model.ipynb #b8e20852
 class _Refine(nn.Module):
     """Logit of alpha out of a feature at half size and E0, as after a concatenation.
 
@@ -186,6 +191,7 @@ class _Refine(nn.Module):
 INTEGRATION = ('tfi', 'sbfi', 'dbfi')
 UNPOOL = ('framework', 'deterministic')
 
+# %% ../nbs/21_model.ipynb #2d4c7c1b
 class P3MNet(Network):
     "P3M-Net (arXiv 2104.14222, section 4) over any `encoder` with the interface of `encoders`."
     float32_encoder = False  # whether the encoder computes in float32 where the rest is in mixed precision
@@ -222,6 +228,7 @@ def _add_decoders(self:P3MNet, depth):
     self.decoder0_g = _block(cs[0], logits, depth, 2, last=False, narrow=narrow)
     self.decoder0_l = _block(cs[0], end, max(1, depth - 1), narrow=narrow)
 
+# %% ../nbs/21_model.ipynb #9e9f6cd7
 @patch
 def _add_integration(self:P3MNet):
     "The integration modules in use."
@@ -248,6 +255,7 @@ def _glance(self:P3MNet, e4, logits=True, sides=False):
     d = self.decoder0_g(d)
     return features, self.decoder_final_g(d) if hasattr(self, 'decoder_final_g') else d, side
 
+# %% ../nbs/21_model.ipynb #ff3c3083
 @patch
 def _shallow(self:P3MNet, e0):
     "What the matting decoder takes from E0: pooled for each sBFI; under None itself if the encoder has no indices."
@@ -255,12 +263,14 @@ def _shallow(self:P3MNet, e0):
     pooled = {k: self.get_submodule(f'sbfi_{k}').pool(e0) for k in (2, 1, 0)} if uses else {}
     return pooled | {None: None if self.encoder.indexed else e0}
 
+# %% ../nbs/21_model.ipynb #96ee2a6f
 @patch
 def _features(self:P3MNet, x, shallow):
     "The encoder's features as a dict, so that each can be freed after its last use; `shallow` stands for E0."
     left = self._encode(x, shallow)._asdict()
     return left | {'indices': list(left['indices'] or [None] * 5)}
 
+# %% ../nbs/21_model.ipynb #78c72786
 @patch
 def _focus(self:P3MNet, left, features):
     "Matting decoder: alpha in 0..1. It takes the tensors out of `left` and `features`, so that each is freed in time."
@@ -286,6 +296,7 @@ def _encode(self:P3MNet, x, shallow):
         features = self.encoder(x)  # all is kept for the gradients anyway, and hooks see E0 itself
     return features._replace(e0=shallow(features.e0))
 
+# %% ../nbs/21_model.ipynb #94e7075b
 @patch
 def forward(self:P3MNet,
     x:Tensor,  # (B,3,H,W) ImageNet-normalised, H and W multiples of 32
@@ -297,6 +308,7 @@ def forward(self:P3MNet,
     local = self._focus(left, features)
     return P3MOutput(logits.float(), local, fuse(logits, local), *side)
 
+# %% ../nbs/21_model.ipynb #47144f06
 @patch
 def semantic(self:P3MNet,
     x:Tensor,  # (B,3,H,W) as for `forward`
@@ -304,6 +316,7 @@ def semantic(self:P3MNet,
     "Only the semantic decoder: half of HYBRID."
     return self._glance(self._encode(x, lambda e0: None).e4)[1].float()
 
+# %% ../nbs/21_model.ipynb #c0726f10
 @patch
 def matting(self:P3MNet,
     x:Tensor,  # (B,3,H,W) as for `forward`
@@ -319,6 +332,7 @@ FAST = Recipe(epochs=20, bs=8, size=320, lr=5e-4, schedule='one-cycle', optimize
               source='ours', notes='crops of 320 pixels, one-cycle')
 P3MNet.recipes = dict(published=PUBLISHED, fast=FAST)
 
+# %% ../nbs/21_model.ipynb #0c0ec2a8
 @patch
 def losses(self:P3MNet,
     output:P3MOutput,  # of `forward` in training
@@ -341,6 +355,7 @@ def p3mnet_r34(
     "P3M-Net (ResNet-34) as published, randomly initialised."
     return P3MNet('resnet34', integration, unpool=unpool)
 
+# %% ../nbs/21_model.ipynb #5ffca0ac
 @register_network('p3mnet_lite', source='ours, after ' + PAPER, terms='shipped with this package')
 def p3mnet_lite(
     integration:tuple=INTEGRATION,  # see `P3MNet`
@@ -348,6 +363,7 @@ def p3mnet_lite(
     "P3M-Net on MobileNetV2 with thin decoders of two convolutions a block, 3.4 M parameters."
     return P3MNet('mobilenetv2', integration, depth=2)
 
+# %% ../nbs/21_model.ipynb #31c0632f
 @register_network('p3mnet', source='ours, after ' + PAPER, generic=True)
 def p3mnet(
     encoder:str='resnet34',  # name of an encoder, see `make_encoder`
@@ -369,6 +385,7 @@ def _our_name(key):
         if key.startswith(theirs + '.'): return f'encoder.{ours}{key.removeprefix(theirs)}'
     return key
 
+# %% ../nbs/21_model.ipynb #fe52594e
 @patch
 def convert_published(self:P3MNet, state:dict)->dict:
     "`state` with our names for the encoder's tensors; `ValueError` if its two copies differ."

@@ -28,6 +28,7 @@ def _repeated(alpha, rng):
     ellipse = _ellipse(rng.integers(2, 5))
     return _between(alpha, ellipse, ellipse, int(rng.integers(5, 15)))
 
+# %% ../nbs/17_random_trimaps.ipynb #6685df39
 def _distance(alpha, rng):
     between = (alpha > 0) & (alpha < 255)
     out = np.where(alpha == 255, 255, 0).astype(np.uint8)

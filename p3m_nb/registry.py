@@ -82,6 +82,7 @@ def unit(self:Network,
     "RGB in 0..1 of a batch of our data loaders."
     return image * _plane(IMAGENET_STD, image) + _plane(IMAGENET_MEAN, image)
 
+# %% ../nbs/19_registry.ipynb #5f092107
 @patch
 def from_batch(self:Network,
     image:Tensor,  # (B,3,H,W) ImageNet-normalised, as our data loaders give it
@@ -100,11 +101,13 @@ def padded_side(
     "The smallest multiple of `multiple` that is at least `n` and `smallest`."
     return -(-max(n, smallest) // multiple) * multiple
 
+# %% ../nbs/19_registry.ipynb #96ab09c8
 def _pad(x, height, width):
     "`x` (B,C,h,w) with its lower and right border repeated up to `height` and `width`."
     missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
     return F.pad(x, missing, mode='replicate') if any(missing) else x
 
+# %% ../nbs/19_registry.ipynb #121df2cc
 def keep_known(
     alpha:Tensor,  # (B,1,H,W) in 0..1
     trimap:Tensor,  # (B,1,H,W) of 0, 128, 255
@@ -126,6 +129,7 @@ def predict(self:Network,
     with torch.inference_mode(): alpha = self.alpha_of(self(*inputs))[..., :height, :width].float().clamp(0, 1)
     return alpha if len(inputs) == 1 else keep_known(alpha, trimap)
 
+# %% ../nbs/19_registry.ipynb #05fdf251
 def _checked_trimap(network, trimap, image):
     if trimap is None: raise ValueError(f'{network.name or type(network).__name__} needs a trimap; give one, (B,1,H,W) of 0, 128, 255')
     if trimap.shape[-2:] != image.shape[-2:] or trimap.shape[1] != 1:
@@ -148,6 +152,7 @@ class NetworkEntry:
     reconstruction: bool = False  # from the paper's text alone
     generic: bool = False  # a name for many networks, by its options
 
+# %% ../nbs/19_registry.ipynb #1c6fe352
 _ENTRIES = {}
 
 # %% ../nbs/19_registry.ipynb #2c1e4e7a
@@ -183,6 +188,7 @@ def _import_networks():
         for found in pkgutil.iter_modules(networks.__path__):
             importlib.import_module(f'{networks.__name__}.{found.name}')
 
+# %% ../nbs/19_registry.ipynb #7d40a5b8
 def list_models(
     kind:str|None=None,  # only 'trimap-free' or 'trimap-based'
 )->list:  # of names, sorted

@@ -29,6 +29,7 @@ from .state_dicts import load_strictly
 # the recorder's `losses` and a network's method of that name live in different places: fastai's remark on it is noise
 warnings.filterwarnings('ignore', r'You are shadowing an attribute \(losses\)')
 
+# %% ../nbs/42_resume.ipynb #2487747a
 class P3MLearner(Learner):
     "A `Learner` for portraits whose training can be resumed."
     first_epoch, in_fit = 0, False
@@ -57,6 +58,7 @@ class P3MLearner(Learner):
         if self.training and len(b) > 1 and len(b[0]) == 1 and max(b[0].shape[-2:]) <= 32: raise ValueError(_ONE_SMALL_IMAGE)
         super().one_batch(i, b)
 
+# %% ../nbs/42_resume.ipynb #3a057b98
 _ONE_SMALL_IMAGE = ('a batch of one image of 32 pixels cannot be trained on: batch norm has a single value to average '
                     'at 1/32 of the size; use at least two images or 64 pixels')
 
@@ -67,6 +69,7 @@ def _without_callback(args):
 
 def _is_portrait_dl(dl): return isinstance(dl, PortraitDL) or 'dl' in vars(dl) and _is_portrait_dl(dl.dl)
 
+# %% ../nbs/42_resume.ipynb #37932f57
 def core_model(
     learn,  # a learner
 )->nn.Module:
@@ -84,6 +87,7 @@ def matte(self:P3MLearner,
         pred, = self.get_preds(dl=self.dls.test_dl([photo], rm_type_tfms=0, num_workers=0))[:1]
     return cv2.resize(pred[0, 0].float().numpy(), (w, h), interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
+# %% ../nbs/42_resume.ipynb #c21f2a6f
 @patch
 def export(self:P3MLearner,
     fname='export.pkl',  # below the learner's `path`
@@ -141,6 +145,7 @@ def swap(self:AverageWeights):
             self.average[k].copy_(old)
     self.swapped = not self.swapped
 
+# %% ../nbs/42_resume.ipynb #01f6ef31
 @patch
 @contextlib.contextmanager
 def averaged(self:AverageWeights):
@@ -150,6 +155,7 @@ def averaged(self:AverageWeights):
     finally:
         if self.average is not None: self.swap()
 
+# %% ../nbs/42_resume.ipynb #e6ea963f
 def averaged_weights(
     learn,  # a learner, with `AverageWeights` or without
 ):  # context manager
@@ -167,11 +173,13 @@ def _plain(o):
     if o is None or isinstance(o, (bool, int, float, str)): return o
     raise TypeError(f'{type(o).__name__} cannot be kept in a checkpoint')
 
+# %% ../nbs/42_resume.ipynb #f6e26c99
 def rng_state()->dict:
     "The states of Python's, NumPy's and PyTorch's random number generators."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return _plain(dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), cuda=cuda))
 
+# %% ../nbs/42_resume.ipynb #94e4dc14
 def set_rng_state(
     state:dict,  # from `rng_state`
 ):
@@ -187,6 +195,7 @@ def set_rng_state(
 _RECORDED = ('lrs', 'iters', 'losses', 'values', 'parts', 'part_means')  # of the recorder
 _TRACKED = ('best', 'wait')  # of fastai's early stopping and the like
 
+# %% ../nbs/42_resume.ipynb #3d70260f
 class Checkpoint(Callback):
     "Writes `file` after each epoch, and goes on from it if `resume`."
     order, of_one_run = TrackerCallback.order + 10, True  # after early stopping has counted the epoch
@@ -214,6 +223,7 @@ class Checkpoint(Callback):
         self.saved_epoch = None
         if self.resume and self.file.exists(): self.restore(read_checkpoint(self.file))
 
+# %% ../nbs/42_resume.ipynb #14ee2009
 def reason(
     e:Exception,
 )->str:
@@ -229,11 +239,13 @@ def _pending(learn, model):
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None} if count else {}
     return dict(pending=grads, pending_count=count)
 
+# %% ../nbs/42_resume.ipynb #e5f0810e
 def _callback_states(cbs):
     "What early stopping and the callbacks with a state of their own have to keep."
     tracked = {cb.name: {k: getattr(cb, k) for k in _TRACKED if hasattr(cb, k)} for cb in cbs if isinstance(cb, TrackerCallback)}
     return dict(trackers=tracked, callbacks={cb.name: cb.state_dict() for cb in cbs if hasattr(type(cb), 'state_dict')})
 
+# %% ../nbs/42_resume.ipynb #b9230625
 def _state(learn, stopped):
     "All that a training needs to go on after this epoch."
     model, recorder = core_model(learn), learn.recorder
@@ -261,6 +273,7 @@ def read_checkpoint(
         raise ValueError(f'{file}: this checkpoint lacks {", ".join(missing)}; start again without --resume, perhaps from last.safetensors')
     return state
 
+# %% ../nbs/42_resume.ipynb #f11f709c
 _KEYS = ('architecture', 'epoch', 'n_epoch', 'stopped', 'train_iter', 'rng', 'model', 'opt', 'scaler', 'recorder', 'smooth_loss',
          'pending', 'pending_count', 'trackers', 'callbacks')
 
@@ -269,6 +282,7 @@ def _restore_trackers(learn, state):
         for k, v in state['trackers'].get(cb.name, {}).items(): setattr(cb, k, v)
         if cb.name in state['callbacks']: cb.load_state_dict(_to_device(state['callbacks'][cb.name], learn))
 
+# %% ../nbs/42_resume.ipynb #5768ee5f
 def _to_device(o, learn):
     "`o` with its tensors on the device of the model."
     if isinstance(o, torch.Tensor): return o.to(next(learn.model.parameters()).device)
@@ -282,11 +296,13 @@ def _restore_optimiser(learn, model, state):
     if state['pending_count']: learn.gradient_accumulation.count = state['pending_count']
     for n, p in model.named_parameters(): p.grad = state['pending'][n].to(p) if n in state['pending'] else None
 
+# %% ../nbs/42_resume.ipynb #f1f6a09a
 def _restore_recorder(learn, state):
     for k, v in state['recorder'].items(): setattr(learn.recorder, k, [L(row) for row in v] if k == 'values' else v)
     vars(learn.recorder.smooth_loss).update(state['smooth_loss'])
     if hasattr(learn, 'record_loss_parts'): learn.record_loss_parts.fresh = False
 
+# %% ../nbs/42_resume.ipynb #265c4b08
 @patch
 def restore(self:Checkpoint,
     state:dict,  # from `read_checkpoint`

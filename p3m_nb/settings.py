@@ -70,6 +70,7 @@ def _is_a(value, kind):
     if kind is list: return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
     return isinstance(value, kind)
 
+# %% ../nbs/07_settings.ipynb #98ba6199
 def _check_setting(f, value):
     "Raise unless `value` can be the setting of the field `f`."
     facts = f.metadata

@@ -26,6 +26,7 @@ def _plain_name(key):
     while len(parts) > 1 and parts[0] == 'module': parts = parts[1:]
     return '.'.join(parts)
 
+# %% ../nbs/17_state_dicts.ipynb #6f5309d8
 def _check_entry(key, value, name):
     "`ValueError` unless `key` is text and `value` a tensor."
     if not isinstance(key, str):
@@ -58,6 +59,7 @@ def _check_archive(path):
     with zipfile.ZipFile(path) as archive: size = sum(entry.file_size for entry in archive.infolist())
     if size > path.stat().st_size: raise ValueError('a compressed archive')
 
+# %% ../nbs/17_state_dicts.ipynb #ae6df71a
 def _load_torch_file(path):
     "What the torch file `path` holds; every kind of damage and every refused pickle is a `ValueError`."
     try:
@@ -78,6 +80,7 @@ def read_torch_file(
     if not Path(path).exists(): raise FileNotFoundError(f'{path}: no such weights file')
     return clean_state_dict(_load_torch_file(regular_file(path)), path)
 
+# %% ../nbs/17_state_dicts.ipynb #15846ca5
 def read_state_dict(
     source:str|Path|dict,  # a .safetensors or torch file, or a state dict
 )->tuple:  # (state dict, name for messages)
@@ -111,6 +114,7 @@ _MARKS = {  # whose weights -> tensors, one of which only they have; the more sp
     'ResNet-34': ['layer4.2.conv2.weight'], 'ResNet-18': ['layer4.1.conv2.weight'],
     'Vision Transformer': ['blocks.0.attn.qkv.weight']}
 
+# %% ../nbs/17_state_dicts.ipynb #1120845f
 def whose_weights(
     state:dict,  # names -> tensors
 )->str|None:  # the network, `None` if unknown
@@ -127,6 +131,7 @@ def _wrong_kind(value, own):
     if value.is_floating_point() == own.is_floating_point() and not value.is_complex(): return None
     return f'is {value.dtype} instead of {own.dtype}'.replace('torch.', '')
 
+# %% ../nbs/17_state_dicts.ipynb #82d24fed
 def _wrong_content(key, value):
     "What is wrong with the numbers in `value`, or `None`."
     if not value.is_floating_point() or not value.numel(): return None
@@ -137,6 +142,7 @@ def _wrong_content(key, value):
     if key.endswith('running_var') and low < 0: return f'holds the negative variance {low:.3g}'
     return None
 
+# %% ../nbs/17_state_dicts.ipynb #83544cee
 def _check_tensors(own, state, name):
     "`ValueError` unless the tensors of `state` are of the types of `own` and hold plausible numbers."
     wrong = [(key, _wrong_kind(value, own[key]) or _wrong_content(key, value)) for key, value in state.items()]
@@ -154,10 +160,12 @@ def _needed(own):
     "The names in the state dict `own` that a file must have: all but counters of batches."
     return [k for k in own if not k.endswith('num_batches_tracked')]
 
+# %% ../nbs/17_state_dicts.ipynb #a23a4d9c
 def _fitting(own, state):
     "The names in both `own` and `state` with equal shapes."
     return [k for k in state if k in own and state[k].shape == own[k].shape]
 
+# %% ../nbs/17_state_dicts.ipynb #0e7cda9d
 def _differences(own, state):
     "How names and shapes of `state` differ from those of `own`, as text; empty if they do not."
     fit, both = set(_fitting(own, state)), own.keys() & state.keys()
@@ -168,6 +176,7 @@ def _differences(own, state):
         'of another shape': shapes}
     return '; '.join(_first_of(found, kind) for kind, found in kinds.items() if found)
 
+# %% ../nbs/17_state_dicts.ipynb #984266da
 def _another(module, state, name, differences):
     "The error that `state` is not for `module`: whose it seems to be and what differs."
     wanted, owner = getattr(module, 'name', '') or type(module).__name__, whose_weights(state)
@@ -195,6 +204,7 @@ class StartWeights(NamedTuple):
     fresh: list   # of the network, but not in the file or of another shape there: as they were
     unused: list  # of the file, but not in the network or of another shape there
 
+# %% ../nbs/17_state_dicts.ipynb #e56e8164
 def load_what_fits(
     module:nn.Module,  # where to put the weights
     state:dict,  # names -> tensors

@@ -282,6 +282,7 @@ SynthPortrait.__doc__ = """A generated portrait: `image`, `foreground`, `backgro
 `alpha` `(H,W)` float32, multiples of 1/255; `trimap` `(H,W)` uint8 {0,128,255};
 `facemask` `(H,W)` uint8 {0,255}: the face from the brows to the jaw."""
 
+# %% ../nbs/05_synth.ipynb #73be7625
 def _paint(rng, p, size):
     "Foreground colours, mask and face mask of person `p`, on a canvas of twice the final `size`."
     h, w = size

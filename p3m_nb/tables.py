@@ -78,6 +78,7 @@ def _published_rows():
             settings = PPT if test == 'P3M-500-P' else ('B:N',)
             yield from ((head, needs, test, cell, *map(float, v.split('/'))) for cell, v in zip(settings, values))
 
+# %% ../nbs/62_tables.ipynb #7b68a355
 def published()->pd.DataFrame:  # columns method, needs, test_set, setting, sad, mse
     "The published numbers, a row for each."
     return pd.DataFrame(_published_rows(), columns=['method', 'needs', 'test_set', 'setting', 'sad', 'mse'])
@@ -92,12 +93,14 @@ def _number(metric, x, interval=None):
     if interval is None or math.isnan(interval[0]): return one(x)
     return f'{one(x)} [{one(interval[0])}, {one(interval[1])}]'
 
+# %% ../nbs/62_tables.ipynb #26d32581
 def metric_title(
     metric:str,
 )->str:
     "A metric as it stands in tables."
     return metric.upper().replace('_', '-')
 
+# %% ../nbs/62_tables.ipynb #339a99af
 _LATEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '–': '--'}
 _LATEX |= {c: '\\' + c for c in '&%$#_{}'}
 
@@ -117,6 +120,7 @@ def _as_html(header, rows, notes):
     below = '\n'.join(f'<li>{html.escape(n)}</li>' for n in notes)
     return f'<table>\n<thead>{line(header, "th")}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n<ul>\n{below}\n</ul>\n'
 
+# %% ../nbs/62_tables.ipynb #3f4eda9a
 def _as_latex(header, rows, notes):
     def line(cells): return ' & '.join(map(_latex, cells)) + r' \\'
     inside = '\n'.join([line(header), r'\hline', *map(line, rows)])
@@ -124,6 +128,7 @@ def _as_latex(header, rows, notes):
     below = '\n'.join(rf'\item {_latex(n)}' for n in notes)
     return f'{table}\n\\begin{{itemize}}\n{below}\n\\end{{itemize}}\n'
 
+# %% ../nbs/62_tables.ipynb #0ac55ede
 _FORMATS = dict(markdown=_as_markdown, html=_as_html, latex=_as_latex)
 
 def _render(header, rows, notes, fmt):
@@ -139,12 +144,14 @@ def _prediction_note(run, rows):
     else: text = 'predictions in 16 bits (float)'
     return text + ', rounded to 8 bits to be scored' * (run.scoring == '8bit') + ', at the size of the alpha'
 
+# %% ../nbs/62_tables.ipynb #a143c4f4
 def _image_note(run, rows):
     "What was done to the images."
     if run.obfuscation == 'none': return 'images as they are'
     missed = (rows.face_found == False).sum()  # None: not looked for
     return f'faces hidden by {run.obfuscation}' + (f', none found in {missed} images' if missed else '')
 
+# %% ../nbs/62_tables.ipynb #14255fb1
 def _trimap_note(run, rows):
     "Where trimaps come from."
     made = (rows.trimap == 'made').sum()
@@ -158,6 +165,7 @@ def _left_out(self:Result, rows):
     missing = {m: rows[m].isna().sum() for m in self.metrics}
     return {m: k for m, k in missing.items() if k and (m in TEN_METRICS or k < len(rows))}
 
+# %% ../nbs/62_tables.ipynb #02b8ed71
 @patch
 def conventions(self:Result,
     label:str,  # of a run
@@ -172,12 +180,14 @@ def conventions(self:Result,
     if rows.seconds.notna().any(): parts.append(f'{rows.seconds.median():.2g} s an image (median, on this machine)')
     return f'{label} (measured): {"; ".join(parts)}.'
 
+# %% ../nbs/62_tables.ipynb #17af8f4f
 def _region_of(metric):
     "Which pixels a `metric` looks at."
     if metric in FACE_METRICS: return 'face mask'
     if metric.endswith('_t'): return 'transition area of the trimap'
     return 'whole image' if metric in WHOLE_METRICS else 'certain foreground and background of the trimap'
 
+# %% ../nbs/62_tables.ipynb #831f101a
 def _regions(metrics):
     "Which pixels the `metrics` look at, in one line."
     regions = {}
@@ -196,6 +206,7 @@ def _published_set(self:Result, wanted):
     names = {run.data.rsplit('/', 1)[-1] for run in self.runs.values()}
     return next((k for k in _KNOWN_SETS if k in names), None)
 
+# %% ../nbs/62_tables.ipynb #76afeab1
 @patch
 def _reference(self:Result, test, settings):
     "The published numbers for `test`, for methods that see what the methods of the runs see."
@@ -203,6 +214,7 @@ def _reference(self:Result, test, settings):
     found = published()
     return found[(found.test_set == test) & found.setting.isin(settings) & found.needs.isin(classes)]
 
+# %% ../nbs/62_tables.ipynb #a9ad9057
 @patch
 def _published_note(self:Result, test):
     "What to keep in mind when comparing with the published numbers of `test`."
@@ -212,6 +224,7 @@ def _published_note(self:Result, test):
     return (f'{note} The measured rows are not on these 500 images ({others}): '
             'they cannot be compared number by number.')
 
+# %% ../nbs/62_tables.ipynb #7e917641
 @patch
 def _notes(self:Result, metrics, test):
     "The lines below a table."
@@ -228,6 +241,7 @@ def _measured_rows(self:Result, names, intervals):
         cells = [_number(m, part[m].mean(), around.get(m)) for m in names]
         yield [label, 'measured', run.data, len(part), *cells]
 
+# %% ../nbs/62_tables.ipynb #5fcfd9bc
 @patch
 def _published_table_rows(self:Result, names, test):
     "A row for each published method."
@@ -236,6 +250,7 @@ def _published_table_rows(self:Result, names, test):
         cells = [_number(m, getattr(r, m, math.nan)) for m in names]
         yield [r.method, 'published', f'{test} ({r.setting})', 500, *cells]
 
+# %% ../nbs/62_tables.ipynb #1ebdcd88
 @patch
 def table(self:Result,
     fmt:str='markdown',  # 'markdown', 'html' or 'latex'
@@ -253,6 +268,7 @@ def table(self:Result,
     if intervals: notes.insert(len(self.runs) + 1, _BRACKETS)
     return _render(['Method', 'Source', 'Test set', 'Images', *map(metric_title, names)], rows, notes, fmt)
 
+# %% ../nbs/62_tables.ipynb #1bdabba3
 _BRACKETS = 'Averages over images; in brackets the 95 % bootstrap interval over images (2000 draws, seed 0).'
 
 @patch
@@ -268,6 +284,7 @@ def _two_metrics(self:Result):
     "SAD and MSE, or what there is of them."
     return [m for m in ('sad', 'mse') if m in self.metrics] or self.metrics[:2]
 
+# %% ../nbs/62_tables.ipynb #783ad0b8
 @patch
 def _grid_cells(self:Result, metrics):
     "(a, b) -> text, for the runs labelled a:b."
@@ -276,6 +293,7 @@ def _grid_cells(self:Result, metrics):
     means = {label: self.of(label)[metrics].mean() for label in self.runs}
     return {tuple(label.rsplit(':', 1)): _cell(metrics, v.get) for label, v in means.items()}
 
+# %% ../nbs/62_tables.ipynb #e2fdb16b
 @patch
 def _published_grid(self:Result, metrics, across):
     "A row for each published method and what it was trained on."
@@ -316,6 +334,7 @@ def _curve(ax, label, values, metric):
     around = None if math.isnan(low) else [[mean - low], [high - mean]]
     ax.errorbar([mean], [at], xerr=around, fmt='o', capsize=3, color=line.get_color())
 
+# %% ../nbs/62_tables.ipynb #19e07e58
 @patch
 def plot(self:Result,
     metric:str='sad',
@@ -341,6 +360,7 @@ def _smaller(a, scale):
 
 def _unit(a): return a / 255 if a.dtype == np.uint8 else a
 
+# %% ../nbs/62_tables.ipynb #406b6a04
 def _gallery_row(axes, row, obfuscation, title):
     "Photo, true alpha, prediction and error of one image; the artist of the error."
     facemask = Path(row.facemask) if row.facemask else None
@@ -383,6 +403,7 @@ def _bytes_of_figure(fig, fmt='jpg'):
 
 def _sha256(data): return hashlib.sha256(data).hexdigest()
 
+# %% ../nbs/62_tables.ipynb #f7c76333
 def _known_files(note):
     "Name -> digests of what the run that wrote `note` wrote."
     if not note.exists(): return {}
@@ -405,6 +426,7 @@ def check_out(
                          'move it or choose another folder')
     return known
 
+# %% ../nbs/62_tables.ipynb #42975e3c
 def _write_ours(out, files, facts):
     "Write `files` (name -> bytes) into `out` with a `result.json` of `facts` and digests; replace only what is ours."
     known, note = check_out(out, files), out/'result.json'
@@ -426,6 +448,7 @@ def _table_files(self:Result, published):
         if gridded: files[f'grid.{suffix}'] = self.grid(fmt, published=published).encode()
     return files
 
+# %% ../nbs/62_tables.ipynb #83fd8601
 @patch
 def _picture_files(self:Result, gallery, metric):
     "Name -> bytes of the pictures."
@@ -435,6 +458,7 @@ def _picture_files(self:Result, gallery, metric):
         files[f'worst_{i}_{file_slug(label)}.jpg'] = _bytes_of_figure(self.gallery(gallery, metric, label))
     return files
 
+# %% ../nbs/62_tables.ipynb #ef47b3ae
 @patch
 def save(self:Result,
     out:str,  # folder, made if needed

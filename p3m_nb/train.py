@@ -79,12 +79,14 @@ def _keep(self:KeepBest, epoch, value):
     with averaged_weights(self.learn):
         for name in ['last'] + ['best'] * better: self._write(self.folder/f'{name}.safetensors', facts)
 
+# %% ../nbs/44_train.ipynb #4956c0e7
 @patch
 def _write(self:KeepBest, file, facts):
     try: save_model(core_model(self.learn), file, *self.facts, **facts)
     except Exception as e:  # safetensors has errors of its own
         raise OSError(f'{file}: could not be written ({reason(e)}); make room and resume') from e
 
+# %% ../nbs/44_train.ipynb #cd636a99
 def _side(dls):
     "Side of the training images in pixels."
     dl = dls.train
@@ -134,6 +136,7 @@ def plot_history(
     for ax in axes[1]: ax.set_xlabel('epoch', fontsize=8)
     return figure
 
+# %% ../nbs/44_train.ipynb #3552d0af
 class PlotHistory(Callback):
     "After each epoch the curves so far as a picture in `file`."
     order, of_one_run = Recorder.order + 7, True
@@ -154,6 +157,7 @@ def _duration(seconds):
 
 def _values(scores): return '  '.join(f'{k} {v:.4g}' for k, v in scores.items())
 
+# %% ../nbs/44_train.ipynb #16a235e3
 class ProgressLine(Callback):
     "One bar over all epochs with the time that is left, and one line for each epoch."
     order, of_one_run = Recorder.order + 4, True
@@ -198,6 +202,7 @@ def _complete(given):
     arch, recipe = given.arch or 'p3mnet_r34', given.recipe or 'published'
     return resolved(given, _recipe_of(arch, recipe))
 
+# %% ../nbs/44_train.ipynb #2a3c00ff
 def _check_together(s):
     "What settings must not be given without each other."
     if bool(s.copy_faces) != bool(s.copy_masks):
@@ -218,6 +223,7 @@ def _settings_of_run(out, data, given, resume):
     if resume: print(f'{out}: no training here yet, this one starts from the beginning')
     return _complete(given), data, False
 
+# %% ../nbs/44_train.ipynb #e7c3a71e
 def _write_settings(out, settings, data):
     text = json.dumps(dict(data=data) | asdict(settings), indent=1) + '\n'
     with atomic_write(out/'config.json') as tmp: tmp.write_text(text, encoding='utf-8')
@@ -241,6 +247,7 @@ def train(
         _fit(learn, s)
     return learn
 
+# %% ../nbs/44_train.ipynb #9be68eba
 @contextlib.contextmanager
 def _alone(out, goes_on):
     "While entered, no other training works in the folder `out`; the first of several processes sees to it for all."
@@ -250,6 +257,7 @@ def _alone(out, goes_on):
             if not goes_on and (out/'config.json').exists(): raise ValueError(f'{out}: another training was started here meanwhile')
             yield
 
+# %% ../nbs/44_train.ipynb #98a6eef8
 def _warn_if_few(dls, least=8):
     n = len(dls.valid_ds)
     if n < least: warnings.warn(f'{n} photographs are held out: too few to choose the best epoch on; at least {least} (valid_pct)')
@@ -265,6 +273,7 @@ def _fit(learn, s):
     steps = tuple(e / recipe.epochs for e in recipe.steps) if recipe else ()
     learn.fit(s.epochs, rates, cbs=ScheduleRate(rates, lr_schedule(s.schedule, warmup, steps)))
 
+# %% ../nbs/44_train.ipynb #3efeb726
 def _optimiser(s):
     recipe = _recipe_of(s.arch, s.recipe)
     same = recipe is not None and recipe.optimizer == s.optimizer
@@ -282,6 +291,7 @@ def _combined(folders, s):
     require_sound([*first.train, *first.valid], 'train')
     return first
 
+# %% ../nbs/44_train.ipynb #c5945d2f
 def _device(s):
     "Where to train: what is asked for, else the fastest; with several processes the GPU of this one."
     device = torch.device(s.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -290,6 +300,7 @@ def _device(s):
     torch.cuda.set_device(device)
     return device
 
+# %% ../nbs/44_train.ipynb #af8e9db3
 def _loaders(out, s, folders):
     colours = {None: None, 'files': True, 'estimate': 'estimate', 'none': False}[s.colours]
     return p3m_dls(_combined(folders, s), bs=s.bs, size=s.size, augment=s.augment, colours=colours, seed=s.seed, n_workers=s.n_workers,
@@ -305,6 +316,7 @@ def _ppt(s):
     dls = p3m_dls(faces, bs=s.bs, size=s.size, colours=False, facemask=True, n_workers=0, device=_device(s))
     return PPTValidation(normal=dls.valid)
 
+# %% ../nbs/44_train.ipynb #a7c95eb9
 def _run_callbacks(out, s, folders, goes_on):
     "The callbacks of a run in folder `out` with settings `s`."
     training_data = ', '.join(Path(d).resolve().name for d in folders)
@@ -315,6 +327,7 @@ def _run_callbacks(out, s, folders, goes_on):
     if s.copy_faces: cbs.append(CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])
 
+# %% ../nbs/44_train.ipynb #7cb7294b
 def _tensorboard(out):
     "fastai's TensorBoard callback, writing below `out`."
     try: from fastai.callback.tensorboard import TensorBoardCallback
@@ -331,6 +344,7 @@ def _option(text):
     try: return name, json.loads(value)
     except ValueError: return name, value
 
+# %% ../nbs/44_train.ipynb #05f15741
 def _network(s):
     "The network of the settings `s`, with its options."
     options = dict(map(_option, s.options or ()))
@@ -338,6 +352,7 @@ def _network(s):
     try: return create_model(s.arch, **options)
     except TypeError as e: raise ValueError(f'{s.arch} has no such option ({e})') from e
 
+# %% ../nbs/44_train.ipynb #2fc4bcc0
 def _learner_of(out, s, folders, goes_on):
     "The learner of a run with settings `s`."
     for seeded in (random.seed, np.random.seed, torch.manual_seed): seeded(s.seed)

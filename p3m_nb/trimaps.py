@@ -37,6 +37,7 @@ def _plain_array(a):
     small = a.dtype.kind in 'iu' and a.size and 0 <= a.min() and a.max() <= 255
     return a.astype(np.uint8) if small else a
 
+# %% ../nbs/48_trimaps.ipynb #8cf34f58
 def _gray(source, name):
     "`source` as gray values (H,W) uint8; colours are refused."
     if isinstance(source, Tensor): source = source.detach().cpu().numpy()
@@ -129,6 +130,7 @@ def _on_tile(network, image, trimap):
     known = torch.tensor(trimap, device=like.device)[None, None]
     return network.predict(network.normalise(unit), known)[0, 0].float().cpu().numpy()
 
+# %% ../nbs/48_trimaps.ipynb #5154a1f6
 def _ramp(n, overlap):
     "Weights of `n` pixels that rise from both ends over `overlap` pixels."
     place = np.arange(1, n + 1)
@@ -194,6 +196,7 @@ def _named_stage(refine, weights):
     raise ValueError(f"refine='{refine}': no weights of it come with the package; give refine_weights=FILE. "
                      f'Published ones: {entry.terms}')
 
+# %% ../nbs/48_trimaps.ipynb #d67405d3
 def second_stage(
     refine:str|Network|None=None,  # a name of `list_models('trimap-based')`, or a network
     refine_weights:str|Path|None=None,  # file with its weights, .safetensors or in the published layout

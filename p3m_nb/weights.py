@@ -30,12 +30,14 @@ def _read_state(source):
 
 def _shapes(model): return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
 
+# %% ../nbs/22_weights.ipynb #22692093
 @functools.cache
 def _on_meta(name):
     "The network called `name` without memory for its weights, and the shapes of these."
     with torch.device('meta'): model = network_entry(name).make()
     return model, _shapes(model)
 
+# %% ../nbs/22_weights.ipynb #778a89bf
 def _fits(name, state):
     "The share of the tensors of the network called `name` that `state` has, in the published layout or in ours, 0..1."
     model, own = _on_meta(name)
@@ -68,6 +70,7 @@ def load_published(
         raise ValueError(f"{name}: these weights are {other}'s, not {model.name or type(model).__name__}'s: "
                          f"create_model('{other}') takes them ({e})") from e
 
+# %% ../nbs/22_weights.ipynb #c81ae327
 def _converted(model, state, name):
     try: return model.convert_published(state)
     except ValueError as e: raise ValueError(f'{name}: {e}') from e
@@ -97,6 +100,7 @@ def _checksum(state):
         digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
+# %% ../nbs/22_weights.ipynb #08a8eb0b
 def _half(tensor):
     "`tensor` in float16 if it is a matrix or larger; batch norms stay as they are."
     return tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
@@ -137,12 +141,14 @@ def _number(kind, low, high):
         return value
     return check
 
+# %% ../nbs/22_weights.ipynb #ef5e1eda
 def _one_of(*options):
     def check(text):
         if text not in options: raise ValueError(f'one of {", ".join(options)}')
         return text
     return check
 
+# %% ../nbs/22_weights.ipynb #fd3d52cf
 _FACTS = {'architecture': json.loads, 'options': json.loads, 'shorter': _number(int, 32, 4096), 'min_part': _number(float, 0, 1),
           'strategy': _one_of('hybrid', 'resize')}
 
@@ -157,6 +163,7 @@ def _weights_file(path):
     if not path.is_file(): raise ValueError(f'{path}: not a regular file; a weights file was expected')
     return path
 
+# %% ../nbs/22_weights.ipynb #c85eab84
 def read_metadata(
     path,  # a .safetensors file
 )->dict:  # facts; 'architecture' and 'options' are dicts, numbers are numbers
@@ -179,6 +186,7 @@ def _named(config):
     if name is None or set(config) != {'encoder', 'depth', 'integration'}: return 'p3mnet', config
     return name, dict(integration=config['integration'])
 
+# %% ../nbs/22_weights.ipynb #a3fce134
 def _network_of(facts, path):
     "The network that the checked `facts` of the file `path` describe."
     try:
@@ -188,6 +196,7 @@ def _network_of(facts, path):
         what = facts.get('network') or facts.get('architecture')
         raise ValueError(f'{path}: this version of p3m_nb does not know its architecture {what} ({e})') from e
 
+# %% ../nbs/22_weights.ipynb #a2deee47
 def _check_shapes(facts, path):
     "Compare the shapes in the header of `path` with those of the network before memory is taken for it."
     from safetensors import safe_open
@@ -196,6 +205,7 @@ def _check_shapes(facts, path):
         odd = [k for k in f.keys() if k in own and tuple(f.get_slice(k).get_shape()) != own[k]]
     if odd: raise ValueError(f'{path}: {len(odd)} tensors have another shape than the architecture it names ({odd[0]}); download it again')
 
+# %% ../nbs/22_weights.ipynb #98b7366c
 def _load_safetensors(path):
     import safetensors.torch
     facts = read_metadata(path)
@@ -214,6 +224,7 @@ def _load_safetensors(path):
 # %% ../nbs/22_weights.ipynb #98bae225
 def _integration_in(state): return tuple(n for n in INTEGRATION if any(k.startswith(n + '_') for k in state))
 
+# %% ../nbs/22_weights.ipynb #e23256fe
 def _load_checkpoint(path):
     state, name = _read_state(path)
     if any(k.startswith('decoder_final_l') for k in state) and identify(state) is None:
@@ -227,6 +238,7 @@ def _load_checkpoint(path):
                       'licence': 'unknown', 'file': Path(path).name}
     return model
 
+# %% ../nbs/22_weights.ipynb #a08f3d96
 def _named_weights(path):
     "The file that `path` is, or that it stands for: 'shipped', or the name of a network with shipped weights."
     name = str(path)
@@ -234,6 +246,7 @@ def _named_weights(path):
     if name == 'shipped': return shipped_weights()
     return shipped_weights(name) if not Path(name).suffix and name in list_models() else _weights_file(path)
 
+# %% ../nbs/22_weights.ipynb #893ac44d
 def load_model(
     path,  # a .safetensors file, a .pth checkpoint in a published layout, 'shipped', or a name with shipped weights
     unpool:str='framework',  # of P3M-Net, see `P3MNet`
@@ -253,6 +266,7 @@ def _no_weights(name):
                    'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
                    'or a .safetensors file trained with p3m_train')
 
+# %% ../nbs/22_weights.ipynb #6c2bdf3e
 def shipped_weights(
     name:str='p3mnet_lite',  # a network of `list_models`
 )->Path:  # a .safetensors file inside the package
@@ -275,6 +289,7 @@ def create_model(
     if encoder_weights is not None: start_encoder(model, encoder_weights)
     return model
 
+# %% ../nbs/22_weights.ipynb #3146c8bd
 def start_encoder(
     model:Network,  # whose encoder is filled
     source,  # file or state dict with ImageNet weights
@@ -283,6 +298,7 @@ def start_encoder(
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 
+# %% ../nbs/22_weights.ipynb #f044d7d8
 def _pretrained(entry, source, options):
     if options: raise ValueError(f'{entry.name}: options {sorted(options)} beside pretrained=; the file decides')
     source = shipped_weights(entry.name) if source is True else source

@@ -158,7 +158,7 @@ class AlphaGAN(Network):
         "Start the encoder from ImageNet weights (file or state dict) of a ResNet-50."
         return load_resnet50(self.encoder.resnet50, source, 'conv_1')
 
-    def convert_published(self, state):
+    def convert_published(self, state:dict)->dict:
         "The published file has no discriminator: the network keeps its own."
         if self.discriminator is None or any(k.startswith('discriminator.') for k in state): return state
         return state | {f'discriminator.{k}': v for k, v in self.discriminator.state_dict().items()}

@@ -78,6 +78,7 @@ class VGGEncoder(nn.Module):
 _DECONV = {'deconv6_1': (512, 512, 1), 'deconv5_1': (512, 512, 5), 'deconv4_1': (512, 256, 5),
            'deconv3_1': (256, 128, 5), 'deconv2_1': (128, 64, 5), 'deconv1_1': (64, 64, 5), 'deconv1': (64, 1, 5)}
 
+# %% ../../nbs/networks/dim.ipynb #f8126009
 class UnpoolDecoder(nn.Module):
     "5x5 convolutions with ReLU between unpoolings by the encoder's indices."
     def __init__(self):

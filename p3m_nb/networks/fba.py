@@ -33,6 +33,7 @@ def _squared_distance(known):
     distance = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.rint(distance.astype(np.float64)**2)  # whole numbers: the transform's last bit differs from run to run
 
+# %% ../../nbs/networks/fba.ipynb #781dc5d5
 def known_planes(
     trimap:Tensor,  # (B,1,H,W) of 0, 128, 255
 )->Tensor:  # (B,2,H,W) float32 of 0 and 1

@@ -57,6 +57,7 @@ def matrix(self:SpectralConv)->Tensor:  # (C',C * kernel * kernel)
     "The weight in float32 with output channels as rows."
     return (self.weight_orig.transpose(0, 1) if self.transposed else self.weight_orig).flatten(1).float()
 
+# %% ../../nbs/networks/gca.ipynb #a0714fcb
 @patch
 def iterate(self:SpectralConv,
     steps:int,  # at least 1

@@ -27,6 +27,7 @@ def _padded(n):
     "The smallest multiple of the window that is at least `n`."
     return -(-n // WINDOW) * WINDOW
 
+# %% ../../nbs/networks/swin.ipynb #a9c98c9b
 def _classes(n, shift):
     "For each row of a padded and shifted grid of `n` rows: 0 inside, 1 padding, 2 wrapped around."
     rows = torch.zeros(_padded(n), dtype=torch.int64)
@@ -35,6 +36,7 @@ def _classes(n, shift):
     if shift: rows[-shift:] = 2
     return rows
 
+# %% ../../nbs/networks/swin.ipynb #97f820d6
 def to_windows(
     x:Tensor,  # (B,H,W,C), H and W multiples of 7
 )->Tensor:  # (B,windows,49,C), row by row
@@ -43,6 +45,7 @@ def to_windows(
     x = x.view(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
     return x.transpose(2, 3).reshape(b, -1, WINDOW * WINDOW, c)
 
+# %% ../../nbs/networks/swin.ipynb #d5e88768
 def from_windows(
     x:Tensor,  # (B,windows,49,C)
     h:int,  # height of the grid, a multiple of 7
@@ -164,6 +167,7 @@ class _Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.downsample = TokenMerge(c) if merge else None
 
+# %% ../../nbs/networks/swin.ipynb #80f7a993
 @register_encoder('swin_t')
 class SwinT(nn.Module):
     "Swin-T with a convolutional stem and max pools that keep their indices, as published with P3M-Net."

@@ -25,6 +25,7 @@ def _timm():
         raise ValueError('encoders timm:NAME need the library timm; install it: pip install "p3m_nb[timm]"') from e
     return timm
 
+# %% ../../nbs/networks/timm_encoder.ipynb #e04ac31d
 def _check_name(name):
     "`ValueError` with the nearest names unless timm has a network called `name`."
     known = _timm().list_models()
@@ -42,6 +43,7 @@ def _takes_any_size(body):
         except (AssertionError, RuntimeError, ValueError): return False
     return True
 
+# %% ../../nbs/networks/timm_encoder.ipynb #c71d1773
 def _features_of(name):
     "timm's network `name` without its head, which returns its feature maps."
     for options in _ANY_SIZE:
@@ -107,6 +109,7 @@ def forward(self:TimmEncoder,
     if shallow is not None: levels[0] = shallow(levels[0])
     return Features(*levels)
 
+# %% ../../nbs/networks/timm_encoder.ipynb #0ada1132
 def _channels_first(x, c):
     "`x` as (B,C,H,W); some networks return (B,H,W,C)."
     return x if x.shape[1] == c else x.permute(0, 3, 1, 2)
@@ -116,6 +119,7 @@ def _flat(key):
     "The name of a tensor of timm's, the same in a network and in its feature extractor."
     return key.removeprefix('model.').replace('.', '_')
 
+# %% ../../nbs/networks/timm_encoder.ipynb #c5ffa9cd
 @patch
 def load_imagenet(self:TimmEncoder,
     state:dict,  # names -> tensors, as timm's whole network has them

@@ -40,6 +40,7 @@ def _in_float32(device):
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
+# %% ../../nbs/networks/vitae.ipynb #98b3f702
 class _NeverUsed(nn.Module):
     "A normalisation of the published file that no step uses: kept for its names, not trained."
     def __init__(self, c):
@@ -108,6 +109,7 @@ def _convolutions(c, groups):
         conv(4 * c, c), nn.BatchNorm2d(c), nn.SiLU(inplace=True),
         conv(c, c), nn.SiLU(inplace=True))
 
+# %% ../../nbs/networks/vitae.ipynb #e1883e40
 class NormalCell(nn.Module):
     "Attention and convolutions side by side, then a feed-forward network."
     def __init__(self,
@@ -132,6 +134,7 @@ def _cell(layer):
     c, groups = 64 << layer, (1, 32, 64, 128)[layer]
     return NormalCell(c, groups, GlobalAttention(c) if layer else Performer(c))
 
+# %% ../../nbs/networks/vitae.ipynb #7b890e86
 class _Layer(nn.Module):
     "Stem or merge, then cells."
     def __init__(self, layer):
@@ -183,6 +186,7 @@ class P3MNetViTAE(P3MNetTokens):
         own = {k: v for k, v in self.state_dict().items() if k.endswith('.attn.w')}
         return own | super().convert_published(state)
 
+# %% ../../nbs/networks/vitae.ipynb #276d426b
 @register_network('p3mnet_vitae_s', source=EXTENSION, terms="on the authors' page; MIT, parts Clear BSD (Yitu)")
 def p3mnet_vitae_s(
     integration:tuple=INTEGRATION,  # see `P3MNet`

@@ -26,6 +26,7 @@ from .viewer import View
 _KINDS = dict(cutout='.png', alpha='.png', composite='.jpg')
 _FORBIDDEN = r'[<>:"|?*\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]'
 
+# %% ../../nbs/widgets/batch.ipynb #619d44dc
 def safe_name(
     name:str,  # as a browser or a file system gives it
     taken:set=frozenset(),  # names that are used, in lower case
@@ -50,6 +51,7 @@ class ZipLimits:
     pixels: int = 50_000_000  # larger photographs are refused
     zip_bytes: int = 500 << 20  # what would make the zip larger is left out
 
+# %% ../../nbs/widgets/batch.ipynb #84788122
 def _read_bounded(source, limits):
     "The photograph `source`, unless its file is too large."
     if isinstance(source, (bytearray, memoryview)): source = bytes(source)
@@ -60,6 +62,7 @@ def _read_bounded(source, limits):
     try: return load_image(source, max_pixels=limits.pixels)
     except ValueError as e: raise ValueError(str(e).removeprefix('<bytes>: ')) from e  # it has a name here
 
+# %% ../../nbs/widgets/batch.ipynb #26d34a6a
 def _pieces(matte, kinds, background):
     "For each of `kinds` the bytes of its file."
     make = dict(cutout=lambda: np.asarray(matte.cutout()), alpha=lambda: alpha_to_uint(matte.alpha),
@@ -156,6 +159,7 @@ def run(self:BatchMatter,
     self._refresh()
     return self.report
 
+# %% ../../nbs/widgets/batch.ipynb #eb3ed9ff
 @patch
 def save(self:BatchMatter,
     folder:str=None,  # where to, made if needed; None: the trait `folder`
@@ -179,6 +183,7 @@ def picture(self:BatchMatter)->np.ndarray:  # (height,width,3) uint8, at most 10
     if len(cells) % 2: cells.append(np.full_like(cells[0], 255))
     return np.vstack([np.hstack(cells[i:i + 2]) for i in range(0, len(cells), 2)])
 
+# %% ../../nbs/widgets/batch.ipynb #88d6148c
 @patch
 def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
     "The zip in a link, or what to do where it is too large for one."
@@ -189,6 +194,7 @@ def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
     link = f'<a download="mattes.zip" {look} href="data:application/zip;base64,{data}">'
     return f'{link}<b>download mattes.zip</b></a> ({size})'
 
+# %% ../../nbs/widgets/batch.ipynb #123a9813
 @patch
 def text(self:BatchMatter)->str:  # HTML
     "The link to the zip, how many were done, and each file that failed beside its reason."
@@ -222,6 +228,7 @@ def _file_controls(self:BatchMatter, attempt, note):
     place.observe(lambda change: start(change.new) if change.new else None, 'value')
     return [upload, place, bar]
 
+# %% ../../nbs/widgets/batch.ipynb #49b96344
 @patch
 def _text_field(self:BatchMatter, name, label):
     "A field for a trait that is a text."
@@ -229,6 +236,7 @@ def _text_field(self:BatchMatter, name, label):
     traitlets.link((self, name), (field, 'value'))
     return field
 
+# %% ../../nbs/widgets/batch.ipynb #52b0ba52
 @patch
 def _controls(self:BatchMatter):
     note, attempt = message_line()

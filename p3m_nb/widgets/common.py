@@ -30,6 +30,7 @@ def view_window(
     start = [min(max(0, round(c * n - s / 2)), n - s) for c, n, s in zip((y, x), size, seen)]
     return (*start, *seen)
 
+# %% ../../nbs/widgets/common.ipynb #0a0de149
 def screen_size(
     size:tuple,  # (height, width) of the picture
     longest:int,  # pixels that the width may have
@@ -66,6 +67,7 @@ def checkerboard(
     squares = (np.arange(size[0])[:, None] // side + np.arange(size[1])[None] // side) % 2
     return np.repeat((205 + 50 * squares).astype(np.uint8)[..., None], 3, 2)
 
+# %% ../../nbs/widgets/common.ipynb #fc1da846
 def title_strip(
     text:str,
     width:int,  # in pixels; longer text is cut
@@ -75,6 +77,7 @@ def title_strip(
     ImageDraw.Draw(strip).text((2, 2), text, 'black', font=ImageFont.load_default(12))
     return np.asarray(strip)
 
+# %% ../../nbs/widgets/common.ipynb #5a69094e
 def picture_grid(
     cells:list,  # rows, each a list of (h,w,3) uint8, all of one size
     titles:list,  # one for each column
@@ -93,6 +96,7 @@ def error_colours(
     red, blue = (alpha_to_uint(np.float32(a) * np.float32(gain)) for a in (above, below))
     return np.dstack([red, np.zeros_like(red), blue])
 
+# %% ../../nbs/widgets/common.ipynb #a4c7413d
 def error_map(
     pred:np.ndarray,  # (H,W) float in 0..1
     alpha:np.ndarray,  # (H,W) float in 0..1
@@ -109,6 +113,7 @@ def control_row(
     "Controls beside each other, in several lines where the page is narrow."
     return ipywidgets.HBox(controls, layout=dict(flex_flow='row wrap'))
 
+# %% ../../nbs/widgets/common.ipynb #6ffceb2a
 def message_line()->tuple:  # the line, and a function that calls its argument
     "A line for messages, and a function that calls its argument and puts there what it gives or what went wrong."
     note = ipywidgets.Label()
@@ -117,6 +122,7 @@ def message_line()->tuple:  # the line, and a function that calls its argument
         except (ValueError, OSError, traitlets.TraitError) as e: note.value = one_line(e)
     return note, attempt
 
+# %% ../../nbs/widgets/common.ipynb #6e2cb239
 def html_table(
     rows:list,  # of lists of cells, HTML; the first is the head
     align:str='right',
@@ -131,6 +137,7 @@ def _signature(path):
     s = Path(path).stat()
     return s.st_mtime_ns, s.st_size, s.st_ino
 
+# %% ../../nbs/widgets/common.ipynb #b2c442cb
 def _reserve(path):
     "`path`, or the same name with a number, as a new empty file that is ours."
     n, candidate = 1, path
@@ -165,6 +172,7 @@ def write_own(
     made[key] = (own, _signature(own))
     return own
 
+# %% ../../nbs/widgets/common.ipynb #ed5ac0de
 def as_folder(
     folder:str,  # a path
 )->Path:

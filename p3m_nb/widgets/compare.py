@@ -22,6 +22,7 @@ from .viewer import View
 # %% ../../nbs/widgets/compare.ipynb #1da2241c
 COMPARED = ('sad', 'mse', 'grad', 'conn', 'sad_t')
 
+# %% ../../nbs/widgets/compare.ipynb #4ce603a8
 class MatteCompare(View):
     "Look at the mattes of several methods beside each other."
     show = traitlets.Enum(('both', 'alpha', 'error'), 'both', help='mattes, where they differ, or both')
@@ -65,6 +66,7 @@ def compared_with(self:MatteCompare)->str:
     "The name of what the mattes are compared with."
     return self.reference or next(iter(self._mattes))
 
+# %% ../../nbs/widgets/compare.ipynb #22e6928d
 @patch(as_prop=True)
 def metrics(self:MatteCompare)->dict:  # method -> dict metric -> value
     "The metrics `COMPARED` of each method at full size; without a true alpha none."
@@ -75,6 +77,7 @@ def metrics(self:MatteCompare)->dict:  # method -> dict metric -> value
         self._metrics = {name: measure(p) for name, p in self.predictions.items()}
     return self._metrics
 
+# %% ../../nbs/widgets/compare.ipynb #335d03e6
 @patch
 def differences(self:MatteCompare)->dict:  # method -> sum of absolute differences in thousands
     "How much each matte differs from the one that it is compared with."
@@ -82,6 +85,7 @@ def differences(self:MatteCompare)->dict:  # method -> sum of absolute differenc
     def sad(a): return float(np.abs(a - other).sum(dtype=np.float64) / 1000)
     return {name: sad(a) for name, a in self.predictions.items() if name != self.compared_with}
 
+# %% ../../nbs/widgets/compare.ipynb #893e5c67
 @patch
 def __repr__(self:MatteCompare):
     if not self.metrics: return f'MatteCompare({len(self.predictions)} methods, no true alpha)'
@@ -99,6 +103,7 @@ def _parts(self:MatteCompare, name):
         pairs[key] = Pyramid(np.maximum(d, 0)), Pyramid(np.maximum(-d, 0))
     return pairs[key]
 
+# %% ../../nbs/widgets/compare.ipynb #56b3a080
 @patch
 def _error_layer(self:MatteCompare, name):
     "Where the matte called `name` differs, kept as long as the settings are the same."
@@ -109,6 +114,7 @@ def _error_layer(self:MatteCompare, name):
         made[key] = Layer(lambda above, below: error_colours(above, below, gain), *self._parts(name))
     return made[key]
 
+# %% ../../nbs/widgets/compare.ipynb #2b74c06f
 @patch
 def _pane_title(self:MatteCompare, name):
     "The name of a method and its SAD."
@@ -130,6 +136,7 @@ def scene(self:MatteCompare)->Scene:
     columns = 1 + len(names) if blanks and self.show == 'both' else 0
     return Scene(self.image.shape[:2], layers, rows[self.show], columns)
 
+# %% ../../nbs/widgets/compare.ipynb #14980a49
 @patch
 def read(self:MatteCompare,
     x:int,  # column
@@ -139,6 +146,7 @@ def read(self:MatteCompare,
     rgb = tuple(self.image[y, x].tolist())
     return ', '.join([f'RGB {rgb}', *(f'{n} {a[y, x]:.3f}' for n, a in self._mattes.items())])
 
+# %% ../../nbs/widgets/compare.ipynb #f8e43d72
 @patch
 def text(self:MatteCompare)->str:  # HTML
     "What the colours mean, and the metrics, the best of each in bold, or how much the methods differ."
@@ -152,6 +160,7 @@ def text(self:MatteCompare)->str:  # HTML
     rows = [[html.escape(name), *(cell(n, v) for n, v in m.items())] for name, m in self.metrics.items()]
     return legend + html_table([['', *COMPARED], *rows])
 
+# %% ../../nbs/widgets/compare.ipynb #2bb27674
 @patch
 def _controls(self:MatteCompare):
     options = [('truth' if self.alpha is not None else 'first', ''), *((n, n) for n in self.predictions)]

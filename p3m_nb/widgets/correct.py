@@ -36,11 +36,13 @@ def stroke_mask(
     for x, y in (at[0, 0], at[-1, 0]): cv2.circle(mask, (int(x), int(y)), max(1, round(radius)), 1, -1)
     return mask > 0
 
+# %% ../../nbs/widgets/correct.ipynb #5bb6d064
 def _grown(mask, radius):
     "`mask` widened by `radius` pixels."
     side = 2 * max(1, round(radius)) + 1
     return cv2.dilate(mask.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
 
+# %% ../../nbs/widgets/correct.ipynb #e2fd8740
 def stroke_trimap(
     alpha:np.ndarray,  # (H,W) in 0..1
     mask:np.ndarray,  # (H,W) bool: what was painted
@@ -64,6 +66,7 @@ def _box(mask, margin):
     h, w = mask.shape
     return max(0, ys[0] - margin), min(h, ys[-1] + margin + 1), max(0, xs[0] - margin), min(w, xs[-1] + margin + 1)
 
+# %% ../../nbs/widgets/correct.ipynb #d9e34ecd
 def _region(trimap, changes, margin):
     "Slices of a region that holds `changes` and, if there is any, certain foreground and background."
     while True:
@@ -73,6 +76,7 @@ def _region(trimap, changes, margin):
         if whole or ((part == 0).any() and (part == 255).any()): return slice(top, bottom), slice(left, right)
         margin *= 2
 
+# %% ../../nbs/widgets/correct.ipynb #4d0f33b9
 def solve_stroke(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) in 0..1
@@ -92,6 +96,7 @@ def solve_stroke(
     solved = np.where(part == 128, solved, certain)
     return where, np.where(changes[where], solved, old).astype(np.float32)
 
+# %% ../../nbs/widgets/correct.ipynb #a7a80c16
 def _soften(alpha, mask, radius):
     "The alpha blurred where it was painted."
     top, bottom, left, right = _box(mask, round(3 * radius) + 2)
@@ -144,6 +149,7 @@ def _move(self:Correction, source, target, which):
     target.append(stroke)
     return True
 
+# %% ../../nbs/widgets/correct.ipynb #3991d8b6
 @patch
 def undo(self:Correction)->bool:
     "Take the last stroke back; whether there was one."
@@ -187,6 +193,7 @@ def _changed(self:MatteCorrector):
     self._cache = {k: layer for k, layer in self._cache.items() if k in ('photo', 'behind')}
     self._refresh()
 
+# %% ../../nbs/widgets/correct.ipynb #445477f5
 @patch
 def paint(self:MatteCorrector,
     tool:str,  # 'add', 'remove', 'soften' or 'hair'
@@ -200,6 +207,7 @@ def paint(self:MatteCorrector,
     self._changed()
     return n
 
+# %% ../../nbs/widgets/correct.ipynb #c81c5e22
 @patch
 def undo(self:MatteCorrector)->bool:
     "Take the last stroke back; whether there was one."
@@ -210,6 +218,7 @@ def redo(self:MatteCorrector)->bool:
     "Take a stroke again that was undone; whether there was one."
     return self.correction.redo() and (self._changed() or True)
 
+# %% ../../nbs/widgets/correct.ipynb #5d5b3cb5
 @patch
 def result(self:MatteCorrector)->Matte:
     "The corrected matte."
@@ -230,6 +239,7 @@ def _make_viewer(self:MatteCorrector):
     self.observe(working, 'busy')
     return viewer
 
+# %% ../../nbs/widgets/correct.ipynb #6e3c0de2
 @patch
 def _controls(self:MatteCorrector):
     def button(name, icon, act):

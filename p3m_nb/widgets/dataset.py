@@ -34,6 +34,7 @@ def problem_kind(
     "What kind of problem `text` tells of."
     return next((kind for kind, part in KINDS.items() if part in text), 'unreadable')
 
+# %% ../../nbs/widgets/dataset.ipynb #f2df185a
 def _name_of(sample): return next(iter(sample.parts.values())).stem
 
 def _everything(folder):
@@ -79,6 +80,7 @@ def report(self:DatasetInspector)->DataReport:
     if self._report is None: self._report = self.data.check(progress=False)
     return self._report
 
+# %% ../../nbs/widgets/dataset.ipynb #f63f3ac9
 @patch
 def problems(self:DatasetInspector,
     name:str,  # of a portrait
@@ -86,6 +88,7 @@ def problems(self:DatasetInspector,
     "What the report says of a portrait in this split."
     return [text for split, n, text in self.report.problems if (split, n) == (self.split, name)]
 
+# %% ../../nbs/widgets/dataset.ipynb #ce1b2647
 @patch(as_prop=True)
 def samples(self:DatasetInspector)->list:
     "The portraits of the split that `filter` leaves."
@@ -95,6 +98,7 @@ def samples(self:DatasetInspector)->list:
     names = {n for n, kind in problems if self.filter in ('problem', kind)}
     return [s for s in found if _name_of(s) in names]
 
+# %% ../../nbs/widgets/dataset.ipynb #e7f0629e
 @patch(as_prop=True)
 def sample(self:DatasetInspector)->Sample:
     "The portrait that is seen, or `None`."
@@ -112,6 +116,7 @@ def _place_in_training(self:DatasetInspector, sample):
     known = [s.image for s in (self.data.train if self.split == 'train' else self.data.split(self.split))]
     return known.index(sample.image) if sample.image in known else 0
 
+# %% ../../nbs/widgets/dataset.ipynb #dcff5a9a
 @patch
 def augmented(self:DatasetInspector,
     n:int=4,  # epochs
@@ -140,6 +145,7 @@ def _tinted(self, image, trimap, facemask):
         layers['face'] = tint_layer((facemask >= 128).astype(np.uint8) * 255, FACE_COLOUR)
     return layers
 
+# %% ../../nbs/widgets/dataset.ipynb #e374f575
 @patch
 def _augmented_picture(self:DatasetInspector):
     "Four crops, photographs above mattes."
@@ -168,6 +174,7 @@ def part(self:DatasetInspector,
         except (ValueError, OSError) as e: found[name] = one_line(e, path)
     return found.get(name)
 
+# %% ../../nbs/widgets/dataset.ipynb #b5cb3f20
 @patch
 def _photo_layers(self:DatasetInspector, image):
     "The photograph and what lies over it, where it has the same size."
@@ -176,6 +183,7 @@ def _photo_layers(self:DatasetInspector, image):
     if self.band and self.part('trimap') is None and alpha is not None: trimap = make_trimap(alpha, self.kernel)
     return _tinted(self, image, trimap, fits(self.part('facemask')))
 
+# %% ../../nbs/widgets/dataset.ipynb #97a9550a
 @patch
 def _part_layer(self:DatasetInspector, name, a, size):
     "A part at the size of the portrait."
@@ -194,6 +202,7 @@ def scene(self:DatasetInspector)->Scene:
     seen = [n for n in parts if self.show == 'all' or n in ('image', 'alpha')] or parts[:1]
     return self._parts_scene({n: self.part(n) for n in seen})
 
+# %% ../../nbs/widgets/dataset.ipynb #2b954d3c
 @patch
 def _parts_scene(self:DatasetInspector, arrays):
     "The parts beside each other; layers are kept as long as portrait and settings are the same."
@@ -206,6 +215,7 @@ def _parts_scene(self:DatasetInspector, arrays):
         else: panes.append(self._pane(name, a, size, layers))
     return Scene(size, dict(layers), panes)
 
+# %% ../../nbs/widgets/dataset.ipynb #24a0679d
 @patch
 def _pane(self:DatasetInspector, name, a, size, layers):
     "A part with its layers, which are kept in `layers`."
@@ -229,6 +239,7 @@ def text(self:DatasetInspector)->str:  # HTML
     if self._report is not None: lines += self.problems(name)
     return '<br>'.join(map(html.escape, lines))
 
+# %% ../../nbs/widgets/dataset.ipynb #ed158a19
 @patch
 def read(self:DatasetInspector,
     x:int,  # column
@@ -253,6 +264,7 @@ def _draw_controls(self:DatasetInspector):
     only_there()
     return draw
 
+# %% ../../nbs/widgets/dataset.ipynb #65724f5a
 @patch
 def _controls(self:DatasetInspector):
     index = self._linked(ipywidgets.IntSlider, 'index', min=0, max=max(0, len(self.samples) - 1))

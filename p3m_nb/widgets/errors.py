@@ -35,6 +35,7 @@ def _region_mask(region, trimap, facemask=None):
     if region == 'face': return np.zeros(trimap.shape, bool) if facemask is None else facemask
     return trimap == _VALUES[region]
 
+# %% ../../nbs/widgets/errors.ipynb #b825cc0e
 def region_errors(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
@@ -50,6 +51,7 @@ def region_errors(
 # %% ../../nbs/widgets/errors.ipynb #b16658e4
 MARKS = ('keep', 'relabel', 'skip')
 
+# %% ../../nbs/widgets/errors.ipynb #510fea83
 class ErrorExplorer(View):
     "Look at the images of a benchmark `Result`, the worst first, and mark some."
     run = traitlets.Unicode(help='label of the run')
@@ -98,6 +100,7 @@ def rows(self:ErrorExplorer)->pd.DataFrame:
     found = self.result.of(self.run).sort_values(self.metric, ascending=False, na_position='last', kind='stable')
     return found if self.filter == 'all' else found[found.file.isin(list(self.marks)) == (self.filter == 'marked')]
 
+# %% ../../nbs/widgets/errors.ipynb #62a67f98
 @patch(as_prop=True)
 def row(self:ErrorExplorer):
     "What was measured for the image that is seen, or `None`."
@@ -111,6 +114,7 @@ def __repr__(self:ErrorExplorer):
 # %% ../../nbs/widgets/errors.ipynb #e51967ac
 def _as_float(a): return a / np.float32(255) if a.dtype == np.uint8 else a.astype(np.float32)
 
+# %% ../../nbs/widgets/errors.ipynb #ed50de22
 @patch
 def _load(self:ErrorExplorer, row):
     "The arrays of an image as they were scored."
@@ -127,6 +131,7 @@ def _load(self:ErrorExplorer, row):
     regions = region_errors(pred, portrait.alpha, portrait.trimap, facemask)
     return found | dict(trimap=portrait.trimap, difference=found['prediction'] - found['alpha'], regions=regions)
 
+# %% ../../nbs/widgets/errors.ipynb #2fc4ee5e
 @patch
 def loaded(self:ErrorExplorer):  # dict, or the reason as text if a file cannot be read
     "Arrays of the image that is seen: image, alpha, prediction, difference, trimap, facemask; and `region_errors`."
@@ -146,6 +151,7 @@ def _heat(above, below, inside, how, gain):
     else: out = cv2.applyColorMap(alpha_to_uint((above + below) * np.float32(gain)), cv2.COLORMAP_INFERNO)[..., ::-1]
     return np.where(inside[..., None] > 0, out, np.uint8(110))
 
+# %% ../../nbs/widgets/errors.ipynb #fb184e22
 @patch
 def _heat_layer(self:ErrorExplorer, p):
     "The errors of the loaded image `p`; made again when a setting changes."
@@ -158,6 +164,7 @@ def _heat_layer(self:ErrorExplorer, p):
         self._layers['settings'] = key
     return self._layers['error']
 
+# %% ../../nbs/widgets/errors.ipynb #7020205d
 @patch
 def heat_map(self:ErrorExplorer)->np.ndarray:  # (H,W,3) uint8
     "The error inside `region` in colours, at full size."
@@ -173,6 +180,7 @@ def _titles(self:ErrorExplorer):
     error = f'error x {self.gain:g}' + f', {self.region}' * (self.region != 'whole')
     return dict(photo=self.row.image, alpha='true alpha', prediction=f'prediction  {self.metric} {label}', error=error)
 
+# %% ../../nbs/widgets/errors.ipynb #71ebaba9
 @patch
 def scene(self:ErrorExplorer)->Scene:
     "What is seen."
@@ -189,6 +197,7 @@ def scene(self:ErrorExplorer)->Scene:
     panes = [Pane(titles[n], (n,)) for n in names]
     return Scene(p['alpha'].shape, {n: self._layers[n] for n in names}, panes)
 
+# %% ../../nbs/widgets/errors.ipynb #166c8498
 @patch
 def read(self:ErrorExplorer,
     x:int,  # column
@@ -209,6 +218,7 @@ def _region_table(regions):
     rows = [[r, f'{e["pixels"]:,}', f'{e["sad"]:.4g}', f'{e["mad"]:.4g}', share(e['sad'])] for r, e in regions.items()]
     return html_table([head, *rows])
 
+# %% ../../nbs/widgets/errors.ipynb #e895dc33
 @patch
 def text(self:ErrorExplorer)->str:  # HTML
     "Which image it is, its mark, its metrics, and where its error lies."
@@ -237,6 +247,7 @@ def mark(self:ErrorExplorer,
         self.notes = without(self.notes) | ({row.file: note} if note and how != 'keep' else {})
         self.marks = without(self.marks) | ({row.file: how} if how != 'keep' else {})
 
+# %% ../../nbs/widgets/errors.ipynb #f8b18cfb
 @patch
 def marked(self:ErrorExplorer)->pd.DataFrame:  # columns image, mark, note, file, run, metrics, alpha, prediction
     "The marked images with their metrics in this run (else in another one), the worst first."
@@ -258,6 +269,7 @@ def _marks_as(table, suffix):
     if skipped: return '\n'.join(skipped) + '\n'
     raise ValueError('no image is marked to be skipped; a .txt lists only those, .csv and .json list all marks')
 
+# %% ../../nbs/widgets/errors.ipynb #ec334a38
 @patch
 def export(self:ErrorExplorer,
     file:str=None,  # .csv or .json for the marked images, .txt for names of those to skip; None: the trait `file`
@@ -300,6 +312,7 @@ def _walk_controls(self:ErrorExplorer):
     self.observe(fit, ['run', 'metric', 'filter', 'marks'])
     return [index, button('arrow-left', 'worse', -1), button('arrow-right', 'better', 1)]
 
+# %% ../../nbs/widgets/errors.ipynb #ab874433
 @patch
 def _mark_controls(self:ErrorExplorer, attempt):
     "How the image is marked, and why; they follow the image that is seen."
@@ -328,6 +341,7 @@ def _choices(self:ErrorExplorer):
     look = dict(layout=dict(width='185px'), style=NARROW)
     return {n: self._linked(ipywidgets.Dropdown, n, options=o, **look) for n, o in options.items()}
 
+# %% ../../nbs/widgets/errors.ipynb #e0ae37c0
 @patch
 def _controls(self:ErrorExplorer):
     note, attempt = message_line()

@@ -33,6 +33,7 @@ def _fast_trimap(alpha, kernel):
     def grown(mask): return unpack_bits(dilate_bits(pack_bits(mask), kernel), 0, alpha.shape[1])
     return cv2.addWeighted(grown(alpha > 0), 128, 1 - grown(alpha < 1), 127, 0)
 
+# %% ../../nbs/widgets/matte.ipynb #3fae9428
 def _checked_mattes(mattes):
     "`mattes` as a list of `Matte`; `ValueError` says which one is none."
     if not isinstance(mattes, (list, tuple)): mattes = [mattes]
@@ -40,6 +41,7 @@ def _checked_mattes(mattes):
     for i, m in enumerate(mattes): _check_matte(i, m)
     return list(mattes)
 
+# %% ../../nbs/widgets/matte.ipynb #8bccbff4
 def _check_matte(i, m):
     if not isinstance(m, Matte):
         raise ValueError(f'item {i} is of type {type(m).__name__}; give a Matte, as Matter()(photo) or '
@@ -91,6 +93,7 @@ def matte(self:MatteViewer)->Matte:
     "The matte that is seen."
     return self.mattes[self.index]
 
+# %% ../../nbs/widgets/matte.ipynb #7a7dc592
 @patch
 def __repr__(self:MatteViewer):
     n = len(self.mattes)
@@ -107,6 +110,7 @@ def _colours(self:MatteViewer):
     def small(a): return cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA)
     return Stretched(lambda: estimate_foreground(small(m.image), small(m.alpha)), m.alpha.shape)
 
+# %% ../../nbs/widgets/matte.ipynb #e890dc4c
 @patch
 def _make_layer(self:MatteViewer, name):
     "The layer called `name`."
@@ -130,6 +134,7 @@ def _below(self:MatteViewer):
     background = as_background(self.background)
     return '#%02x%02x%02x' % tuple(background) if isinstance(background, tuple) else 'behind'
 
+# %% ../../nbs/widgets/matte.ipynb #ff43eb7c
 @patch
 def scene(self:MatteViewer)->Scene:
     "What is seen."
@@ -156,6 +161,7 @@ def pixel(self:MatteViewer,
     rgb = tuple(int(v) for v in self.matte.image[y, x])
     return dict(rgb=rgb, alpha=float(self.matte.alpha[y, x]), area=_AREAS[int(area)])
 
+# %% ../../nbs/widgets/matte.ipynb #586e9d5c
 @patch
 def read(self:MatteViewer,
     x:int,  # column in the photograph
@@ -165,6 +171,7 @@ def read(self:MatteViewer,
     p = self.pixel(x, y)
     return f'RGB {p["rgb"]}, alpha {p["alpha"]:.3f}, {p["area"]}'
 
+# %% ../../nbs/widgets/matte.ipynb #069ebb89
 @patch
 def text(self:MatteViewer)->str:  # HTML
     "Name and size of the matte."
@@ -181,6 +188,7 @@ def content(self:MatteViewer)->np.ndarray:  # (H,W), (H,W,3) or (H,W,4) uint8
     if self.mode == 'foreground': return m.foreground
     return np.asarray(m.cutout() if _is_board(self.background) else m.composite(self.background))
 
+# %% ../../nbs/widgets/matte.ipynb #85e499bc
 @patch
 def save(self:MatteViewer,
     folder:str=None,  # where to, made if needed; None: the trait `folder`
@@ -203,6 +211,7 @@ def _background_controls(self:MatteViewer, attempt):
     for control in (typed, picker): control.observe(changed, 'value')
     return [typed, picker]
 
+# %% ../../nbs/widgets/matte.ipynb #156e4649
 @patch
 def _save_controls(self:MatteViewer, attempt):
     "Where to save, and a button."
@@ -212,6 +221,7 @@ def _save_controls(self:MatteViewer, attempt):
     button.on_click(lambda _: attempt(lambda: f'saved {self.save()}'))
     return [place, button]
 
+# %% ../../nbs/widgets/matte.ipynb #0ad3f4ca
 @patch
 def _controls(self:MatteViewer):
     note, attempt = message_line()

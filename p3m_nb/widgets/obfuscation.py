@@ -65,9 +65,11 @@ def load(self:ObfuscationStudio,
     if self.box: self.box = ()
     self._refresh()
 
+# %% ../../nbs/widgets/obfuscation.ipynb #2eb3aca1
 @patch
 def _at(self:ObfuscationStudio, size): return fit_window(self.image, view_window(self.image.shape[:2]), size)
 
+# %% ../../nbs/widgets/obfuscation.ipynb #850fcf2a
 @patch
 def _hide(self:ObfuscationStudio, scale):
     "`obfuscate` at `scale` times the size: the picture before, and what it gave."
@@ -85,6 +87,7 @@ def result(self:ObfuscationStudio)->Obfuscated:
     "The faces hidden, at full size."
     return self._hide(1)[1]
 
+# %% ../../nbs/widgets/obfuscation.ipynb #84dcba41
 @patch
 def tried(self:ObfuscationStudio)->tuple:  # (picture before, `Obfuscated`, faces that the finder still sees)
     "What the present settings do, at screen size."
@@ -97,6 +100,7 @@ def tried(self:ObfuscationStudio)->tuple:  # (picture before, `Obfuscated`, face
     finally: self.busy = False
     return self._tried[1]
 
+# %% ../../nbs/widgets/obfuscation.ipynb #5ed5e6d5
 @patch
 def save(self:ObfuscationStudio,
     folder:str=None,  # where to, made if needed; None: the trait `folder`
@@ -120,6 +124,7 @@ def scene(self:ObfuscationStudio)->Scene:
     panes = [Pane('before', ('before',)), Pane('after', ('after',), wipe=('before',), boxes=boxes)]
     return Scene(size, dict(before=self._before, after=self._after[1]), panes)
 
+# %% ../../nbs/widgets/obfuscation.ipynb #f0bf8129
 @patch
 def text(self:ObfuscationStudio)->str:
     "What was hidden and what is still seen."
@@ -143,6 +148,7 @@ def _upload(self:ObfuscationStudio, attempt):
     upload.observe(uploaded, 'value')
     return upload
 
+# %% ../../nbs/widgets/obfuscation.ipynb #79c524bd
 @patch
 def _controls(self:ObfuscationStudio):
     note, attempt = message_line()

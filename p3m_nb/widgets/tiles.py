@@ -28,12 +28,14 @@ def level_size(
     "The size of a `level`."
     return tuple(math.ceil(n / 2**level) for n in size)
 
+# %% ../../nbs/widgets/tiles.ipynb #eed3495d
 def top_level(
     size:tuple,  # (height, width) of the picture
 )->int:
     "The level at which a picture is one tile."
     return max(0, math.ceil(math.log2(max(size) / SIDE)))
 
+# %% ../../nbs/widgets/tiles.ipynb #047c19bb
 def _halved(a, labels):
     "`a` at half its size; an odd last row or column counts twice."
     h, w = a.shape[:2]
@@ -93,6 +95,7 @@ class Stretched:
 # %% ../../nbs/widgets/tiles.ipynb #ca13cb82
 _versions = itertools.count(1)
 
+# %% ../../nbs/widgets/tiles.ipynb #5f27df51
 class Layer:
     "What can be drawn."
     def __init__(self,
@@ -108,6 +111,7 @@ class Layer:
         "What is in a window."
         return self.make(*(p.part(k, window) for p in self.parts))
 
+# %% ../../nbs/widgets/tiles.ipynb #d62e5f12
 @patch
 def fitted(self:Layer,
     window:tuple,  # (top, left, height, width) in pixels of the picture
@@ -126,12 +130,14 @@ def gray_layer(
     "An alpha as a gray picture."
     return Layer(lambda a: a, Pyramid(lambda: alpha_to_uint(alpha() if callable(alpha) else alpha)))
 
+# %% ../../nbs/widgets/tiles.ipynb #71d76896
 def photo_layer(
     image:np.ndarray,  # (H,W,3) or (H,W) uint8
 )->Layer:
     "A picture as it is."
     return Layer(lambda a: a, Pyramid(image))
 
+# %% ../../nbs/widgets/tiles.ipynb #01111048
 def cutout_layer(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (H,W) in 0..1
@@ -143,6 +149,7 @@ def cutout_layer(
         return np.dstack([np.where((alpha > 0)[..., None], whole, 0), alpha]).astype(np.uint8)
     return Layer(make, Pyramid(image), Pyramid(lambda: alpha_to_uint(alpha)), foreground)
 
+# %% ../../nbs/widgets/tiles.ipynb #e8294887
 def tint_layer(
     mask:object,  # (H,W) uint8, or a function that gives it
     colour:tuple,  # RGB
@@ -165,6 +172,7 @@ def encode_tile(
     if a.ndim == 3: a = cv2.cvtColor(np.ascontiguousarray(a), cv2.COLOR_RGBA2BGRA)
     return cv2.imencode('.png', a, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes(), 'image/png'
 
+# %% ../../nbs/widgets/tiles.ipynb #ec3e324d
 def tile_window(
     size:tuple,  # (height, width) of the picture
     level:int,
@@ -185,6 +193,7 @@ class Pane:
     wipe: tuple = ()  # names of the layers that are drawn left of the wipe line
     boxes: tuple = ()  # (left, top, right, bottom) in pixels
 
+# %% ../../nbs/widgets/tiles.ipynb #3dbf2d08
 @dataclass
 class Scene:
     "What a viewer shows."
@@ -200,6 +209,7 @@ class Scene:
         versions = {n: layer.version for n, layer in self.layers.items()}
         return dict(size=list(self.size), layers=versions, panes=panes, columns=self.columns)
 
+# %% ../../nbs/widgets/tiles.ipynb #6cbb32b9
 def picture_scene(
     image:np.ndarray,  # (H,W,3) uint8
     title:str='',
@@ -215,6 +225,7 @@ def _over(out, a):
     share = a[..., 3:].astype(np.float32) / 255
     return (a[..., :3] * share + out * (1 - share) + .5).astype(np.uint8)
 
+# %% ../../nbs/widgets/tiles.ipynb #f97f46d8
 def _layers(scene, names, window, size):
     "The layers called `names` over each other."
     out = np.full((*size, 3), 255, np.uint8)
@@ -242,6 +253,7 @@ def draw_pane(
         cv2.rectangle(out, tuple(at[:2]), tuple(at[2:]), FACE_COLOUR, 2)
     return out
 
+# %% ../../nbs/widgets/tiles.ipynb #666d23a8
 def draw_scene(
     scene:Scene,
     zoom:float=1,  # 1 shows all

@@ -73,12 +73,14 @@ def update(self:TrainingView,
     self._follow()
     self._refresh()
 
+# %% ../../nbs/widgets/training.ipynb #72f294a5
 @patch(as_prop=True)
 def seen(self:TrainingView)->int:
     "The epoch whose mattes are seen, or `None`."
     if self.epoch != -1: return self.epoch
     return max(self.mattes) if self.mattes else None
 
+# %% ../../nbs/widgets/training.ipynb #cfe03d19
 @patch
 def curves(self:TrainingView)->np.ndarray:  # (height,screen,3) uint8
     "Loss parts and metrics, as `learner.plot_history` draws them."
@@ -104,6 +106,7 @@ def _matte_rows(self:TrainingView, height):
     picture[:, :size[1]] = fit_window(a, view_window(a.shape[:2]), size)
     return [title_strip(f'after epoch {self.seen}: {_LEGEND}', self.screen), picture]
 
+# %% ../../nbs/widgets/training.ipynb #0365e7dd
 @patch
 def picture(self:TrainingView)->np.ndarray:  # (height,width,3) uint8, at most 1024 a side
     "Curves above mattes."
@@ -111,6 +114,7 @@ def picture(self:TrainingView)->np.ndarray:  # (height,width,3) uint8, at most 1
     if self.show != 'curves' and self.seen is not None: parts += self._matte_rows(self.screen - sum(map(len, parts)))
     return np.vstack(parts) if parts else title_strip('no mattes yet', self.screen)
 
+# %% ../../nbs/widgets/training.ipynb #4d7016af
 @patch
 def text(self:TrainingView)->str:  # HTML
     "What the training does, and a table of the last and the best values."
@@ -127,6 +131,7 @@ def _follow(self:TrainingView):
     "The slider knows the epochs."
     self._epochs.options = [('latest', -1), *((str(e), e) for e in self.mattes)]
 
+# %% ../../nbs/widgets/training.ipynb #ece6af85
 @patch
 def _controls(self:TrainingView):
     layout = dict(width='420px')
@@ -135,6 +140,7 @@ def _controls(self:TrainingView):
     traitlets.link((self, 'epoch'), (self._epochs, 'value'))
     return [control_row(self._epochs, self._choice('show', '80px'))]
 
+# %% ../../nbs/widgets/training.ipynb #72cf60cd
 def _display(view):
     "Show `view` where there is a notebook: something whose `update(view)` shows it anew, or `None`."
     try: from IPython import display, get_ipython
@@ -179,6 +185,7 @@ def after_batch(self:TrainingMonitor):
     if self.view is None or rank_distrib() or time.monotonic() < self.due: return
     self._tell(f'batch {self.iter + 1} of {self.n_iter}, loss {float(self.smooth_loss):.4g}')
 
+# %% ../../nbs/widgets/training.ipynb #1149e6e4
 @patch
 def after_epoch(self:TrainingMonitor):
     "Show the mattes of the epoch; a validation on its own shows nothing."
@@ -190,6 +197,7 @@ def after_fit(self:TrainingMonitor):
     "The still picture is the last one."
     if self.handle is not None: self.handle.update(self.view)
 
+# %% ../../nbs/widgets/training.ipynb #a7462977
 @patch
 def _tell(self:TrainingMonitor, what, *mattes):
     start = time.monotonic()

@@ -22,6 +22,7 @@ from .tiles import Scene, draw_scene, encode_tile, picture_scene, tile_window
 THEMES = ('auto', 'light', 'dark', 'contrast')
 TOOLS = ('move', 'add', 'remove', 'soften', 'hair')
 
+# %% ../../nbs/widgets/viewer.ipynb #1086fc5e
 class Viewer(anywidget.AnyWidget):
     "A `Scene` in the browser; usable without one too."
     _esm = files('p3m_nb.widgets').joinpath('viewer.js').read_text(encoding='utf-8')
@@ -70,6 +71,7 @@ def tile(self:Viewer,
     if layer is None or layer.version != version or window is None: return None, None
     return encode_tile(layer.part(level, window), level)
 
+# %% ../../nbs/widgets/viewer.ipynb #e1cdade7
 @patch
 def pixel(self:Viewer,
     x:int,  # column
@@ -88,6 +90,7 @@ def _answer(self:Viewer, widget, content, buffers):
     work = dict(tiles=self._send_tiles, pixel=self._send_pixel, stroke=self._take_stroke).get(kind)
     if work: work(content)
 
+# %% ../../nbs/widgets/viewer.ipynb #d1815364
 @patch
 def _send_tiles(self:Viewer, content):
     for tile in content['tiles'][:64]:
@@ -98,12 +101,14 @@ def _send_tiles(self:Viewer, content):
 def _send_pixel(self:Viewer, content):
     self.send(dict(kind='pixel', text=self.pixel(int(content['x']), int(content['y']))))
 
+# %% ../../nbs/widgets/viewer.ipynb #5c55cd03
 @patch
 def _take_stroke(self:Viewer, content):
     if not self.stroke: return
     points = [tuple(map(float, p)) for p in content['points']]
     self.stroke(content['tool'], float(content['radius']), points)
 
+# %% ../../nbs/widgets/viewer.ipynb #aeb20bc2
 @patch
 def render(self:Viewer,
     screen:int=800,  # longest side in pixels
@@ -163,6 +168,7 @@ def jpeg(self:View,
     "What `render` shows as the bytes of a JPEG file."
     return encode_image(self.render(), '.jpg', quality)
 
+# %% ../../nbs/widgets/viewer.ipynb #4cdeed6d
 @patch
 def _repr_mimebundle_(self:View, include=None, exclude=None):
     still = self.jpeg(70)  # it stays in the file of the notebook
@@ -174,6 +180,7 @@ def widget(self:View)->ipywidgets.VBox:
     if '_widget' not in self.__dict__: self._widget = self._assemble()
     return self._widget
 
+# %% ../../nbs/widgets/viewer.ipynb #3cce5f44
 @patch
 def _assemble(self:View):
     if self._live: self.viewer = self._make_viewer()
@@ -184,6 +191,7 @@ def _assemble(self:View):
     self.observe(self._refresh, [n for n in self.trait_names() if n not in unseen])
     return box
 
+# %% ../../nbs/widgets/viewer.ipynb #cbe58c6c
 @patch
 def _make_viewer(self:View):
     "A viewer with the same state."
@@ -193,6 +201,7 @@ def _make_viewer(self:View):
     if self._wipe: traitlets.link((self, self._wipe), (viewer, 'wipe'))
     return viewer
 
+# %% ../../nbs/widgets/viewer.ipynb #390b722b
 @patch
 def _refresh(self:View, change=None):
     "Show what the state is now, if anything is shown."
@@ -207,6 +216,7 @@ NARROW = dict(description_width='60px')  # leaves room for a slider itself
 @patch
 def _controls(self:View): return []
 
+# %% ../../nbs/widgets/viewer.ipynb #eceaeb74
 @patch
 def _linked(self:View, kind, name, description='', **kwargs):
     "A control of class `kind` whose value is the trait `name`."
@@ -214,12 +224,14 @@ def _linked(self:View, kind, name, description='', **kwargs):
     traitlets.link((self, name), (control, 'value'))
     return control
 
+# %% ../../nbs/widgets/viewer.ipynb #47079783
 @patch
 def _slider(self:View, name, low=0., high=1., step=.01, **kwargs):
     "A slider for the trait `name`."
     look = dict(layout=dict(width='260px'), style=NARROW)
     return self._linked(ipywidgets.FloatSlider, name, min=low, max=high, step=step, **look, **kwargs)
 
+# %% ../../nbs/widgets/viewer.ipynb #58bafcc8
 @patch
 def _choice(self:View, name, width='95px'):
     "Buttons, one for each value that the trait `name` may have."
