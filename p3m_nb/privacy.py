@@ -271,7 +271,7 @@ def _sha256(data):
 
 # %% ../nbs/11_privacy.ipynb #dcc13c75
 def read_manifest(
-    path,  # `manifest.jsonl`, or the journal of a run
+    path:Path,  # `manifest.jsonl`, or the journal of a run
     torn:bool=False,  # lines that a killed run left half written are passed over
 )->dict:  # source -> record
     "The records that `obfuscate_folder` wrote; `ValueError` if the file is something else."
@@ -295,7 +295,7 @@ class _Manifest:
     @staticmethod
     def _line(record): return (json.dumps(record, ensure_ascii=False) + '\n').encode('utf-8', 'surrogateescape')
 
-    def add(self, record):
+    def add(self, record:dict):
         "Keep `record`, on disk before this returns."
         with self.lock:
             self.records[record['source']] = record
@@ -317,7 +317,7 @@ def _key(rel): return unicodedata.normalize('NFC', Path(rel).with_suffix('').as_
 class Partners:
     "The files of `folder` by name without suffix; looks nothing up when `folder` is None."
     def __init__(self,
-        folder,  # folder of images, or None
+        folder:str,  # folder of images, or None
         what:str,  # what they are, for messages, e.g. 'matte'
     ):
         self.folder, self.what, self.files = folder, what, {}
@@ -325,7 +325,7 @@ class Partners:
             twin = self.files.setdefault(_key(rel), path)
             if twin is not path: raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
 
-    def __call__(self, rel):
+    def __call__(self, rel:Path):
         "The file of the same name as `rel`, or None without a folder."
         if self.folder is None: return None
         path = self.files.get(_key(rel))
@@ -334,7 +334,7 @@ class Partners:
 
 # %% ../nbs/11_privacy.ipynb #c1559872
 def picture_count(
-    path,  # image file
+    path:Path,  # image file
 )->int:
     "How many pictures the file holds that are shown; 1 for a photograph of a telephone with previews behind it."
     info = image_info(path)
@@ -417,9 +417,9 @@ class _FolderRun:
         self.options = {k: getattr(settings, k) for k in kept}
         self.options['finder'] = finder_name(self.finder) if settings.masks is None else 'facemask'
 
-    def target(self, rel): return self.out/Path(rel).with_suffix('.jpg' if self.settings.jpeg else '.png')
+    def target(self, rel:Path): return self.out/Path(rel).with_suffix('.jpg' if self.settings.jpeg else '.png')
 
-    def inputs(self, path, rel):
+    def inputs(self, path:Path, rel:Path):
         "What the result depends on: digests of matte and facemask, that of the photograph if wanted, and the settings."
         source = path if self.settings.keep_links else None
         files = {'source': source, 'alpha': self.alphas(rel), 'mask': self.masks(rel)}
@@ -443,7 +443,7 @@ def _check_hidden(path, done):
 
 # %% ../nbs/11_privacy.ipynb #b8d404ff
 @patch
-def hide(self:_FolderRun, path, rel):
+def hide(self:_FolderRun, path:Path, rel:Path):
     "`Obfuscated` of one file, and its matte or None."
     mask, alpha = self.masks(rel), self.alphas(rel)
     _one_picture(path)
@@ -464,7 +464,7 @@ def _hide_mask(image, alpha, facemask, options):
 
 # %% ../nbs/11_privacy.ipynb #33c619a8
 @patch
-def work(self:_FolderRun, path, rel):
+def work(self:_FolderRun, path:Path, rel:Path):
     "Hide the faces of `path`; the record goes to the journal before the file appears."
     done, alpha = self.hide(path, rel)
     record = {'source': Path(rel).as_posix(), 'output': None, 'output_sha256': None} | self.inputs(path, rel)
@@ -483,7 +483,7 @@ def work(self:_FolderRun, path, rel):
 
 # %% ../nbs/11_privacy.ipynb #bb11a260
 @patch
-def note(self:_FolderRun, path, record):
+def note(self:_FolderRun, path:Path, record:dict):
     "Tell the report what a finished `record` says about `path`."
     if not record['output']:
         why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
@@ -495,7 +495,7 @@ def note(self:_FolderRun, path, record):
 
 # %% ../nbs/11_privacy.ipynb #fc8e8668
 @patch
-def finished(self:_FolderRun, path, rel):
+def finished(self:_FolderRun, path:Path, rel:Path):
     "Whether an earlier run did this file alike; `ValueError` where something else is in its place."
     target, record = self.target(rel), self.manifest.records.get(Path(rel).as_posix())
     if target.exists(): self._check_own(path, target, record)
@@ -523,7 +523,7 @@ def _check_own(self:_FolderRun, path, target, record):
 
 # %% ../nbs/11_privacy.ipynb #ecd79dc8
 @patch
-def plan(self:_FolderRun, files, overwrite):
+def plan(self:_FolderRun, files:list, overwrite:bool):
     "The files that are left: (path, target)."
     jobs, names = [], {}
     for path, rel in files:
@@ -538,7 +538,7 @@ def plan(self:_FolderRun, files, overwrite):
 
 # %% ../nbs/11_privacy.ipynb #73542491
 @patch
-def track(self:_FolderRun, files, **options):
+def track(self:_FolderRun, files:list, **options):
     "Look at all frames first, and fill the gaps between them."
     found = {}
     def look(path, _): found[path] = find_faces(load_image(path), self.finder)
@@ -565,7 +565,7 @@ def _changed(settings, changes):
 
 # %% ../nbs/11_privacy.ipynb #c685a77f
 @patch
-def finish(self:_FolderRun, jobs, rels, options):
+def finish(self:_FolderRun, jobs:list, rels:dict, options:dict):
     "Do the `jobs`, and write report and manifest."
     def work(path, _): self.work(path, rels[path])
     done = process_files([(path, []) for path, _ in jobs], work, desc='obfuscate', **options)

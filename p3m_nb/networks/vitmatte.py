@@ -320,7 +320,7 @@ ViTMatte.recipes = {
     'published': Recipe(
         epochs=100, bs=32, size=512, lr=5e-4, schedule='step', optimizer='adamw', wd=.1, warmup=.19,
         steps=(30, 90), groups=layer_decay(), source='arXiv 2305.15272 and its code',
-        notes='in the code lr x0.1 at epoch 30, x0.05 at 90; 250 steps of warm-up; starts from DINO ViT-S/16 with zeros '
+        notes='in the code x0.1 at epoch 30, x0.05 at 90; 250 steps of warm-up; starts from DINO ViT-S/16 with zeros '
         'for the trimap; weight decay is the framework default as we know it'),
     'fast': Recipe(
         epochs=20, bs=4, size=320, lr=2e-4, schedule='one-cycle', optimizer='adamw', wd=.1, clip=1., source='ours',
