@@ -20,6 +20,7 @@ class _Parser(argparse.ArgumentParser):
             message += f'; did you mean {near[0]}?'
         super().error(message)
 
+# %% ../nbs/80_cli.ipynb #e2e5dd12
 def _value_options(anno, default=None):
     "What `add_argument` needs to know about a parameter of the type `anno`."
     if anno is bool: return {'action': 'store_true' if default is False else argparse.BooleanOptionalAction}
@@ -42,6 +43,7 @@ def _add_parameter(parser, name, doc):
     flags = (['-o'] if name == 'out' else []) + ['--' + name.replace('_', '-')]
     parser.add_argument(*flags, dest=name, default=doc.default, **options)
 
+# %% ../nbs/80_cli.ipynb #618024f4
 def _add_setting(parser, f):
     "The option for the field `f` of a dataclass of settings; not given, it is None."
     facts, kind = f.metadata, f.type
@@ -65,6 +67,7 @@ def _parser(func, name, settings=None):
     for f in fields(settings) if settings else (): _add_setting(parser, f)
     return parser
 
+# %% ../nbs/80_cli.ipynb #64484e8a
 def _settings_class(address):
     "The dataclass at 'module:name', or None."
     if address is None: return None
@@ -74,6 +77,7 @@ def _settings_class(address):
 # %% ../nbs/80_cli.ipynb #66a4c3fa
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 
+# %% ../nbs/80_cli.ipynb #d0912c43
 def _run(func, name, settings):
     "Parse the command line, call `func` and leave with its status."
     options = vars(_parser(func, name, settings).parse_args())
@@ -89,11 +93,13 @@ def _run(func, name, settings):
     print(result, file=sys.stderr)
     sys.exit(0 if result.ok else 1)
 
+# %% ../nbs/80_cli.ipynb #fe216bd7
 def _say_what_can_be_said():
     "Characters that the terminal does not have are replaced, not an error after the work is done."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
+# %% ../nbs/80_cli.ipynb #292d78ff
 def command(func=None, settings=None):
     "Make the documented function `func` a command line program that it is when called without arguments."
     if func is None: return functools.partial(command, settings=settings)
@@ -179,6 +185,7 @@ def p3m_obfuscate(
                             keep_faceless=keep_faceless, keep_links=keep_links, frames=frames, jpeg=jpeg,
                             people=_person_finder() if people else None, overwrite=overwrite, n_workers=n_workers)
 
+# %% ../nbs/80_cli.ipynb #ca3d1c0d
 def _person_finder():
     "A function that gives the alpha of an image, by the shipped network."
     from p3m_nb.infer import Matter
@@ -199,6 +206,7 @@ def p3m_audit(
     from p3m_nb.audit import audit
     return audit(input, finder, out, n_workers=n_workers)
 
+# %% ../nbs/80_cli.ipynb #cb42a2b0
 def _identity(copies, originals, finder, n_workers):
     "Who in the folder of `copies` is still recognised."
     from p3m_nb.identity import identify
@@ -269,6 +277,7 @@ def _named(items):
     if twins := [n for n in names if names.count(n) > 1]: raise ValueError(f"two are called '{twins[0]}'; give them different names")
     return pairs
 
+# %% ../nbs/80_cli.ipynb #76ffc29d
 def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
     "Dict label -> `Method` of the options of `p3m_eval`."
     from p3m_nb.methods import network_method, onnx_method, stored_method, trimap_method
@@ -281,6 +290,7 @@ def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
     if twins := [l for l in labels if labels.count(l) > 1]: raise ValueError(f"two methods are called '{twins[0]}'; name them, e.g. first=PATH second=PATH")
     return dict(zip(labels, (m for _, m in found)))
 
+# %% ../nbs/80_cli.ipynb #2c6e6954
 def _eval_tests(data, split, obfuscate, images, alphas):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from pathlib import Path

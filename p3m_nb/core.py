@@ -26,6 +26,7 @@ from PIL import Image, ImageCms, ImageColor
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
 FilePath = str | os.PathLike
 
+# %% ../nbs/00_core.ipynb #e8590fc5
 def choose(
     name:str,  # what is chosen, for the message, e.g. 'arch'
     value:object,  # what the user gave
@@ -99,6 +100,7 @@ _MAGIC = (
     (b'gimp xcf', 'XCF'), (b'v/1\x01', 'OpenEXR'), (b'#?RADIANCE', 'Radiance HDR'))
 _HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'}
 
+# %% ../nbs/00_core.ipynb #c9164cba
 def _isobmff(head):
     "Kind of a picture in an ISO base media file, by the brands at its start."
     size = min(max(int.from_bytes(head[:4], 'big'), 16), len(head))
@@ -954,6 +956,8 @@ def composite(
 def _libc():
     "glibc's `mallopt` and `malloc_trim`, or None elsewhere."
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
+
+# %% ../nbs/00_core.ipynb #36cf4666
 _kept = types.SimpleNamespace(on=False)
 _MALLOPT = dict(mmap_max=-4, mmap_threshold=-3, trim_threshold=-1, top_pad=-2)  # glibc's numbers
 _USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=128 << 10, top_pad=0)

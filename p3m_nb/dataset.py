@@ -41,6 +41,7 @@ OTHER_ENDINGS = ('_cutout', '_preview', '_composite')  # results that are no par
 SPLITS = {'train': ('train', 'training'), 'rest': ('validation', 'valid', 'val', 'test'),
           'P3M-500-P': ('P3M-500-P',), 'P3M-500-NP': ('P3M-500-NP',)}
 
+# %% ../nbs/08_dataset.ipynb #44f7a5e4
 def _plain(name):
     "The name of a folder as the table compares it."
     return re.sub('[-_ ]', '', name).lower()
@@ -114,6 +115,7 @@ def _is_derived(key, keys):
 
 def _short(key): return key.rpartition('_')[0]
 
+# %% ../nbs/08_dataset.ipynb #9f7f4c20
 def _photographs(part_folder):
     "The photographs of an image folder: dict name -> path, without what was made from others of them."
     keys = set(part_folder.files)
@@ -247,6 +249,7 @@ def _hold_out(samples, pct, seed):
     chosen = set(sorted(samples, key=rank)[:max(n, 0)])
     return [replace(s, held_out=s in chosen) for s in samples]
 
+# %% ../nbs/08_dataset.ipynb #203afe0b
 def _names_to_skip(skip):
     "The set of names in `skip`, a list or a text file."
     if isinstance(skip, (str, os.PathLike)): skip = regular_file(skip).read_text(encoding='utf-8').split('\n')
@@ -563,6 +566,8 @@ def _in_both(splits):
     digests = [(name, s, hashlib.blake2b(s.image.read_bytes()).digest()) for name, s in _of_equal_size(splits)]
     tests = {digest: (name, s.image) for name, s, digest in reversed(digests) if name != 'train'}
     return [(s, *tests[digest]) for name, s, digest in digests if name == 'train' and digest in tests]
+
+# %% ../nbs/08_dataset.ipynb #ef77ae62
 PUBLISHED = {'train': 9421, 'P3M-500-P': 500, 'P3M-500-NP': 500}  # images in each split of P3M-10k
 
 # %% ../nbs/08_dataset.ipynb #98f15b97
@@ -642,7 +647,7 @@ def _entries(z, target):
     return out
 
 # %% ../nbs/08_dataset.ipynb #8dee7f36
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # the last: an unknown compression
 
 def _read_through(z, info):
     "Read the entry `info` to its end; `zipfile` compares its checksum."

@@ -35,6 +35,7 @@ def enlarge_alpha(
     kernel = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
     return np.clip(cv2.resize(alpha, size[::-1], interpolation=kernel), 0, 1)
 
+# %% ../nbs/49_detail.ipynb #c2f09928
 def _shrink(a, size):
     "`a` (H,W[,C]) scaled to `size` (height, width) by areas."
     return a if a.shape[:2] == tuple(size) else cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA)
@@ -63,6 +64,7 @@ class Zones(NamedTuple):
 def _ellipse(radius):
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
 
+# %% ../nbs/49_detail.ipynb #e9cbe128
 def _faded(zone, shorter):
     "Weights that are zero off `zone` and rise inside it over 0.2 % of the shorter side."
     radius = max(1, round(.002 * shorter))
@@ -120,6 +122,7 @@ class LocalColours(NamedTuple):
     foreground: np.ndarray
     background: np.ndarray
 
+# %% ../nbs/49_detail.ipynb #713e0a87
 def _weighted_mean(image, weight):
     "Mean of `image` with `weight`: near, by two boxes of radius 3, and far, of radius 14; 0.5 where there is nothing."
     weighted = np.dstack([image * weight[..., None], weight]).astype(np.float32)
@@ -127,6 +130,7 @@ def _weighted_mean(image, weight):
     total = near + np.float32(.03) * far + np.float32([5e-5, 5e-5, 5e-5, 1e-4])
     return total[..., :3] / total[..., 3:]
 
+# %% ../nbs/49_detail.ipynb #0e910363
 def local_colours(
     image:np.ndarray,  # (H,W,3) uint8, or float32 in 0..1
     alpha:np.ndarray,  # (h,w) float32 in 0..1, of any size
@@ -164,6 +168,7 @@ def _conv(c_in, c_out, stride=1, dilation=1):
 def _double(x):
     return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
 
+# %% ../nbs/49_detail.ipynb #99b6933a
 class Refiner(nn.Module):
     "Redraws alpha in soft areas, from the planes of `refiner_planes`."
     def __init__(self,
@@ -240,6 +245,7 @@ def _read_refiner(path):
     except safetensors.SafetensorError as e:
         raise ValueError(f'{path}: not a safetensors file, or damaged ({e})') from None
 
+# %% ../nbs/49_detail.ipynb #3609e803
 def load_refiner(
     path:str|Path,  # a .safetensors file of `save_refiner`
 )->Refiner:  # in evaluation mode, with the facts in `.metadata`
@@ -263,6 +269,7 @@ def shipped_refiner()->Refiner:  # in evaluation mode, with the facts in `.metad
 # %% ../nbs/49_detail.ipynb #e760ed3c
 BLOCK, CONTEXT, RUN = 128, 24, 6  # pixels, pixels, blocks
 
+# %% ../nbs/49_detail.ipynb #3cece3d3
 class _Box(NamedTuple):
     "A rectangle of pixels."
     y0: int
@@ -276,6 +283,7 @@ class _Box(NamedTuple):
     def size(self): return self.y1 - self.y0, self.x1 - self.x0
     def inside(self, outer): return _Box(self.y0 - outer.y0, self.y1 - outer.y0, self.x0 - outer.x0, self.x1 - outer.x0)
 
+# %% ../nbs/49_detail.ipynb #d21c6af2
 def _around(box, size):
     "`box` with context, its sides multiples of 8; it may reach over the lower and right border of `size`."
     low = lambda n: max(0, n - CONTEXT) // 8 * 8
@@ -289,6 +297,7 @@ def _span(start, stop, scale, most):
     first = min(max(0, int(np.floor(at))), most - 1)
     return first, min(most, int(np.ceil((stop - .5) * scale - .5)) + 1), at - first
 
+# %% ../nbs/49_detail.ipynb #8b753497
 def _sample(part, shape, box, size):
     "A map of `shape`, whose part (rows, columns) `part` gives, linearly interpolated in `box` of a picture of `size`."
     (top, bottom, dy), (left, right, dx) = (_span(*ends, small / large, small) for ends, small, large in
@@ -297,6 +306,7 @@ def _sample(part, shape, box, size):
     return cv2.warpAffine(part(slice(top, bottom), slice(left, right)), matrix, box.size[::-1],
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
 
+# %% ../nbs/49_detail.ipynb #d453bb2f
 def _of(a, box, size):
     "The map `a` in `box`, see `_sample`."
     return _sample(lambda *window: a[window], a.shape, box, size)
@@ -311,10 +321,12 @@ class _Level(NamedTuple):
     zones: Zones
     colours: LocalColours
 
+# %% ../nbs/49_detail.ipynb #42604da8
 def _make_level(image, start, coarse, first):
     zones, colours = detail_zones(coarse, first), local_colours(image, coarse)
     return _Level(image, start, coarse, _shrink(image, coarse.shape), zones, colours)
 
+# %% ../nbs/49_detail.ipynb #2e5a736b
 def _guided(level, box):
     "Alpha in `box` with the guided filter in the edge zone."
     start, size = level.start[box.window], level.image.shape[:2]
@@ -343,6 +355,7 @@ def _redraw(level, box, alpha, refiner):
     x = torch.from_numpy(planes).to(weight.device, weight.dtype)[None].permute(0, 3, 1, 2)
     with torch.inference_mode(): return refiner(x)[0, 0].float().cpu().numpy().clip(0, 1)
 
+# %% ../nbs/49_detail.ipynb #df15e655
 def _redo(level, box, refiner, out):
     "Alpha of `box` into `out`."
     size = level.image.shape[:2]
@@ -366,6 +379,7 @@ def _runs(active):
             yield start, i
             start = i if on else None
 
+# %% ../nbs/49_detail.ipynb #2d22491f
 def _tight(box, touched, size):
     "`box` cut to where the map `touched` is not zero, or None."
     weight = _of(touched, box, size) > 0
@@ -373,6 +387,7 @@ def _tight(box, touched, size):
     (top, bottom), (left, right) = (np.flatnonzero(weight.any(axis))[[0, -1]] for axis in (1, 0))
     return _Box(box.y0 + int(top), box.y0 + int(bottom) + 1, box.x0 + int(left), box.x0 + int(right) + 1)
 
+# %% ../nbs/49_detail.ipynb #16807270
 def _boxes(touched, size, block=BLOCK):
     "The tiles of a photograph of `size` that the map `touched` needs."
     starts = [range(0, n, block) for n in size]
@@ -389,12 +404,14 @@ def _check_shape(image, alpha):
     raise ValueError(f'the alpha is {w}x{h} but the image {W}x{H}: not the same shape; '
                      'scale the alpha to the shape of the image first')
 
+# %% ../nbs/49_detail.ipynb #3d13750f
 def _coarse(alpha, size, shorter):
     "`alpha`, or, where it is as large as the photograph, reduced to `shorter`."
     if alpha.shape[0] < size[0] or alpha.shape[1] < size[1]: return alpha
     scale = shorter / min(size)
     return _shrink(alpha, tuple(max(1, round(n * scale)) for n in size)) if scale < 1 else alpha
 
+# %% ../nbs/49_detail.ipynb #c772d9b2
 def _one_level(image, given, coarse, change, refiner, first):
     "(alpha, its change against the enlarged `given`) of a photograph of one size."
     size = image.shape[:2]

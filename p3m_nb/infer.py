@@ -40,6 +40,7 @@ def _along(a, size, axis):
     padded = np.pad(a, [(1, 1) if i == axis else (0, 0) for i in range(a.ndim)])
     return padded.take(low + 1, axis) * (1 - weight) + padded.take(low + 2, axis) * weight
 
+# %% ../nbs/50_infer.ipynb #e04779fd
 def resize_paper(
     a:np.ndarray,  # (H,W) or (H,W,C) numbers
     size:tuple,  # (height, width)
@@ -57,6 +58,7 @@ def _isotropic(size, shorter, enlarge):
     scale = min(shorter / min(size), LONGEST / max(size), enlarge)
     return tuple(max(1, round(n * scale)) for n in size)
 
+# %% ../nbs/50_infer.ipynb #27823766
 def network_sizes(
     size:tuple,  # (height, width) of the photograph
     strategy:str='hybrid',  # 'resize' or 'hybrid'
@@ -97,6 +99,7 @@ class _HalfReLU(nn.Module):
         x.view(torch.int16).clamp_(0, top)
         return x
 
+# %% ../nbs/50_infer.ipynb #0396683d
 def _half_relus(module):
     "Replace the ReLUs in `module` by `_HalfReLU`, in place."
     for name, child in module.named_children():
@@ -112,6 +115,7 @@ class _ConvReLU(nn.Conv2d):
 
 class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
 
+# %% ../nbs/50_infer.ipynb #62e04e09
 @functools.cache
 def _can_fuse(dtype):
     "Whether this build of torch has that operator and it is right."
@@ -120,11 +124,13 @@ def _can_fuse(dtype):
         try: return all(torch.allclose(_with_relu(copy.deepcopy(conv), relu)(x), relu(conv(x)), rtol=1e-2, atol=1e-2) for relu in (nn.ReLU(), nn.ReLU6()))
         except (AttributeError, RuntimeError, TypeError): return False
 
+# %% ../nbs/50_infer.ipynb #fc5e43fd
 def _with_relu(conv, relu):
     "`conv`, which from now on does the work of `relu` too."
     conv.__class__ = _ConvReLU6 if isinstance(relu, nn.ReLU6) else _ConvReLU
     return conv
 
+# %% ../nbs/50_infer.ipynb #36cc8e9c
 def _fuse_relus(module):
     "Make (convolution, folded batch norm, ReLU) one `_ConvReLU`, in place."
     if isinstance(module, nn.Sequential):
@@ -205,6 +211,7 @@ def preview(self:Matte,
     cut = core.composite(core.estimate_foreground(image, alpha), alpha, board)
     return Image.fromarray(np.hstack([image, np.repeat(core.alpha_to_uint(alpha)[..., None], 3, 2), cut]))
 
+# %% ../nbs/50_infer.ipynb #db4cd59d
 def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
     if isinstance(background, str) and not Path(background).expanduser().exists():
@@ -221,6 +228,7 @@ def best_device()->str:  # 'cuda', 'mps' or 'cpu'
     "The fastest device of this machine."
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+# %% ../nbs/50_infer.ipynb #4864ee9f
 def _only(options, *names):
     odd = sorted(set(options) - set(names))
     if odd: raise TypeError(f'Matter has no argument {odd[0]!r}; look at help(Matter)')
@@ -236,6 +244,7 @@ def _device(device):
         raise ValueError(f"device '{device}' cannot be used here ({str(e).splitlines()[0]}); try 'cpu'") from None
     return found
 
+# %% ../nbs/50_infer.ipynb #d629f122
 def _trimap_free(weights):
     "The network of `weights`: a file, a name with shipped weights, a network, or None for the shipped one."
     if isinstance(weights, Network): model = weights
@@ -244,6 +253,7 @@ def _trimap_free(weights):
     if model.kind == 'trimap-free': return model
     raise ValueError(f"{model.name} needs a trimap; give it as a second stage: Matter(refine='{model.name}', refine_weights=FILE)")
 
+# %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(model, strategy, metadata):
     "How `model` is run: 'hybrid' needs the two halves that P3M-Net has."
     if strategy is not None: choose('strategy', strategy, STRATEGIES)
@@ -298,6 +308,7 @@ def _behind(self:Matter, refiner):
     "Whether `refiner` was trained behind these weights."
     return getattr(refiner, 'metadata', {}).get('coarse', '') == self.metadata.get('sha256', 'unknown')
 
+# %% ../nbs/50_infer.ipynb #65782341
 @patch
 def _set_detail(self:Matter, detail):
     "Set `self.refiner`: folded and on the device, or None."
@@ -319,6 +330,7 @@ def _to_tensor(image, size, resize, network):
         scaled = cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_REPLICATE)
     return network.normalise(torch.from_numpy(scaled.astype(np.float32) / 255).permute(2, 0, 1)[None])
 
+# %% ../nbs/50_infer.ipynb #cd392465
 def rescale_alpha(
     alpha:np.ndarray,  # (h,w) float32 in 0..1
     size:tuple,  # (height, width)
@@ -336,6 +348,7 @@ def _run(self:Matter, method, image, size):
     if method == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
     return out[..., :size[0], :size[1]].float().cpu()
 
+# %% ../nbs/50_infer.ipynb #4e217421
 @patch
 def coarse_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
@@ -351,6 +364,7 @@ def coarse_alpha(self:Matter,
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
     return drop_small_parts(alpha, self.min_part)
 
+# %% ../nbs/50_infer.ipynb #365e18f8
 @patch
 def alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
@@ -361,6 +375,7 @@ def alpha(self:Matter,
     else: first = rescale_alpha(coarse, image.shape[:2], self.resize)
     return first if self.second is None else refine_with(self.second, image, self.trimap(image), first)
 
+# %% ../nbs/50_infer.ipynb #8be128af
 @patch
 def _hybrid_paper(self:Matter, image, low, high):
     "HYBRID as published: the labels 0, 128, 255 are enlarged like a picture; exactly 0 and 255 decide, the matting pass does elsewhere."
@@ -392,6 +407,7 @@ def _trimap_of_alpha(alpha):
     sure = np.where(alpha < .02, 0, np.where(alpha > .98, 1, alpha))
     return core.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
 
+# %% ../nbs/50_infer.ipynb #929ec892
 @patch
 def trimap(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
@@ -417,6 +433,7 @@ def output_files(
     kinds = ['alpha.png'] if alpha_only else ['alpha.png', 'cutout.png', 'composite.jpg' if composite else 'preview.jpg']
     return [Path(out)/Path(name).parent/f'{Path(name).stem}_{kind}' for kind in kinds]
 
+# %% ../nbs/50_infer.ipynb #fbf55242
 def _write(matte, outputs, background):
     "Save what the names of `outputs` ask for."
     for path in outputs:

@@ -112,6 +112,7 @@ FAULTS = dict(
     shared='the same matte belongs to other photographs too; make one for each')
 MISPLACED = ('mirrored', 'upside_down', 'turned', 'moved', 'unrelated')
 
+# %% ../nbs/06_mattes.ipynb #314afce7
 def _misplaced(fit):
     "The fault of a matte whose edges lie elsewhere, or None."
     best = max(('mirrored', 'upside_down', 'turned', 'moved'), key=fit.get)
