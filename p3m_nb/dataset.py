@@ -647,7 +647,7 @@ def _entries(z, target):
     return out
 
 # %% ../nbs/08_dataset.ipynb #8dee7f36
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # the last: an unknown compression
 
 def _read_through(z, info):
     "Read the entry `info` to its end; `zipfile` compares its checksum."

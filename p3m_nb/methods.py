@@ -101,7 +101,8 @@ def network_method(
     return Method(functools.partial(refine_with, network), name or model.name, settings, 'trimap')
 
 # %% ../nbs/60_methods.ipynb #fe952ca5
-_NORMALISE = {'half': (np.float32(.5), np.float32(.5)), 'imagenet': (np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)), 'unit': (np.float32(0), np.float32(1))}
+_NORMALISE = {'half': (.5, .5), 'imagenet': (IMAGENET_MEAN, IMAGENET_STD), 'unit': (0, 1)}  # mean, deviation
+_NORMALISE = {name: tuple(map(np.float32, pair)) for name, pair in _NORMALISE.items()}
 
 # %% ../nbs/60_methods.ipynb #ca235807
 def _onnx_session(path):

@@ -107,6 +107,7 @@ RESNETS = {  # name: block, blocks a stage, groups, width of a group
 # %% ../../nbs/networks/blocks.ipynb #18d95e91
 class ResNet(nn.Module):
     "An ordinary ResNet or ResNeXt without its classifier; returns five levels."
+    unused = ('fc.',)  # what ImageNet weights hold beside
     def __init__(self,
         name:str='resnet34',  # of `RESNETS`
         stride:int=32,  # from the image to the last level: 32, 16 or 8
