@@ -280,10 +280,12 @@ class FaceSearch:
         detector,  # callable image -> list of `Face`, for upright faces in ordinary light
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
+        doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
         turned:int=256,  # longest side of the turned copies in pixels
         sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
-        self.detector, self.pixels, self.turns, self.turned, self.sure = detector, pixels, turns, turned, sure
+        self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
+        self.turned, self.sure = turned, sure
         self.name = finder_name(detector)
 
     def __call__(self,
@@ -293,10 +295,14 @@ class FaceSearch:
         image = brightened(image)
         h, w = image.shape[:2]
         found = self._look(image, 0, min(1, (self.pixels / (h * w)) ** .5))
-        for angle in self.turns:
-            faces = self._look(image, angle, min(1, self.turned / max(h, w)))
-            found += [f for f in faces if f.score >= self.sure]
+        found += self._turned(image, self.turns)
+        if not found: found = self._turned(image, self.doubt)
         return distinct(found, quality=_likeness)
+
+    def _turned(self, image, turns):
+        "What the detector is sure of in small copies that are turned by `turns`."
+        shrink = min(1, self.turned / max(image.shape[:2]))
+        return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
     def _look(self, image, angle, shrink):
         "What the detector finds in `image`, turned by `angle` and scaled by `shrink`."
