@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from fastcore.meta import delegates
 
 from .core import (alpha_to_uint, atomic_write, choose, load_alpha, load_image, make_trimap, one_line,
                          save_alpha)
@@ -319,7 +318,6 @@ def _check_faces(tests, samples, names):
     raise ValueError(f'{tests.name}: has no face masks, so {names[0]} cannot be measured')
 
 # %% ../nbs/61_benchmark.ipynb #436529df
-@delegates(Scoring)
 def evaluate(
     method:object,  # what `as_method` takes
     data:object,  # what `test_set` takes
