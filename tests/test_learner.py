@@ -1,5 +1,5 @@
 "Trainings that are killed, full, shared by two processes, logged; and what p3m_train says to bad input."
-import os, re, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
