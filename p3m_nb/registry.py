@@ -7,7 +7,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'KINDS', 'Recipe', 'Network', 'padde
            'register_network', 'list_models', 'network_entry']
 
 # %% ../nbs/19_registry.ipynb #eaff72ff
-import difflib, functools, importlib, inspect, pkgutil
+import difflib, functools, importlib, inspect, pkgutil, warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -156,6 +156,13 @@ class NetworkEntry:
 _ENTRIES = {}
 
 # %% ../nbs/19_registry.ipynb #2c1e4e7a
+def _is_taken(name, make):
+    "Whether a network of the package has the `name` already, and `make` is not of the package: then the package's stays."
+    inside = 'p3m_nb.'
+    taken = name in _ENTRIES and _ENTRIES[name].make.__module__.startswith(inside) and not make.__module__.startswith(inside)
+    if taken: warnings.warn(f"a network of p3m_nb is called '{name}' already, and stays; choose another name for yours")
+    return taken
+
 def register_network(
     name:str,  # what people type
     kind:str='trimap-free',  # or 'trimap-based'
@@ -173,7 +180,7 @@ def register_network(
             network = make(**options)
             network.name, network.kind, network.options = name, kind, dict(options)
             return network
-        _ENTRIES[name] = NetworkEntry(name, named, kind, source, terms, reconstruction, generic)
+        if not _is_taken(name, make): _ENTRIES[name] = NetworkEntry(name, named, kind, source, terms, reconstruction, generic)
         return named
     return register
 

@@ -189,3 +189,11 @@ def test_overfits_one_portrait(name):
         sum(net.losses(output, batch.image, batch).values()).backward()
         opt.step()
     assert evaluated(net, batch) < bound
+
+
+def test_a_name_of_the_package_is_not_taken_over():
+    "Notebooks that are run in one process, and users, may register a name that the package has: the package's network stays."
+    from p3m_nb.registry import network_entry, register_network
+    with pytest.warns(UserWarning, match="called 'p3mnet_lite' already"):
+        register_network('p3mnet_lite')(lambda: None)
+    assert network_entry('p3mnet_lite').make.__module__ == 'p3m_nb.model'
