@@ -69,33 +69,6 @@ MAY_IMPORT = {
         'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
     }.items()
 }
-WITHOUT_FASTAI = (
-    'core',
-    'settings',
-    'jobs',
-    'mattes',
-    'synth',
-    'dataset',
-    'faces',
-    'privacy',
-    'audit',
-    'identity',
-    'prepare',
-    'random_trimaps',
-    'crops',
-    'registry',
-    'state_dicts',
-    'encoders',
-    'model',
-    'weights',
-    'losses',
-    'trimap_losses',
-    'metrics',
-    'trimaps',
-    'detail',
-    'infer',
-    'networks.*',
-)
 WITHOUT_TORCH = (
     'core',
     'settings',
@@ -110,6 +83,21 @@ WITHOUT_TORCH = (
     'prepare',
     'random_trimaps',
     'crops',
+)
+WITHOUT_FASTAI = (
+    *WITHOUT_TORCH,
+    'registry',
+    'state_dicts',
+    'encoders',
+    'model',
+    'weights',
+    'losses',
+    'trimap_losses',
+    'metrics',
+    'trimaps',
+    'detail',
+    'infer',
+    'networks.*',
 )
 
 
