@@ -302,7 +302,7 @@ class FaceSearch:
     def _turned(self, image, turns):
         "What the detector is sure of in small copies that are turned by `turns`."
         longest = max(image.shape[:2])
-        side = min(self.turned, max(.41 * longest, 160))  # a sixth of the picture's pixels: no longer than the first look
+        side = min(self.turned, max(.41 * longest, 160))  # .41: a sixth of the pixels, so three turns cost half a look
         shrink = min(1, side / longest)
         return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
