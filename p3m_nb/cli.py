@@ -171,13 +171,15 @@ def p3m_matte(
     if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
+# %% ../nbs/80_cli.ipynb #0fd2b6a1
+_Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
+
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command(settings='p3m_nb.settings:HideSettings')
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    # black; face-coloured; blur and blocks are weak
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',
+    method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
     overwrite:bool=False,  # make results again that exist
     n_workers:int=None,  # threads (default: one per processor)
@@ -223,7 +225,7 @@ def p3m_prepare(
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # with -o: how faces are hidden
+    method:_Method='release',  # with -o: how faces are hidden
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
