@@ -1,7 +1,8 @@
 """A small PPT comparison of every network of the package: each trained here on blurred and on visible faces, and tested
 on both. It shows that the machinery works for all of them; its numbers are not the paper's, and cannot be.
 
-    python tools/make_labels.py --teacher modnet.onnx --out labels --sets people/interfaces people/faker   # training mattes
+    python tools/make_labels.py --teacher modnet.onnx --out labels \
+        --sets people/interfaces people/faker   # the training mattes
     python benchmarks/ppt_comparison.py --labels labels/people_interfaces labels/people_faker --out /tmp/comparison
 
 One budget for all, from random weights: the same photographs in the same order, Adam, one cycle, the published crops,
@@ -29,6 +30,7 @@ from p3m_nb.registry import list_models, network_entry
 
 BASIC = 'p3mnet_r34, BASIC'  # P3M-Net without its three modules, the paper's own baseline
 SETTINGS = dict(B='blurred', N='visible')
+TERMS = 'people/interfaces, people/faker', 'CC0 photographs, a benchmark only'  # written into the weights' files
 KERNEL = 9  # side of the kernel that makes test trimaps, about 18 at the size of the training photographs
 
 
@@ -51,16 +53,24 @@ def write_pair(folders, stem, image, alpha, shorter, trimap):
     image, alpha = shrunk(image, alpha, shorter)
     save_image(image, folders/f'image/{stem}.png')
     save_alpha(alpha, folders/f'alpha/{stem}.png')
-    if trimap: save_alpha(make_trimap((alpha * 255 + .5).astype(np.uint8), KERNEL) / 255, folders/f'trimap/{stem}.png')
+    if not trimap: return
+    trimap = make_trimap((alpha * 255 + .5).astype(np.uint8), KERNEL)
+    save_alpha(trimap / 255, folders/f'trimap/{stem}.png')
+
+
+def shuffled_pairs(folders):
+    "(photograph, matte) of all `folders`, in an order that is always the same."
+    pairs = [(p, f/f'alpha/{p.stem}.png') for f in folders for p in sorted((f/'image').iterdir())]
+    pairs = [pair for pair in pairs if pair[1].exists()]
+    random.Random(0).shuffle(pairs)
+    return pairs
 
 
 def make_set(folders, out, n, shorter, trimap):
     "`n` photographs of `folders` (with image/ and alpha/) in which a face is found, as they are and blurred."
     from p3m_nb.privacy import obfuscate
     if (out/'done').exists(): return
-    pairs = [(p, f/f'alpha/{p.stem}.png') for f in folders for p in sorted((f/'image').iterdir())]
-    pairs = [(image, matte) for image, matte in pairs if matte.exists()]
-    random.Random(0).shuffle(pairs)
+    pairs = shuffled_pairs(folders)
     kept = 0
     for path, matte in pairs:
         image, alpha = load_image(path), load_alpha(matte)
@@ -114,7 +124,8 @@ def scores(model, name, test, args):
     result = evaluate(method, test, names=('sad', 'mse', 'sad_t'), progress=False)
     assert result.ok, str(result)
     means = result.means().iloc[0]
-    return {m: float(means[m]) for m in ('sad', 'mse', 'sad_t')} | dict(seconds=(time.process_time() - start) / len(result.frame))
+    seconds = (time.process_time() - start) / len(result.frame)
+    return {m: float(means[m]) for m in ('sad', 'mse', 'sad_t')} | dict(seconds=seconds)
 
 
 def result_file(args, name, kind, seed):
@@ -130,9 +141,9 @@ def run_one(name, args):
             if file.exists(): continue
             model, facts = trained(name, args.out/'train'/folder, args, seed)
             facts |= {f'test_{t}': scores(model, name, args.out/'test'/d, args) for t, d in SETTINGS.items()}
+            save_model(model, args.out/'weights'/f'{file.stem}.safetensors', *TERMS)
             facts |= dict(name=name, kind=model.kind, trained=kind, seed=seed, size=args.size, bs=args.bs, lr=args.lr,
                           parameters=sum(p.numel() for p in model.parameters()))
-            save_model(model, args.out/'weights'/file.with_suffix('.safetensors').name, 'people/interfaces, people/faker', 'CC0 photographs, a benchmark only')
             with atomic_write(file) as tmp: tmp.write_text(json.dumps(facts, indent=1), encoding='utf-8')
 
 
@@ -143,8 +154,8 @@ def run_all(args):
             if all(result_file(args, name, kind, seed).exists() for kind in SETTINGS): continue
             start = time.monotonic()
             options = [f'--{k}={getattr(args, k)}' for k in ('out', 'size', 'bs', 'lr', 'epochs')]
-            done = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--only', name, *options, '--seeds', str(seed)],
-                                  stderr=subprocess.PIPE, text=True)
+            command = [sys.executable, '-W', 'ignore', __file__, '--only', name, *options, '--seeds', str(seed)]
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             said = 'done' if not done.returncode else done.stderr.strip().splitlines()[-1]
             print(f'{name}, seed {seed}: {said}, {time.monotonic() - start:.0f} s', flush=True)
 
@@ -158,31 +169,34 @@ def found(args):
     return results
 
 
-def cell(facts, trained_on, tested_on, metric, digits=2):
+def cell(facts, trained_on, tested_on, metric):
     "The mean over seeds, and their range if there are several."
     values = [f[f'test_{tested_on}'][metric] for f in facts if f['trained'] == trained_on]
     if not values: return ''
-    spread = f' ({min(values):.{digits}f} to {max(values):.{digits}f})' if len(values) > 1 else ''
-    return f'{np.mean(values):.{digits}f}{spread}'
+    spread = f' ({min(values):.2f} to {max(values):.2f})' if len(values) > 1 else ''
+    return f'{np.mean(values):.2f}{spread}'
 
 
-def table(args, kind):
-    "The rows of the networks of one kind; SAD-T first where a trimap is given, as in the paper."
-    metric = 'sad' if kind == 'trimap-free' else 'sad_t'
-    head = metric.upper().replace('_', '-')
-    pairs = [(a, b) for a in SETTINGS for b in SETTINGS]
-    print(f'| {kind} | seeds | ' + ' | '.join(f'{head} {a}:{b}' for a, b in pairs) + ' | MSE B:B | loss | M parameters | '
-          'training s | photograph s | training MB |')
-    print('|---' * 12 + '|')
-    for name, facts in found(args).items():
-        if facts[0]['kind'] != kind: continue
-        mean = lambda key: np.mean([f[key] for f in facts])
-        cells = [f'`{name}`', ' '.join(map(str, sorted({f['seed'] for f in facts})))]
-        cells += [cell(facts, a, b, metric) for a, b in pairs] + [cell(facts, 'B', 'B', 'mse', 3)]
-        cells += [f'{mean("first_loss"):.3g} to {mean("last_loss"):.3g}', f'{facts[0]["parameters"] / 1e6:.1f}']
-        cells += [f'{mean("train_seconds"):.0f}', f'{np.mean([f["test_B"]["seconds"] for f in facts]):.2f}', f'{mean("memory"):.0f}']
-        print(f'| {" | ".join(cells)} |')
-    print()
+def row(name, facts):
+    "The results of one network as a row of the table."
+    mean = lambda key: np.mean([f[key] for f in facts])
+    seeds = ' '.join(map(str, sorted({f['seed'] for f in facts})))
+    scores = [cell(facts, a, b, metric) for metric in ('sad', 'sad_t') for a in SETTINGS for b in SETTINGS]
+    photograph = np.mean([f['test_B']['seconds'] for f in facts])
+    costs = [f'{facts[0]["parameters"] / 1e6:.1f}', f'{mean("train_seconds"):.0f}', f'{photograph:.2f}',
+             f'{mean("memory"):.0f}']
+    loss = f'{mean("first_loss"):.3g} to {mean("last_loss"):.3g}'
+    return f'| {" | ".join([f"`{name}`", facts[0]["kind"][7:], seeds, *scores, loss, *costs])} |'
+
+
+def table(args):
+    "All networks, those without a trimap first."
+    pairs = [f'{metric} {a}:{b}' for metric in ('SAD', 'SAD-T') for a in SETTINGS for b in SETTINGS]
+    heads = ['network', 'trimap', 'seeds', *pairs, 'loss', 'M parameters', 'training s', 'photograph s', 'training MB']
+    print(f'| {" | ".join(heads)} |\n{"|---" * len(heads)}|')
+    results = found(args)
+    order = sorted(results, key=lambda n: (results[n][0]['kind'] == 'trimap-based', n))
+    for name in order: print(row(name, results[name]))
 
 
 def arguments():
@@ -192,7 +206,7 @@ def arguments():
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--names', nargs='+', help='networks (default: all)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--size', type=int, default=96, help='side of a training crop, shorter side of a test photograph')
+    parser.add_argument('--size', type=int, default=96, help='side of a training crop, shorter side of a test one')
     parser.add_argument('--bs', type=int, default=4)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--epochs', type=int, default=1)
@@ -213,7 +227,7 @@ def main():
         make_set(args.labels, args.out/'train', args.train, 2 * args.size, trimap=False)
         make_set([test], args.out/'test', args.test, args.size, trimap=True)
         run_all(args)
-    for kind in ('trimap-free', 'trimap-based'): table(args, kind)
+    table(args)
 
 
 if __name__ == '__main__': main()
