@@ -342,7 +342,7 @@ def p3m_eval(
     # methods: our networks, .safetensors or published .pth files; the shipped weights if no method is given
     weights:list=(),
     predictions:list=(),  # methods: folders of finished mattes, named as the images
-    onnx:list=(),  # methods: ONNX files with an image as input
+    onnx:list=(),  # methods: ONNX files that take an image, or an image and its trimap
     # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
     method:list=(),
     # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again

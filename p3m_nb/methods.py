@@ -19,7 +19,7 @@ from .core import choose
 from .infer import Matter, rescale_alpha
 from .jobs import image_files
 from .registry import IMAGENET_MEAN, IMAGENET_STD, Network
-from .trimaps import refine_with
+from .trimaps import published_matte, refine_with
 from .weights import load_model
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
@@ -91,14 +91,16 @@ def matter_method(
 def network_method(
     weights:object=None,  # a weights file, 'shipped', or a network; the shipped weights by default
     name:str=None,  # in tables; the architecture by default
-    **kwargs:object,  # of `Matter`, for networks that take no trimap
+    **kwargs:object,  # of `Matter`; of a network that takes a trimap only `device` and `resize`, see `published_matte`
 )->Method:
     "The network of `weights` as method: with the trimap if it takes one, else in a `Matter`."
     model = weights if isinstance(weights, Network) else load_model('shipped' if weights is None else weights)
     if model.kind == 'trimap-free': return matter_method(model, name, **kwargs)
     network = model.eval().requires_grad_(False).to(kwargs.get('device') or 'cpu')
-    settings = dict(network=model.name, weights=_weights_digest(model))
-    return Method(functools.partial(refine_with, network), name or model.name, settings, 'trimap')
+    resize = choose('resize', kwargs.get('resize') or 'default', ('default', 'paper'))
+    settings = dict(network=model.name, weights=_weights_digest(model)) | (dict(resize='paper') if resize == 'paper' else {})
+    predict = published_matte if resize == 'paper' else refine_with
+    return Method(functools.partial(predict, network), name or model.name, settings, 'trimap')
 
 # %% ../nbs/60_methods.ipynb #fe952ca5
 _NORMALISE = {'half': (.5, .5), 'imagenet': (IMAGENET_MEAN, IMAGENET_STD), 'unit': (0, 1)}  # mean, deviation
