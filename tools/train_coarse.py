@@ -345,14 +345,16 @@ def measured(model, files, args):
         alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
         soft, both = (true > .05) & (true < .95), (alpha > .5) & (true > .5)
         inside = ((alpha > .02) & (alpha < .98) & soft).sum() / max(1, soft.sum())
-        scores.append((both.sum() / max(1, ((alpha > .5) | (true > .5)).sum()), np.abs(alpha - true).sum() / 1e3, inside))
+        overlap = both.sum() / max(1, ((alpha > .5) | (true > .5)).sum())
+        scores.append((overlap, np.abs(alpha - true).sum() / 1e3, inside))
     return dict(zip(('iou', 'sad', 'soft'), (round(float(v), 4) for v in np.mean(scores, 0))))
 
 
 def cached(args):
     "(files to train on, as often as they are seen; files held out, those first whose name's checksum is lowest)."
     files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in SETS}
-    held = sorted((f for fs in files.values() for f in fs if is_held_out(f.stem)), key=lambda f: zlib.crc32(f.stem.encode()))
+    held = [f for fs in files.values() for f in fs if is_held_out(f.stem)]
+    held = sorted(held, key=lambda f: zlib.crc32(f.stem.encode()))
     return [f for s, n in SETS.items() for f in files[s] if not is_held_out(f.stem) for _ in range(n)], held
 
 
