@@ -376,6 +376,6 @@ def p3m_studio(
     port:int=0,  # of the page on this computer; 0: a free one
     browser:bool=True,  # open the page in the browser
 ):
-    "Open the portrait studio, a page on this computer: matte, change backgrounds, hide faces. Needs the extra `studio`."
+    "Open the portrait studio, a page on this computer: matte, change backgrounds, hide faces (extra `studio`)."
     from p3m_nb.widgets.serve import run_studio
     return run_studio(port, browser)
