@@ -98,8 +98,8 @@ def network_method(
     if model.kind == 'trimap-free': return matter_method(model, name, **kwargs)
     network = model.eval().requires_grad_(False).to(kwargs.get('device') or 'cpu')
     resize = choose('resize', kwargs.get('resize') or 'default', ('default', 'paper'))
-    settings = dict(network=model.name, weights=_weights_digest(model)) | (dict(resize='paper') if resize == 'paper' else {})
-    predict = published_matte if resize == 'paper' else refine_with
+    settings, predict = dict(network=model.name, weights=_weights_digest(model)), refine_with
+    if resize == 'paper': settings, predict = settings | dict(resize='paper'), published_matte
     return Method(functools.partial(predict, network), name or model.name, settings, 'trimap')
 
 # %% ../nbs/60_methods.ipynb #fe952ca5

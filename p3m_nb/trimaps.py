@@ -250,7 +250,7 @@ def _alphagan(network, image, trimap):
 
 # %% ../nbs/48_trimaps.ipynb #1db7897f
 def _fba(network, image, trimap):
-    "Lanczos' filter up to multiples of 8, for the planes of what is known too; distances from where these reach a half."
+    "Lanczos' filter up to multiples of 8, also for what is known; distances from where that reaches a half."
     size = tuple(-(-n // 8) * 8 for n in trimap.shape[::-1])
     grow = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_LANCZOS4)
     like = next(network.parameters())
