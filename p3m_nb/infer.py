@@ -64,6 +64,7 @@ def network_sizes(
     strategy:str='hybrid',  # 'resize' or 'hybrid'
     resize:str='default',  # 'default' or 'paper'
     shorter:int=540,  # shorter side of the semantic pass ('default' only)
+    shares:tuple=(.5, 1),  # of the photograph's size, of the two passes of HYBRID as published
 )->tuple:  # ((height, width) of the semantic pass, (height, width) of the matting pass)
     "The two sizes a photograph is scaled to; equal ones mean a single pass."
     if resize == 'paper':
@@ -71,10 +72,10 @@ def network_sizes(
         shrink = min(1, 1080 / min(size), 2 * LONGEST / max(size))
         whole = tuple(n * shrink for n in size)
         floor32 = lambda f: tuple(min(LONGEST, max(32, int(n * f) // 32 * 32)) for n in whole)
-        return floor32(.5), floor32(.5 if strategy == 'resize' else 1)
+        return (floor32(.5),) * 2 if strategy == 'resize' else tuple(map(floor32, shares))
     low = _isotropic(size, shorter, 8)
     if strategy == 'resize' or min(size) <= shorter: return low, low
-    return low, _isotropic(size, min(2 * shorter, min(size)), 1)
+    return low, _isotropic(size, min(round(shorter * shares[1] / shares[0]), min(size)), 1)
 
 # %% ../nbs/50_infer.ipynb #d1ab5d21
 def _fold(module):
@@ -279,13 +280,14 @@ def _trimap_free(weights):
 
 # %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(model, strategy, metadata):
-    "How `model` is run: 'hybrid' needs the two halves that P3M-Net has."
+    "How `model` is run: 'hybrid' needs the two halves that P3M-Net and GFM have."
     if strategy is not None: choose('strategy', strategy, STRATEGIES)
     if isinstance(model, P3MNet):
         return strategy or choose("the weights file's strategy", metadata.get('strategy', 'hybrid'), STRATEGIES)
-    if strategy == 'hybrid':
-        raise ValueError(f"strategy='hybrid' needs P3M-Net's two decoders, and {model.name} has none; use 'resize'")
-    return 'resize'
+    if strategy == 'hybrid' and model.hybrid is None:
+        raise ValueError(f"strategy='hybrid' runs two decoders at two sizes, as P3M-Net and GFM (but RIM) can, "
+                         f"and {model.name} cannot; use 'resize'")
+    return strategy or 'resize'
 
 # %% ../nbs/50_infer.ipynb #c3112900
 class Matter:
@@ -382,18 +384,34 @@ def _run(self:Matter, method, image, size):
 
 # %% ../nbs/50_infer.ipynb #4e217421
 @patch
+def _sizes(self:Matter, size):
+    "`network_sizes` for this network; one whose result depends on the whole picture gets no border to fill up."
+    sizes = network_sizes(size, self.strategy, self.resize, self.shorter, self.model.hybrid or (.5, 1))
+    if self.model.tiles: return sizes
+    m, least = self.model.multiple, self.model.smallest
+    return tuple(tuple(max(least, round(n / m) * m) for n in one) for one in sizes)
+
+# %% ../nbs/50_infer.ipynb #f5c1cf73
+def _own_alpha(self, image):
+    "Alpha of `image` by the network's own published test procedure."
+    unit = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None].to(self.device, self.dtype)
+    return self.model.predict(self.model.normalise(unit))[0, 0].float().cpu().numpy()
+
+# %% ../nbs/50_infer.ipynb #fbc7d52b
+@patch
 def coarse_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (h,w) float32 in 0..1
     "Alpha of `image` at the size at which the network looked at it."
-    size = image.shape[:2]
-    low, high = network_sizes(size, self.strategy, self.resize, self.shorter)
+    if self.model.own_size: return _own_alpha(self, image)
+    low, high = self._sizes(image.shape[:2])
     with keep_memory():
         if low == high: alpha = self._run('forward', image, low)[0, 0].numpy()
         elif self.resize == 'paper': alpha = self._hybrid_paper(image, low, high)
         else:
             logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
-            alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
+            join = getattr(self.model, 'fuse', fuse)  # GFM has ways of its own
+            alpha = join(logits, self._run('matting', image, high))[0, 0].numpy()
     return drop_small_parts(alpha, self.min_part)
 
 # %% ../nbs/50_infer.ipynb #365e18f8
@@ -413,9 +431,12 @@ def _hybrid_paper(self:Matter, image, low, high):
     "HYBRID as published: labels 0, 128, 255 are enlarged as a picture; where not exactly 0 or 255, matting decides."
     size = image.shape[:2]
     labels = self._run('semantic', image, low).argmax(1)[0].numpy()
-    labels = resize_paper(np.float32([0, 128, 255])[labels], size)
+    fusion = getattr(self.model, 'fusion', 'tt')  # GFM's FT and BT have two classes, of which one decides
+    labels = resize_paper(np.float32([0, 128, 255] if fusion == 'tt' else [0, 255])[labels], size)
     local = resize_paper(self._run('matting', image, high)[0, 0].numpy(), size)
-    return np.where(labels < .01, 0, np.where(labels > 254.99, 1, local)).astype(np.float32)
+    local = 1 - local if fusion == 'bt' else local
+    background = (labels < .01) & (fusion != 'ft')
+    return np.where(background, 0, np.where((labels > 254.99) & (fusion != 'bt'), 1, local)).astype(np.float32)
 
 # %% ../nbs/50_infer.ipynb #5b0d6f12
 def drop_small_parts(
@@ -451,7 +472,7 @@ def trimap(self:Matter,
     size = image.shape[:2]
     if not isinstance(self.model, P3MNet):
         return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
-    low = network_sizes(size, self.strategy, self.resize, self.shorter)[0]
+    low = self._sizes(size)[0]
     with keep_memory(): logits = self._run('semantic', image, low)
     person = np.float32([0, .5, 1])[logits.argmax(1)[0].numpy()]
     gone = torch.from_numpy((person > 0) & (drop_small_parts(person, self.min_part) == 0))
