@@ -167,7 +167,7 @@ def p3m_obfuscate(
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
     method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # black; face-coloured; blur and blocks are weak
     strength:float=None,  # of blur and mosaic: standard deviation or block as a share of the face's size
-    masks:str=None,  # folder of facemasks of the same names: they are hidden, and no face is looked for
+    masks:str=None,  # folder of facemasks of the same names: they are hidden, and nothing else
     alphas:str=None,  # folder of mattes of the same names: their transition area is never changed
     finder:str='centerface',  # centerface, rfb, haar, all, or an .onnx file
     kernel:int=15,  # side in pixels of the kernel that makes the transition area

@@ -281,7 +281,7 @@ class FaceSearch:
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
-        turned:int=256,  # longest side of the turned copies in pixels
+        turned:int=256,  # longest side of the turned copies in pixels; of small pictures 0.41 of it, but at least 160
         sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
         self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
@@ -301,7 +301,9 @@ class FaceSearch:
 
     def _turned(self, image, turns):
         "What the detector is sure of in small copies that are turned by `turns`."
-        shrink = min(1, self.turned / max(image.shape[:2]))
+        longest = max(image.shape[:2])
+        side = min(self.turned, max(.41 * longest, 160))  # a sixth of the picture's pixels: no longer than the first look
+        shrink = min(1, side / longest)
         return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
     def _look(self, image, angle, shrink):

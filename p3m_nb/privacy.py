@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'DEFAULT_METHOD', 'private_area', 'wi
            'ObfuscationReport', 'people_without_face', 'obfuscate_folder']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, hashlib, json, os, threading, unicodedata
+import dataclasses, hashlib, json, os, re, threading, unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,7 +247,7 @@ class HidingSettings:
     "How a folder run hides faces, and what it does with files."
     method: str = DEFAULT_METHOD  # one of `METHODS`
     strength: float = None  # share of the face's size; default `METHODS[method]`
-    masks: str = None  # folder of facemasks of the same names: they are hidden, nothing is looked for
+    masks: str = None  # folder of facemasks of the same names: they are hidden, and nothing else
     alphas: str = None  # folder of mattes of the same names: their transition area is left alone
     finder: str = None  # what `face_finder` takes
     kernel: int = 15  # side in pixels of the kernel that makes the transition area
@@ -341,28 +341,40 @@ def picture_count(
     return 1 if info.format == 'MPO' else info.frames
 
 # %% ../nbs/11_privacy.ipynb #fa4fcd2b
-def _between(a, b):
-    "The face half way between two."
-    box = tuple((u + v) / 2 for u, v in zip(a.box, b.box))
-    points = None if a.landmarks is None or b.landmarks is None else (a.landmarks + b.landmarks) / 2
-    return Face(box, min(a.score, b.score), points)
+def _between(a, b, share):
+    "The face that is `share` of the way from one to another."
+    box = tuple(u + (v - u) * share for u, v in zip(a.box, b.box))
+    same = a.landmarks is not None and np.shape(a.landmarks) == np.shape(b.landmarks)
+    return Face(box, min(a.score, b.score), a.landmarks + (b.landmarks - a.landmarks) * share if same else None)
 
 # %% ../nbs/11_privacy.ipynb #097dd723
+def _twin(face, faces, overlap):
+    "The one of `faces` that overlaps `face` most, if by `overlap` at least; or None."
+    if not faces: return None
+    row = box_overlap([face.box], [f.box for f in faces])[0]
+    return faces[int(row.argmax())] if row.max() >= overlap else None
+
+def _seen_again(face, frames, t, overlap, gap):
+    "In which frame `face` of frame `t` is seen next, and where: (frame, `Face`), or None."
+    for u in range(t + 1, min(t + gap + 2, len(frames))):
+        twin = _twin(face, frames[u], overlap / max(1, u - t - 1))
+        if twin is not None and _twin(twin, frames[t], 0) is face: return u, twin  # and not somebody beside
+    return None
+
+# %% ../nbs/11_privacy.ipynb #7d3e1f90
 def fill_gaps(
     frames:list,  # for each frame the list of its `Face`
     overlap:float=.2,  # least intersection over union of one face in two frames
-)->list:  # the same, with the faces of frames t - 1 and t + 1 added to frame t
-    "Add to each frame the faces that are seen in the frames before and after it, but not in it."
+    gap:int=12,  # so many frames without the face are filled at most
+)->list:  # the same, with the faces that are missing between two frames added
+    "Add to each frame the faces that are seen in frames before and after it, but not in it."
     filled = [list(f) for f in frames]
-    for t in range(1, len(frames) - 1):
-        before, after = frames[t - 1], frames[t + 1]
-        if not before or not after: continue
-        table = box_overlap([f.box for f in before], [f.box for f in after])
-        for face, row in zip(before, table):
-            if row.max() < overlap: continue
-            middle = _between(face, after[int(row.argmax())])
-            seen = filled[t]
-            if not seen or box_overlap([middle.box], [f.box for f in seen]).max() < overlap: filled[t].append(middle)
+    for t, faces in enumerate(frames):
+        for face in faces:
+            u, twin = _seen_again(face, frames, t, overlap, gap) or (t, face)
+            for k in range(t + 1, u):
+                middle = _between(face, twin, (k - t) / (u - t))
+                if _twin(middle, filled[k], overlap) is None: filled[k].append(middle)
     return filled
 
 # %% ../nbs/11_privacy.ipynb #900dd60a
@@ -379,6 +391,7 @@ class ObfuscationReport(FileReport):
     faceless: list = field(default_factory=list)  # files in which nothing was found, written as they are
     spared: dict = field(default_factory=dict)  # file -> share of its private area left as it was, where more than half
     people: dict = field(default_factory=dict)  # file -> how many persons without a face found
+    outside: dict = field(default_factory=dict)  # file -> how many faces the finder sees outside the facemask
 
     def __str__(self):
         lines = [super().__str__()]
@@ -386,6 +399,7 @@ class ObfuscationReport(FileReport):
         lines += _listed([f'{f}: {s:.0%}' for f, s in self.spared.items()],
                          'with more than half of the face in the transition area, which stays visible')
         lines += _listed(self.people, 'show a person without a face found: look at them')
+        lines += _listed(self.outside, 'show a face outside the facemask: look at them')
         return '\n'.join(lines)
 
 # %% ../nbs/11_privacy.ipynb #05f83bd6
@@ -441,6 +455,16 @@ def _check_hidden(path, done):
     raise FaceStillSeen(f'{path}: a face is still seen after hiding, at {boxes}; nothing was written. '
                         'Give a facemask, or another method or strength')
 
+# %% ../nbs/11_privacy.ipynb #6c02d8be
+def _outside(path, faces, done):
+    "Those of `faces` that a facemask left visible; `ValueError` if it covers none of them."
+    left = [f for f in faces if _covered(f, done.mask) < .5]
+    if done.faces and left and len(left) == len(faces):
+        boxes = ', '.join(str([round(v) for v in f.box]) for f in left)
+        raise ValueError(f'{path}: the facemask covers no face; one is seen at {boxes}, and nothing was written. '
+                         'Correct the mask, or mark that place as well')
+    return left
+
 # %% ../nbs/11_privacy.ipynb #b8d404ff
 @patch
 def hide(self:_FolderRun, path:Path, rel:Path):
@@ -453,6 +477,7 @@ def hide(self:_FolderRun, path:Path, rel:Path):
     if mask is None: done = obfuscate_checked(image, alpha, self.finder, self.tracked.get(path), **options)
     else: done = _hide_mask(image, alpha, load_alpha(mask), options)
     _check_hidden(path, done)
+    if mask is not None: done.seen = _outside(path, find_faces(image, self.finder), done)
     if alpha is None and s.people is not None: alpha = s.people(image)
     return done, alpha
 
@@ -468,6 +493,7 @@ def work(self:_FolderRun, path:Path, rel:Path):
     "Hide the faces of `path`; the record goes to the journal before the file appears."
     done, alpha = self.hide(path, rel)
     record = {'source': Path(rel).as_posix(), 'output': None, 'output_sha256': None} | self.inputs(path, rel)
+    if self.settings.masks: record['outside'] = len(done.seen)
     record |= dict(width=done.image.shape[1], height=done.image.shape[0], faces=len(done.faces),
                    boxes=[[round(v, 1) for v in f.box] for f in done.faces],
                    scores=[round(f.score, 3) for f in done.faces],
@@ -492,6 +518,7 @@ def note(self:_FolderRun, path:Path, record:dict):
     if not record['faces']: self.report.faceless.append(path)
     if record['spared'] > .5: self.report.spared[path] = record['spared']
     if record['people']: self.report.people[path] = record['people']
+    if record.get('outside'): self.report.outside[path] = record['outside']
 
 # %% ../nbs/11_privacy.ipynb #fc8e8668
 @patch
@@ -536,6 +563,11 @@ def plan(self:_FolderRun, files:list, overwrite:bool):
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
     return jobs
 
+# %% ../nbs/11_privacy.ipynb #3a9c55d1
+def _by_number(path):
+    "A key to sort by: 2 comes before 10."
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', str(path))]
+
 # %% ../nbs/11_privacy.ipynb #73542491
 @patch
 def track(self:_FolderRun, files:list, **options):
@@ -546,7 +578,7 @@ def track(self:_FolderRun, files:list, **options):
     films = {}
     for path, rel in files: films.setdefault(rel.parent, []).append(path)
     for film in films.values():
-        film = sorted(film)
+        film = sorted(film, key=_by_number)
         self.tracked |= {p: f for p, f in zip(film, fill_gaps([found.get(p, []) for p in film])) if p in found}
 
 # %% ../nbs/11_privacy.ipynb #f7c60b3d
