@@ -160,12 +160,15 @@ def p3m_matte(
     if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
+# %% ../nbs/80_cli.ipynb #0fd2b6a1
+_Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
+
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # black; face-coloured; blur and blocks are weak
+    method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     strength:float=None,  # of blur and mosaic: standard deviation or block as a share of the face's size
     masks:str=None,  # folder of facemasks of the same names: they are hidden, and nothing else
     alphas:str=None,  # folder of mattes of the same names: their transition area is never changed
@@ -220,7 +223,7 @@ def p3m_prepare(
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # with -o: how faces are hidden
+    method:_Method='release',  # with -o: how faces are hidden
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)

@@ -281,7 +281,7 @@ class FaceSearch:
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
-        turned:int=256,  # longest side of the turned copies in pixels; of small pictures 0.41 of it, but at least 160
+        turned:int=256,  # longest side of the turned copies in pixels
         sure:float=.7,  # faces in turned copies below this confidence are left out
     ):
         self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
@@ -295,15 +295,15 @@ class FaceSearch:
         image = brightened(image)
         h, w = image.shape[:2]
         found = self._look(image, 0, min(1, (self.pixels / (h * w)) ** .5))
-        found += self._turned(image, self.turns)
-        if not found: found = self._turned(image, self.doubt)
+        small = min(self.turned, max(max(h, w) / 3, 160))  # so that three turns cost less than half of the first look
+        upright = any(f.score >= self.sure for f in found)  # then hardly anybody lies
+        found += self._turned(image, self.turns, small if upright else self.turned)
+        if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
 
-    def _turned(self, image, turns):
-        "What the detector is sure of in small copies that are turned by `turns`."
-        longest = max(image.shape[:2])
-        side = min(self.turned, max(.41 * longest, 160))  # a sixth of the picture's pixels: no longer than the first look
-        shrink = min(1, side / longest)
+    def _turned(self, image, turns, side):
+        "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
+        shrink = min(1, side / max(image.shape[:2]))
         return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
     def _look(self, image, angle, shrink):
