@@ -108,7 +108,8 @@ def interval(difference, seed=0):
 def line(name, rows, base):
     "A row of the table: means, and the difference to `base` with its interval."
     more = [(d.mean(), *interval(d)) for d in (rows - base).T]
-    cells = [name, len(rows), *(f'{m:.2f}' for m in rows.mean(0)), *(f'{m:+.2f} ({a:+.2f} to {b:+.2f})' for m, a, b in more)]
+    cells = [name, len(rows), *(f'{m:.2f}' for m in rows.mean(0))]
+    cells += [f'{m:+.2f} ({a:+.2f} to {b:+.2f})' for m, a, b in more]
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
@@ -127,7 +128,7 @@ def main(args):
         means[n] = np.mean(runs, 0)
         print(f'{n}: SAD of each seed {[f"{r[:, 0].mean():.3f}" for r in runs]}', file=sys.stderr, flush=True)
     base = means.get('visible', start)
-    print('| trained on | photographs | SAD | SAD at the face | SAD against trained on visible | SAD at the face, likewise |')
+    print('| trained on | photographs | SAD | SAD at the face | SAD less that of visible | SAD at the face, likewise |')
     print('|---|---|---|---|---|---|')
     for n, rows in {'nothing (the start)': start, **means}.items(): print(line(n, rows, base))
 
