@@ -179,9 +179,9 @@ def speed(data, every, pool, finders, cache):
     table(['threads', 'photographs (600x800) per second'], [[n, f'{max(t):.2f}'] for n, t in times.items()])
 
 
-SETTINGS = [('paper', .2), ('blur', .6), ('mosaic', .2), ('replace',), ('zero',), ('blur', .2), ('blur', 1.5),
-            ('mosaic', .1), ('mosaic', .4)]
-BANDED = [('zero',), ('paper', .2), ('replace',)]  # also with the transition area kept
+SETTINGS = [('zero',), ('replace',), ('paper', .2), ('blur', .6), ('mosaic', .2)]
+STRENGTHS = [('blur', 1.5), ('mosaic', .4), ('blur', .2), ('mosaic', .1)]  # on other photographs only, as the next
+BANDED = [('zero',), ('paper', .2), ('replace',)]  # with the transition area kept
 
 
 def look(person, image, longest):
@@ -278,9 +278,9 @@ def identity(data, every, pool, finders, cache):
     network, deblur = DlibRecogniser(), FaceDeblurrer()
     for label, probes, gallery in identity_sets(data, every):
         once, people = Once(network, probes + gallery), [[f.person for f in looks] for looks in (probes, gallery)]
-        banded = [(s, True) for s in BANDED if label == 'other photographs']
-        scores = {}
-        for job in [(s, False) for s in SETTINGS] + banded:
+        jobs, scores = [(s, False) for s in SETTINGS], {}
+        if label == 'other photographs': jobs += [(s, False) for s in STRENGTHS] + [(s, True) for s in BANDED]
+        for job in jobs:
             name = ' '.join(map(str, job[0])) + ', transition area kept' * job[1]
             path = cache and cache/(f'{label}-{len(probes)}-{name}'.replace(' ', '_') + '.npy')
             found = described(probes + gallery, job, once, deblur, pool, path)

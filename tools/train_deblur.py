@@ -21,7 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, load_image
-from p3m_nb.deblur import SIDE, deblur_input, face_chip
+from p3m_nb.deblur import deblur_input, face_chip
 from p3m_nb.faces import CenterFaceFinder, Face
 from p3m_nb.privacy import obfuscate
 
