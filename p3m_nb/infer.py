@@ -124,10 +124,6 @@ class _ConvReLU(nn.Conv2d):
 
 class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
 
-class _PlainConv(_ConvReLU):
-    "A convolution alone. Unlike those of `nn.Conv2d`, its sums do not depend on the number of threads."
-    activation = 'none', []
-
 # %% ../nbs/50_infer.ipynb #62e04e09
 @functools.cache
 def _can_fuse(dtype):
@@ -162,25 +158,7 @@ def _fuse_relus(module):
         module.relu = nn.Identity()
     for child in module.children(): _fuse_relus(child)
 
-# %% ../nbs/50_infer.ipynb #4c58b57c
-def _enlarged(x, size):
-    "`x` enlarged to `size`, linearly; a fourth channel lets torch take the same way with any number of threads."
-    wide = torch.cat([x, x[:, :1]], 1) if x.shape[1] == 3 else x
-    return F.interpolate(wide, size, mode='bilinear', align_corners=False)[:, :x.shape[1]]
-
-class _Enlarge(nn.Upsample):
-    "`nn.Upsample` by `_enlarged`."
-    def forward(self, x): return _enlarged(x, tuple(int(n * self.scale_factor) for n in x.shape[2:]))
-
-# %% ../nbs/50_infer.ipynb #dbc9215f
-def _steady(module):
-    "Let the convolutions and enlargements in `module` not depend on the number of threads, in place."
-    for child in module.modules():
-        if type(child) is nn.Conv2d and child.padding_mode == 'zeros' and not isinstance(child.padding, str):
-            child.__class__ = _PlainConv
-        elif type(child) is nn.Upsample and child.mode == 'bilinear' and not child.align_corners: child.__class__ = _Enlarge
-
-# %% ../nbs/50_infer.ipynb #afbd438f
+# %% ../nbs/50_infer.ipynb #ae0cb92b
 def optimise(
     model:P3MNet,  # a network; it stays as it is
     device='cpu',  # where to run
@@ -192,9 +170,7 @@ def optimise(
     fast = _fold(fast)
     if torch.device(device).type != 'cpu': fast.unpool = 'deterministic'
     else:
-        if _can_fuse(dtype):
-            _fuse_relus(fast)
-            _steady(fast)
+        if _can_fuse(dtype): _fuse_relus(fast)
         if dtype != torch.float32: _half_relus(fast)
     return fast.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
@@ -416,7 +392,7 @@ def coarse_alpha(self:Matter,
         if low == high: alpha = self._run('forward', image, low)[0, 0].numpy()
         elif self.resize == 'paper': alpha = self._hybrid_paper(image, low, high)
         else:
-            logits = _enlarged(self._run('semantic', image, low), high)
+            logits = F.interpolate(self._run('semantic', image, low), high, mode='bilinear', align_corners=False)
             alpha = fuse(logits, self._run('matting', image, high))[0, 0].numpy()
     return drop_small_parts(alpha, self.min_part)
 
