@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import KERNEL, Result, read_matte, read_portrait
-from .core import atomic_write, choose
+from .core import atomic_write, choose, clear_left_behind
 from .dataset import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
@@ -461,6 +461,7 @@ def check_out(
 def _write_ours(out, files, facts):
     "Write `files` (name -> bytes) into `out` with a `result.json` of `facts` and digests; replace only what is ours."
     known, note = check_out(out, files), out/'result.json'
+    clear_left_behind(out)
     now = {name: [_sha256((out/name).read_bytes())] if (out/name).exists() else [] for name in files}
     digests = {name: list(dict.fromkeys([*now[name], _sha256(data)])) for name, data in files.items()}
     text = json.dumps(facts | dict(files=known | digests), indent=1, default=str)
