@@ -70,7 +70,8 @@ def try_all(name, out, recipe):
     log.unlink(missing_ok=True)
     done = [in_fork(command, words, log) for command, words in commands(name, out, recipe)]
     shutil.rmtree(out/name, ignore_errors=True)
-    print(f'| `{name}` | {" | ".join("yes" if ok else "NO" for ok in done)} | {time.monotonic() - start:.0f} |', flush=True)
+    cells = ['yes' if ok else 'NO' for ok in done]
+    print(f'| `{name}` | {" | ".join(cells)} | {time.monotonic() - start:.0f} |', flush=True)
     return all(done)
 
 
