@@ -27,7 +27,8 @@ def relative_vectors(
 )->Tensor:  # (size,size,D): for query and key
     "The vector for each pair of query and key, interpolated if the side is not N."
     n = 2 * size - 1
-    if len(vectors) != n: vectors = F.interpolate(vectors.T[None], size=n, mode='linear', align_corners=False)[0].T
+    if torch.jit.is_tracing() or len(vectors) != n:  # a graph is for any size
+        vectors = F.interpolate(vectors.T[None], size=n, mode='linear', align_corners=False)[0].T
     place = torch.arange(size, device=vectors.device)
     return vectors[place[:, None] - place + size - 1]
 
@@ -55,6 +56,7 @@ def relative_attention(
 )->Tensor:  # (B,heads,h*w,D)
     "Attention with terms for the distance in rows and columns, a few pictures or queries at a time."
     b, heads, n, _ = q.shape
+    if torch.jit.is_tracing(): return _attend(q, k, v, rows, columns, slice(None))  # a graph has no loop
     pictures = min(b, max(1, chunk // (heads * n * n)))
     step = min(n, max(1, chunk // (pictures * heads * n)))
     out = []
@@ -195,7 +197,7 @@ class ViT(nn.Module):
     def position(self, h:int, w:int)->Tensor:
         "The embedding of the positions, enlarged to `h` x `w` tokens; that of the class token is not used."
         grid = self.pos_embed[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
-        if (h, w) != (14, 14): grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
+        if torch.jit.is_tracing() or (h, w) != (14, 14): grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
         return grid.permute(0, 2, 3, 1)
 
     def forward(self, x:Tensor)->Tensor:
