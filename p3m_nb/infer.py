@@ -54,7 +54,7 @@ def resize_paper(
 LONGEST = 1600  # of the network's input, as published
 
 def _isotropic(size, shorter, enlarge):
-    "(height, width) of `size` scaled so that the shorter side is `shorter`, at most `LONGEST`, and enlarged at most `enlarge` times."
+    "(height, width): `size` with `shorter` as its shorter side, none over `LONGEST`, enlarged at most `enlarge` times."
     scale = min(shorter / min(size), LONGEST / max(size), enlarge)
     return tuple(max(1, round(n * scale)) for n in size)
 
@@ -67,19 +67,22 @@ def network_sizes(
 )->tuple:  # ((height, width) of the semantic pass, (height, width) of the matting pass)
     "The two sizes a photograph is scaled to; equal ones mean a single pass."
     if resize == 'paper':
-        shrink = min(1, 1080 / min(size), 2 * LONGEST / max(size))  # the last keeps the aspect ratio, which the published script loses
+        # the last keeps the aspect ratio, which the published script loses
+        shrink = min(1, 1080 / min(size), 2 * LONGEST / max(size))
         whole = tuple(n * shrink for n in size)
         floor32 = lambda f: tuple(min(LONGEST, max(32, int(n * f) // 32 * 32)) for n in whole)
         return floor32(.5), floor32(.5 if strategy == 'resize' else 1)
     low = _isotropic(size, shorter, 8)
-    return low, low if strategy == 'resize' or min(size) <= shorter else _isotropic(size, min(2 * shorter, min(size)), 1)
+    if strategy == 'resize' or min(size) <= shorter: return low, low
+    return low, _isotropic(size, min(2 * shorter, min(size)), 1)
 
 # %% ../nbs/50_infer.ipynb #d1ab5d21
 def _fold(module):
     "Multiply batch norms into the convolutions before them, in place."
     names = dict(module.named_children())
     pairs = [(f'conv{n[2:]}', n) for n in names if n.startswith('bn') and f'conv{n[2:]}' in names]
-    if isinstance(module, nn.Sequential): pairs += [(str(i - 1), str(i)) for i in range(1, len(module)) if isinstance(module[i], nn.BatchNorm2d)]
+    if isinstance(module, nn.Sequential):
+        pairs += [(str(i - 1), str(i)) for i in range(1, len(module)) if isinstance(module[i], nn.BatchNorm2d)]
     for conv, bn in pairs:
         if not isinstance(names[conv], nn.Conv2d): continue
         setattr(module, conv, fuse_conv_bn_eval(names[conv], names[bn]))
@@ -89,7 +92,10 @@ def _fold(module):
 
 # %% ../nbs/50_infer.ipynb #81082f46
 class _HalfReLU(nn.Module):
-    "ReLU, or ReLU6, of bfloat16 or float16 in place. As integers, negative numbers are negative and positive ones keep their order; the CPU clamps integers several times faster."
+    """ReLU, or ReLU6, of bfloat16 or float16 in place.
+
+    As integers, negative numbers are negative and positive ones keep their order; the CPU clamps integers several times
+    faster."""
     def __init__(self, top=None):
         super().__init__()
         self.top = top
@@ -103,15 +109,18 @@ class _HalfReLU(nn.Module):
 def _half_relus(module):
     "Replace the ReLUs in `module` by `_HalfReLU`, in place."
     for name, child in module.named_children():
-        if isinstance(child, (nn.ReLU, nn.ReLU6)): setattr(module, name, _HalfReLU(6. if isinstance(child, nn.ReLU6) else None))
+        if isinstance(child, nn.ReLU6): setattr(module, name, _HalfReLU(6.))
+        elif isinstance(child, nn.ReLU): setattr(module, name, _HalfReLU())
         else: _half_relus(child)
 
 # %% ../nbs/50_infer.ipynb #00efe314
 class _ConvReLU(nn.Conv2d):
-    "Convolution and ReLU (or ReLU6) in one pass of the CPU's library (oneDNN), through the operator that torch's compiler uses."
+    "Convolution and ReLU (or ReLU6) in one pass of oneDNN, through the operator that torch's compiler uses."
     activation = 'relu', []
     def forward(self, x):
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, '')
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, ''
+        )
 
 class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
 
@@ -121,8 +130,12 @@ def _can_fuse(dtype):
     "Whether this build of torch has that operator and it is right."
     conv, x = nn.Conv2d(3, 4, 3, padding=1).to(dtype), torch.linspace(-20, 20, 300).view(1, 3, 10, 10).to(dtype)
     with torch.inference_mode():
-        try: return all(torch.allclose(_with_relu(copy.deepcopy(conv), relu)(x), relu(conv(x)), rtol=1e-2, atol=1e-2) for relu in (nn.ReLU(), nn.ReLU6()))
+        try: return all(_same_output(conv, relu, x) for relu in (nn.ReLU(), nn.ReLU6()))
         except (AttributeError, RuntimeError, TypeError): return False
+
+def _same_output(conv, relu, x):
+    "Whether `conv` with `relu` fused into it gives what the two give one after the other."
+    return torch.allclose(_with_relu(copy.deepcopy(conv), relu)(x), relu(conv(x)), rtol=1e-2, atol=1e-2)
 
 # %% ../nbs/50_infer.ipynb #fc5e43fd
 def _with_relu(conv, relu):
@@ -135,9 +148,14 @@ def _fuse_relus(module):
     "Make (convolution, folded batch norm, ReLU) one `_ConvReLU`, in place."
     if isinstance(module, nn.Sequential):
         for i in range(len(module) - 2):
-            if type(module[i]) is nn.Conv2d and isinstance(module[i+1], nn.Identity) and isinstance(module[i+2], (nn.ReLU, nn.ReLU6)):
-                _with_relu(module[i], module[i+2]); module[i+2] = nn.Identity()
-    elif isinstance(module, (Integrate, ResNet34MP)): _with_relu(module.conv1, module.relu); module.relu = nn.Identity()
+            conv, folded, relu = module[i:i + 3]
+            if type(conv) is not nn.Conv2d or not isinstance(folded, nn.Identity): continue
+            if isinstance(relu, (nn.ReLU, nn.ReLU6)):
+                _with_relu(conv, relu)
+                module[i + 2] = nn.Identity()
+    elif isinstance(module, (Integrate, ResNet34MP)):
+        _with_relu(module.conv1, module.relu)
+        module.relu = nn.Identity()
     for child in module.children(): _fuse_relus(child)
 
 # %% ../nbs/50_infer.ipynb #ae0cb92b
@@ -194,7 +212,9 @@ class Matte:
         return save_alpha(self.alpha, path, bits)
 
     def _repr_jpeg_(self): return core.encode_image(np.asarray(self.preview()), '.jpg', 85)
-    def __repr__(self): return f"Matte({self.name or 'image'}, {self.alpha.shape[1]}x{self.alpha.shape[0]}, {self.alpha.mean():.1%} foreground)"
+    def __repr__(self):
+        h, w = self.alpha.shape
+        return f"Matte({self.name or 'image'}, {w}x{h}, {self.alpha.mean():.1%} foreground)"
 
 # %% ../nbs/50_infer.ipynb #ed44832c
 @patch
@@ -216,7 +236,9 @@ def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
     if isinstance(background, str) and not Path(background).expanduser().exists():
         try: return core.parse_colour(background)
-        except ValueError: raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') nor an image file that exists") from None
+        except ValueError:
+            raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
+                             'nor an image file that exists') from None
     if isinstance(background, (tuple, list)): return core.parse_colour(background)
     return load_image(background)
 
@@ -247,18 +269,22 @@ def _device(device):
 # %% ../nbs/50_infer.ipynb #d629f122
 def _trimap_free(weights):
     "The network of `weights`: a file, a name with shipped weights, a network, or None for the shipped one."
+    named = isinstance(weights, str) and weights in list_models() and not Path(weights).exists()
     if isinstance(weights, Network): model = weights
-    elif isinstance(weights, str) and weights in list_models() and not Path(weights).exists(): model = load_model(shipped_weights(weights))
+    elif named: model = load_model(shipped_weights(weights))
     else: model = load_model('shipped' if weights is None else weights)
     if model.kind == 'trimap-free': return model
-    raise ValueError(f"{model.name} needs a trimap; give it as a second stage: Matter(refine='{model.name}', refine_weights=FILE)")
+    raise ValueError(f'{model.name} needs a trimap; give it as a second stage: '
+                     f"Matter(refine='{model.name}', refine_weights=FILE)")
 
 # %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(model, strategy, metadata):
     "How `model` is run: 'hybrid' needs the two halves that P3M-Net has."
     if strategy is not None: choose('strategy', strategy, STRATEGIES)
-    if isinstance(model, P3MNet): return strategy or choose("the weights file's strategy", metadata.get('strategy', 'hybrid'), STRATEGIES)
-    if strategy == 'hybrid': raise ValueError(f"strategy='hybrid' needs P3M-Net's two decoders, and {model.name} has none; use 'resize'")
+    if isinstance(model, P3MNet):
+        return strategy or choose("the weights file's strategy", metadata.get('strategy', 'hybrid'), STRATEGIES)
+    if strategy == 'hybrid':
+        raise ValueError(f"strategy='hybrid' needs P3M-Net's two decoders, and {model.name} has none; use 'resize'")
     return 'resize'
 
 # %% ../nbs/50_infer.ipynb #c3112900
@@ -268,12 +294,16 @@ class Matter:
     def __init__(self,
         weights=None,  # .safetensors or published .pth file, a name with shipped weights, or a `P3MNet`
         device:str|None=None,  # 'cpu', 'cuda', 'mps', ...; the fastest by default
-        strategy:str|None=None,  # 'hybrid' (two passes, finer) or 'resize' (one, steadier); by default what the weights file asks for, else 'hybrid'
+        # 'hybrid' (two passes, finer) or 'resize' (one, steadier); by default as the weights file says, else 'hybrid'
+        strategy:str|None=None,
         resize:str='default',  # 'default', or 'paper' for the published scaling
         precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
-        shorter:int|None=None,  # shorter side of the semantic pass in pixels; by default what the weights file asks for, else 540
-        min_part:float|None=None,  # detached parts smaller than this share of the largest are taken out; by default what the weights file asks for (not with resize='paper'), else 0: all stay
-        detail:bool|str|Path|Refiner|None=None,  # draw hair at full size: yes, no, a refiner or its file; by default as shipped
+        shorter:int|None=None,  # shorter side of the semantic pass; by default as the weights say, else 540 pixels
+        # detached parts smaller than this share of the largest are removed; 0 keeps all;
+        # by default as the weights file says (0 with resize='paper')
+        min_part:float|None=None,
+        # draw hair at full size: yes, no, a refiner or its file; by default as shipped
+        detail:bool|str|Path|Refiner|None=None,
         **kwargs  # `refine` and `refine_weights` of `second_stage`: a network for the transition area
     ):
         self.resize = choose('resize', resize, ('default', 'paper'))
@@ -286,14 +316,8 @@ class Matter:
         self.min_part = self._asked('min_part', min_part, 0., 0, 1)
         self.model = optimise(model, self.device, self.dtype)
         self.second = second_stage(device=self.device, **_only(kwargs, 'refine', 'refine_weights'))
-        self._set_detail(False if detail is None and self.second is not None else detail)  # the second stage draws the hair
-
-    def _asked(self, name, value, default, low, high):
-        "The setting `name`: what is given, else what the weights ask for (not with resize='paper'), else the default."
-        kept = self.metadata.get(name, default) if self.resize == 'default' or name == 'shorter' else default
-        value = type(default)(kept) if value is None else value
-        if not low <= value <= high: raise ValueError(f'{name}={value}: between {low} and {high}')
-        return value
+        # the second stage draws the hair
+        self._set_detail(False if detail is None and self.second is not None else detail)
 
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
@@ -303,6 +327,14 @@ class Matter:
         return Matte(array, self.alpha(array), Path(source_name(image)).name)
 
 # %% ../nbs/50_infer.ipynb #f39834a0
+@patch
+def _asked(self:Matter, name, value, default, low, high):
+    "The setting `name`: what is given, else what the weights ask for (not with resize='paper'), else the default."
+    kept = self.metadata.get(name, default) if self.resize == 'default' or name == 'shorter' else default
+    value = type(default)(kept) if value is None else value
+    if not low <= value <= high: raise ValueError(f'{name}={value}: between {low} and {high}')
+    return value
+
 @patch
 def _behind(self:Matter, refiner):
     "Whether `refiner` was trained behind these weights."
@@ -321,7 +353,7 @@ def _set_detail(self:Matter, detail):
 
 # %% ../nbs/50_infer.ipynb #9421555c
 def _to_tensor(image, size, resize, network):
-    "(1,3,h,w) tensor of `image` scaled to `size`, as `network` wants it, with the border repeated to the multiples it needs."
+    "(1,3,h,w) tensor of `image` scaled to `size` as `network` wants it, the border repeated to the multiples it needs."
     if resize == 'paper': scaled = resize_paper(image, size)
     else:
         shrink = size[0] < image.shape[0] or size[1] < image.shape[1]
@@ -342,7 +374,7 @@ def rescale_alpha(
 # %% ../nbs/50_infer.ipynb #ad95a39e
 @patch
 def _run(self:Matter, method, image, size):
-    "Output of the network's `method` ('forward', 'semantic' or 'matting') for `image` scaled to `size`; tensors cropped to `size`."
+    "What the network's `method` (forward, semantic or matting) gives for `image` at `size`, cropped to `size`."
     x = _to_tensor(image, size, self.resize, self.model).to(self.device, self.dtype, memory_format=torch.channels_last)
     with torch.inference_mode(): out = getattr(self.model, method)(x)
     if method == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
@@ -378,7 +410,7 @@ def alpha(self:Matter,
 # %% ../nbs/50_infer.ipynb #8be128af
 @patch
 def _hybrid_paper(self:Matter, image, low, high):
-    "HYBRID as published: the labels 0, 128, 255 are enlarged like a picture; exactly 0 and 255 decide, the matting pass does elsewhere."
+    "HYBRID as published: labels 0, 128, 255 are enlarged as a picture; where not exactly 0 or 255, matting decides."
     size = image.shape[:2]
     labels = self._run('semantic', image, low).argmax(1)[0].numpy()
     labels = resize_paper(np.float32([0, 128, 255])[labels], size)
@@ -390,12 +422,15 @@ def drop_small_parts(
     alpha:np.ndarray,  # (H,W) float32 in 0..1
     share:float,  # parts smaller than this share of the largest go, 0..1
 )->np.ndarray:  # (H,W) float32 in 0..1
-    "`alpha` without its small detached parts: connected areas above 0.7, each with what is nearest to it. Parts thinner than 1 % of the shorter side, such as loose hair, stay."
+    """`alpha` without its small detached parts: connected areas above 0.7, each with what is nearest to it.
+
+    Parts thinner than 1 % of the shorter side, such as loose hair, stay."""
     if not share: return alpha
     there = (alpha > .7).astype(np.uint8)  # above a half, so that a soft rim holds no pot
     n, part, stats, _ = cv2.connectedComponentsWithStats(there, connectivity=8)
     area = stats[1:, cv2.CC_STAT_AREA]
-    thick = np.bincount(part[cv2.erode(there, np.ones((round(.01 * min(alpha.shape)) | 1,) * 2)) > 0], minlength=n)[1:] > 0
+    side = round(.01 * min(alpha.shape)) | 1
+    thick = np.bincount(part[cv2.erode(there, np.ones((side, side))) > 0], minlength=n)[1:] > 0
     small = np.r_[False, (area < share * area.max(initial=0)) & thick][part]
     if not small.any(): return alpha
     distance = lambda inside: cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -412,9 +447,10 @@ def _trimap_of_alpha(alpha):
 def trimap(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
-    "The trimap that the network itself sees in `image`: P3M-Net's semantic map without small parts, otherwise made of alpha."
+    "The network's trimap of `image`: P3M-Net's semantic map without small parts, otherwise made of alpha."
     size = image.shape[:2]
-    if not isinstance(self.model, P3MNet): return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
+    if not isinstance(self.model, P3MNet):
+        return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
     low = network_sizes(size, self.strategy, self.resize, self.shorter)[0]
     with keep_memory(): logits = self._run('semantic', image, low)
     person = np.float32([0, .5, 1])[logits.argmax(1)[0].numpy()]
@@ -430,7 +466,8 @@ def output_files(
     composite:bool=False,  # a composite in place of the preview
 )->list:  # of paths
     "The files `Matter.files` writes for one photograph."
-    kinds = ['alpha.png'] if alpha_only else ['alpha.png', 'cutout.png', 'composite.jpg' if composite else 'preview.jpg']
+    kinds = ['alpha.png']
+    if not alpha_only: kinds += ['cutout.png', 'composite.jpg' if composite else 'preview.jpg']
     return [Path(out)/Path(name).parent/f'{Path(name).stem}_{kind}' for kind in kinds]
 
 # %% ../nbs/50_infer.ipynb #fbf55242
@@ -461,4 +498,5 @@ def files(self:Matter,
         path, image = loaded
         _write(Matte(image, self.alpha(image), path.name), outputs, background)
     read = lambda p: (p, load_image(p))
-    with keep_memory(): return process_folder(inputs, out, endings, work, 'matte', read=read, overwrite=overwrite, progress=progress)
+    options = dict(overwrite=overwrite, progress=progress)
+    with keep_memory(): return process_folder(inputs, out, endings, work, 'matte', read=read, **options)

@@ -226,6 +226,13 @@ def _alive(holder):
     try: return process_lives(holder['mark'])
     except (KeyError, ValueError, AttributeError): return False
 
+# %% ../nbs/02_jobs.ipynb #46ff90f7
+def _signed(path, seconds=1):
+    "What the lock file says; a process that has just locked it is given up to `seconds` to write its name."
+    end = time.monotonic() + seconds
+    while not (holder := _holder(path)) and path.exists() and time.monotonic() < end: time.sleep(.01)
+    return holder
+
 # %% ../nbs/02_jobs.ipynb #6f53bdd6
 def _busy(folder, holder):
     "The error for a `folder` in which another run works."
@@ -241,7 +248,7 @@ def _claim(path):
         locked = _system_lock(f)
         if locked is False or (locked is None and _alive(_holder(path))):
             f.close()
-            raise _busy(path.parent, _holder(path))
+            raise _busy(path.parent, _signed(path))
         try:
             if os.path.samestat(os.fstat(f.fileno()), os.stat(path)): return f
         except FileNotFoundError: pass

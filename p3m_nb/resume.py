@@ -7,7 +7,8 @@ __all__ = ['P3MLearner', 'core_model', 'AverageWeights', 'averaged_weights', 'rn
            'read_checkpoint']
 
 # %% ../nbs/42_resume.ipynb #a0b71067
-import contextlib, json, random, warnings
+import contextlib, json, os, random, signal, threading, warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -29,18 +30,42 @@ from .state_dicts import load_strictly
 # the recorder's `losses` and a network's method of that name live in different places: fastai's remark on it is noise
 warnings.filterwarnings('ignore', r'You are shadowing an attribute \(losses\)')
 
+# %% ../nbs/42_resume.ipynb #c14dfb85
+class _Interrupt:
+    "Whether Ctrl-C was `asked` for; a second one raises `KeyboardInterrupt` at once."
+    asked = False
+
+    def __call__(self, number=signal.SIGINT, frame=None):
+        if self.asked: raise KeyboardInterrupt
+        self.asked = True
+        with contextlib.suppress(OSError): os.write(2, b'\nstopping before the next batch (Ctrl-C again: at once)\n')
+
+# %% ../nbs/42_resume.ipynb #6f797146
+@contextlib.contextmanager
+def _interrupt_waits()->Iterator[_Interrupt]:  # `asked` becomes True with the first Ctrl-C
+    "Inside the block the first Ctrl-C only sets a flag; the code in it looks at the flag where it may stop."
+    interrupt = _Interrupt()
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try: yield interrupt
+    finally: signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # %% ../nbs/42_resume.ipynb #2487747a
 class P3MLearner(Learner):
     "A `Learner` for portraits whose training can be resumed."
-    first_epoch, in_fit = 0, False
+    first_epoch, in_fit, interrupt = 0, False, None
 
     def fit(self, *args, **kwargs):
         try:
-            with keep_memory(None): return super().fit(*args, **kwargs)
+            with keep_memory(None), _interrupt_waits() as self.interrupt: return super().fit(*args, **kwargs)
         except (ValueError, RuntimeError, OSError) as e:
+            if self.interrupt.asked: raise KeyboardInterrupt from e  # a loader's processes ended by the same Ctrl-C
             e.args = _without_callback(e.args)
             raise
-        finally: self.in_fit = False
+        finally: self.in_fit, self.interrupt = False, None
 
     def _tell(self, event):
         for cb in self.cbs.sorted('order'): getattr(cb, event, lambda: None)()
@@ -55,6 +80,7 @@ class P3MLearner(Learner):
         self._tell('end_fit')
 
     def one_batch(self, i, b):
+        if self.interrupt is not None and self.interrupt.asked: raise KeyboardInterrupt
         if self.training and len(b) > 1 and len(b[0]) == 1 and max(b[0].shape[-2:]) <= 32: raise ValueError(_ONE_SMALL_IMAGE)
         super().one_batch(i, b)
 

@@ -201,7 +201,9 @@ class Page:
         until(ready, 90, 'notebook and kernel')
         from jupyter_client import BlockingKernelClient
 
-        file = until(lambda: next(lab['runtime'].glob('kernel-*.json'), None), what='kernel')
+        # the file exists before its content is written
+        written = lambda: next((f for f in lab['runtime'].glob('kernel-*.json') if f.stat().st_size), None)
+        file = until(written, what='kernel')
         self.kernel = BlockingKernelClient(connection_file=str(file))
         self.kernel.load_connection_file()
         self.kernel.start_channels()

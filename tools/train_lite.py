@@ -71,10 +71,14 @@ def is_held_out(name): return zlib.crc32(name.encode()) % HELD_OUT == 0
 
 def target_alpha(folder, stem):
     "The teachers' matte: 0 off the dilated human mask, 1 deep inside it, values next to 0 and 1 rounded."
-    alpha, mask = load_alpha(folder/'alpha'/f'{stem}.png'), (load_alpha(folder/'mask'/f'{stem}.png') > .5).astype(np.uint8)
-    outside, inside = (cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (1 - mask, mask))
-    alpha[outside > 20] = 0
-    alpha[inside > 20] = 1
+    return cleaned(load_alpha(folder/'alpha'/f'{stem}.png'), load_alpha(folder/'mask'/f'{stem}.png'))
+
+def cleaned(alpha, mask=None):
+    "`alpha` rounded next to 0 and 1; where there is a human `mask`, 0 off it and 1 deep inside."
+    if mask is not None:
+        mask = (mask > .5).astype(np.uint8)
+        outside, inside = (cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (1 - mask, mask))
+        alpha = np.where(outside > 20, 0, np.where(inside > 20, 1, alpha))
     return np.where(alpha < .03, 0, np.where(alpha > .97, 1, alpha)).astype(np.float32)
 
 def cache_one(folder, stem, finder):
@@ -82,15 +86,20 @@ def cache_one(folder, stem, finder):
     from p3m_nb.privacy import obfuscate
     image, alpha = load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)
     hidden = obfuscate(image, alpha, "paper", BLUR, finder=finder)
-    if not hidden.mask.any(): return None
+    return packed(hidden.image, alpha, hidden.mask) if hidden.mask.any() else None
+
+def packed(image, alpha, hidden):
+    "(H,W,8) uint8 with a shorter side of SHORTER: photograph, its foreground colours, alpha, where it was blurred."
     scale = SHORTER / min(alpha.shape)
     size = tuple(round(n * scale) for n in alpha.shape[::-1])
-    small = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    image, alpha = small(hidden.image), small(alpha)
+    kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = lambda a: cv2.resize(a, size, interpolation=kernel)
+    image, alpha = small(image), small(alpha)
     half = lambda a: cv2.resize(a, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
-    foreground = cv2.resize(estimate_foreground(half(image), half(alpha)), size, interpolation=cv2.INTER_LINEAR)  # colours are smooth; half the size takes a quarter of the time
+    # colours are smooth; half the size takes a quarter of the time
+    foreground = cv2.resize(estimate_foreground(half(image), half(alpha)), size, interpolation=cv2.INTER_LINEAR)
     foreground = np.where(alpha[..., None] == 1, image, foreground)
-    return np.dstack([image, foreground, (alpha * 255 + .5).astype(np.uint8), small(hidden.mask.astype(np.uint8) * 255)])
+    return np.dstack([image, foreground, (alpha * 255 + .5).astype(np.uint8), small(hidden.astype(np.uint8) * 255)])
 
 def build_cache(data, cache, which):
     "Make what is missing in `cache`; `no_face.json` lists the photographs left out."
