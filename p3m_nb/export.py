@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'OPSET', 'NOT_EXPORTED', 'SIZES', 'TOLERANCE', 'plain_unpool', 'plain_grid_pool', 'plain_fold',
            'plain_operators', 'Graph', 'graph_facts', 'write_onnx', 'onnx_facts', 'OnnxCheck', 'check_onnx',
-           'export_network']
+           'write_refiner_onnx', 'check_refiner_onnx', 'export_network']
 
 # %% ../nbs/70_export.ipynb #ec502f34
 import contextlib, copy, json, warnings
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .core import atomic_write, choose
 from .jobs import may_write
 from .model import P3MNet
+from .refiner import Refiner
 from .registry import Network, keep_known, network_entry, padded_side
 from .weights import create_model, load_model
 
@@ -174,10 +175,9 @@ def _traced(graph, path, fold):
                           dynamic_axes={name: free for name in graph.inputs + graph.outputs})
 
 # %% ../nbs/70_export.ipynb #573a1bfa
-def _halved(model):
-    "Store weights of two and more dimensions in the ONNX `model` as float16, to be cast when it is loaded."
-    import onnx
-    kept = []
+def _halved(onnx, path):
+    "Store weights of two and more dimensions in the ONNX file `path` as float16, to be cast when it is loaded."
+    model, kept = onnx.load(str(path)), []
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.ndim < 2:
@@ -188,9 +188,14 @@ def _halved(model):
         model.graph.node.insert(0, cast)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+    onnx.save(model, str(path))
 
 # %% ../nbs/70_export.ipynb #a7fafd78
-NOT_EXPORTED = {}  # name -> why, for networks that have no graph of free size
+NOT_EXPORTED = {  # name -> why
+    'fba': 'its input holds distances from the trimap, which OpenCV computes outside of the network',
+    'gca': 'its attention compares all places of the picture with each other, a few at a time, and how many depends on '
+           'the size',
+}
 
 def _refuse(network, error):
     "The error for a `network` that cannot be exported."
@@ -221,11 +226,16 @@ def write_onnx(
         try: _traced(graph.eval(), str(tmp), fold=not half)
         except (RuntimeError, TypeError, torch.onnx.errors.OnnxExporterError) as e:
             raise _refuse(graph.network, e) from e
-        model = onnx.load(str(tmp))
-        if half: _halved(model)
-        onnx.helper.set_model_props(model, {'p3m_nb': json.dumps(graph_facts(graph) | facts, sort_keys=True)})
-        onnx.save(model, str(tmp))
+        if half: _halved(onnx, tmp)
+        _finished(onnx, tmp, graph_facts(graph) | facts)
     return path
+
+# %% ../nbs/70_export.ipynb #9626d0b7
+def _finished(onnx, path, facts):
+    "Put `facts` into the ONNX file `path`."
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {'p3m_nb': json.dumps(facts, sort_keys=True)})
+    onnx.save(model, str(path))
 
 # %% ../nbs/70_export.ipynb #7536d6c2
 def onnx_facts(
@@ -272,6 +282,40 @@ def check_onnx(
         with torch.inference_mode(): wanted = graph.eval()(*given)
         got = session.run(graph.outputs, {name: t.numpy() for name, t in zip(graph.inputs, given)})
         differences.append(max(float(np.abs(g - w.numpy()).max()) for g, w in zip(got, wanted)))
+    return OnnxCheck(Path(path), tuple(differences), Path(path).stat().st_size / 1e6)
+
+# %% ../nbs/70_export.ipynb #61901dfa
+def write_refiner_onnx(
+    refiner:Refiner,  # in evaluation mode
+    path:str|Path,  # an .onnx file
+    overwrite:bool=False,  # replace a file that is there
+    **facts,  # more of what the file says about itself
+)->Path:  # `path`
+    "Write `refiner` as an ONNX file, atomically."
+    onnx, path, free = _needs_onnx(), Path(path), {0: 'batch', 2: 'height', 3: 'width'}
+    may_write(path, overwrite)
+    with atomic_write(path) as tmp, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(refiner, (torch.rand(2, 7, 32, 48),), str(tmp), dynamo=False, opset_version=OPSET,
+                          input_names=['planes'], output_names=['alpha'], dynamic_axes={'planes': free, 'alpha': free})
+        known = {k: v for k, v in getattr(refiner, 'metadata', {}).items() if k != 'format'}
+        _finished(onnx, tmp, known | {'format': 'p3m_nb onnx refiner', 'opset': OPSET} | facts)
+    return path
+
+# %% ../nbs/70_export.ipynb #19bfd3c8
+def check_refiner_onnx(
+    path:str|Path,  # file of `write_refiner_onnx`
+    refiner:Refiner,  # what it was made of, in evaluation mode
+)->OnnxCheck:
+    "Check the file with onnx's checker, and its output against torch on four sizes."
+    import onnxruntime
+    _needs_onnx().checker.check_model(str(path), full_check=True)
+    session, differences = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']), []
+    for i, size in enumerate(((32, 48), (48, 32), (128, 200), (176, 816))):
+        planes = torch.rand(1, 7, *size, generator=torch.Generator().manual_seed(i))
+        with torch.inference_mode(): wanted = refiner(planes).numpy()
+        got = session.run(['alpha'], {'planes': planes.numpy()})[0]
+        differences.append(float(np.abs(got - wanted).max()))
     return OnnxCheck(Path(path), tuple(differences), Path(path).stat().st_size / 1e6)
 
 # %% ../nbs/70_export.ipynb #a8b8b366

@@ -25,7 +25,7 @@ WINDOW, SHIFT = 7, 3  # side of a window, and the shift of every second block
 
 def _padded(n):
     "The smallest multiple of the window that is at least `n`."
-    return -(-n // WINDOW) * WINDOW
+    return (n + WINDOW - 1) // WINDOW * WINDOW
 
 # %% ../../nbs/networks/swin.ipynb #a9c98c9b
 def _classes(n, shift):
@@ -146,7 +146,8 @@ def _traced_attention(block, x):
     windows = to_windows(x[:, orders[0]][:, :, orders[1]])
     kinds = to_windows((kinds[0][:, None] * 3 + kinds[1])[None, :, :, None])[0, :, :, 0]
     x = from_windows(block.attn(windows, kinds[:, :, None] != kinds[:, None, :]), *x.shape[1:3])
-    return x[:, orders[0].argsort()][:, :, orders[1].argsort()][:, :sides[0], :sides[1]]
+    back = [(torch.arange(len(o)) + len(o) - o[0]) % len(o) for o in orders]
+    return x[:, back[0]][:, :, back[1]][:, :sides[0], :sides[1]]
 
 # %% ../../nbs/networks/swin.ipynb #db8311b1
 class SwinBlock(nn.Module):

@@ -93,7 +93,7 @@ def to_windows(
 )->Tensor:  # (B*windows,side,side,C)
     "Cut `x` into windows, filled up with zeros."
     b, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
+    x = F.pad(x, (0, 0, 0, (side - w % side) % side, 0, (side - h % side) % side))
     x = x.unflatten(1, (-1, side)).unflatten(3, (-1, side)).transpose(2, 3)
     return x.reshape(-1, side, side, c)
 
@@ -104,7 +104,7 @@ def from_windows(
 )->Tensor:  # (B,h,w,C)
     "Put windows together again and take the filling off."
     (h, w), side = size, windows.shape[1]
-    down, across = -(-h // side), -(-w // side)
+    down, across = (h + side - 1) // side, (w + side - 1) // side
     x = windows.view(-1, down, across, side, side, windows.shape[-1]).transpose(2, 3)
     return x.flatten(3, 4).flatten(1, 2)[:, :h, :w]
 
