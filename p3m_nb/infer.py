@@ -384,7 +384,7 @@ def trimap(self:Matter,
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
     "The network's trimap of `image`: P3M-Net's semantic map without small parts, otherwise made of alpha."
     size = image.shape[:2]
-    if not isinstance(self.model, P3MNet):
+    if not self.engine.halves:
         return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
     low = network_sizes(size, self.strategy, self.resize, self.shorter)[0]
     with keep_memory(): logits = self._run('semantic', image, low)
