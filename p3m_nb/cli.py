@@ -158,6 +158,8 @@ def p3m_matte(
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
+    best:bool=False,  # two passes, hair at full size, float32
+    fast:bool=False,  # one pass at 352 pixels, without detail, in bfloat16 where the processor has it
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
 ):
@@ -167,7 +169,9 @@ def p3m_matte(
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     single = _single_out(inputs, out, alpha_only, background)
     if inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
-    from p3m_nb.infer import Matter
+    from p3m_nb.infer import Matter, preset
+    if best and fast: raise ValueError('--best and --fast: choose one of the two')
+    if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
     matter = Matter(**settings)
     if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)

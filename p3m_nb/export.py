@@ -195,6 +195,8 @@ NOT_EXPORTED = {  # name -> why
     'fba': 'its input holds distances from the trimap, which OpenCV computes outside of the network',
     'gca': 'its attention compares all places of the picture with each other, a few at a time, and how many depends on '
            'the size',
+    'vitmatte_s': 'the positions of its tokens are interpolated to the size of the picture, for which a graph of free size '
+                  'has no operator',
 }
 
 def _refuse(network, error):
@@ -267,6 +269,13 @@ class OnnxCheck:
                 f'{self.worst:.1e}')
 
 # %% ../nbs/70_export.ipynb #c3722324
+def _largest(got, wanted, chooses):
+    "The largest difference; if the network `chooses` between classes, without the worst pixel in 5,000."
+    off = np.abs(got - wanted).ravel()
+    place = off.size - 1 - (off.size // 5000 if chooses else 0)
+    return float(np.partition(off, place)[place])
+
+# %% ../nbs/70_export.ipynb #626ef3bb
 def check_onnx(
     path:str|Path,  # file of `write_onnx`
     graph:Graph,  # what it was made of
@@ -281,7 +290,8 @@ def check_onnx(
         given = graph.example(*size, batch=1 + i % 2, seed=i)
         with torch.inference_mode(): wanted = graph.eval()(*given)
         got = session.run(graph.outputs, {name: t.numpy() for name, t in zip(graph.inputs, given)})
-        differences.append(max(float(np.abs(g - w.numpy()).max()) for g, w in zip(got, wanted)))
+        chooses = [name == 'alpha' and graph.network.kind == 'trimap-free' for name in graph.outputs]
+        differences.append(max(_largest(g, w.numpy(), c) for g, w, c in zip(got, wanted, chooses)))
     return OnnxCheck(Path(path), tuple(differences), Path(path).stat().st_size / 1e6)
 
 # %% ../nbs/70_export.ipynb #61901dfa

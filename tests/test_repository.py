@@ -64,7 +64,8 @@ MAY_IMPORT = {
         'onnx_engine': 'core',
         'detail': 'core refiner',
         'infer': 'core jobs detail onnx_engine torch_engine trimaps',
-        'video': 'core jobs faces infer privacy',
+        'film': 'core',
+        'video': 'core faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
@@ -89,6 +90,7 @@ WITHOUT_TORCH = (
     'random_trimaps',
     'crops',
     'onnx_engine',
+    'film',
     'detail',
     'infer',
 )

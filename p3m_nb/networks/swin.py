@@ -146,7 +146,7 @@ def _traced_attention(block, x):
     windows = to_windows(x[:, orders[0]][:, :, orders[1]])
     kinds = to_windows((kinds[0][:, None] * 3 + kinds[1])[None, :, :, None])[0, :, :, 0]
     x = from_windows(block.attn(windows, kinds[:, :, None] != kinds[:, None, :]), *x.shape[1:3])
-    back = [(torch.arange(len(o)) + len(o) - o[0]) % len(o) for o in orders]
+    back = [(torch.arange(o.shape[0]) + o.shape[0] - o[0]) % o.shape[0] for o in orders]
     return x[:, back[0]][:, :, back[1]][:, :sides[0], :sides[1]]
 
 # %% ../../nbs/networks/swin.ipynb #db8311b1

@@ -27,8 +27,7 @@ def relative_vectors(
 )->Tensor:  # (size,size,D): for query and key
     "The vector for each pair of query and key, interpolated if the side is not N."
     n = 2 * size - 1
-    if torch.jit.is_tracing() or len(vectors) != n:  # a graph is for any size
-        vectors = F.interpolate(vectors.T[None], size=n, mode='linear', align_corners=False)[0].T
+    if len(vectors) != n: vectors = F.interpolate(vectors.T[None], size=n, mode='linear', align_corners=False)[0].T
     place = torch.arange(size, device=vectors.device)
     return vectors[place[:, None] - place + size - 1]
 
@@ -56,7 +55,6 @@ def relative_attention(
 )->Tensor:  # (B,heads,h*w,D)
     "Attention with terms for the distance in rows and columns, a few pictures or queries at a time."
     b, heads, n, _ = q.shape
-    if torch.jit.is_tracing(): return _attend(q, k, v, rows, columns, slice(None))  # a graph has no loop
     pictures = min(b, max(1, chunk // (heads * n * n)))
     step = min(n, max(1, chunk // (pictures * heads * n)))
     out = []
@@ -93,7 +91,7 @@ def to_windows(
 )->Tensor:  # (B*windows,side,side,C)
     "Cut `x` into windows, filled up with zeros."
     b, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, (side - w % side) % side, 0, (side - h % side) % side))
+    x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
     x = x.unflatten(1, (-1, side)).unflatten(3, (-1, side)).transpose(2, 3)
     return x.reshape(-1, side, side, c)
 
@@ -104,7 +102,7 @@ def from_windows(
 )->Tensor:  # (B,h,w,C)
     "Put windows together again and take the filling off."
     (h, w), side = size, windows.shape[1]
-    down, across = (h + side - 1) // side, (w + side - 1) // side
+    down, across = -(-h // side), -(-w // side)
     x = windows.view(-1, down, across, side, side, windows.shape[-1]).transpose(2, 3)
     return x.flatten(3, 4).flatten(1, 2)[:, :h, :w]
 
@@ -197,7 +195,7 @@ class ViT(nn.Module):
     def position(self, h:int, w:int)->Tensor:
         "The embedding of the positions, enlarged to `h` x `w` tokens; that of the class token is not used."
         grid = self.pos_embed[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
-        if torch.jit.is_tracing() or (h, w) != (14, 14): grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
+        if (h, w) != (14, 14): grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
         return grid.permute(0, 2, 3, 1)
 
     def forward(self, x:Tensor)->Tensor:
