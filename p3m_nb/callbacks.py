@@ -89,16 +89,15 @@ def predicted_alpha(
 class FeedNetwork(Callback):
     """Hands `Network`s the batch in their own colours, and trimap-based ones the trimap too.
 
-    In training a network that says how (`random_trimap`) gets trimaps of random width, drawn anew in each epoch."""
+    In training a network that says how (`random_trimap`) gets trimaps as its paper makes them, anew in each epoch."""
     order = -20  # before precision and memory format; and first to see the prediction
     def _network(self): return getattr(self.learn.model, 'module', self.learn.model)
 
     def before_batch(self):
         network, self.batch = self._network(), self.learn.xb
         inputs = (network.from_batch(self.x),)
-        if network.kind == 'trimap-based':
-            if self.training and network.random_trimap: self._redraw(network.random_trimap)
-            inputs += (as_targets(self.yb[0]).trimap.to(inputs[0]),)
+        if self.training and network.random_trimap: self._redraw(network.random_trimap)
+        if network.kind == 'trimap-based': inputs += (as_targets(self.yb[0]).trimap.to(inputs[0]),)
         self.learn.xb = inputs
 
     def _redraw(self, how):

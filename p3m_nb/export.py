@@ -160,7 +160,8 @@ def graph_facts(
     network = graph.network
     known = {k: v for k, v in getattr(network, 'metadata', {}).items() if k not in ('format', 'options')}
     own = dict(format='p3m_nb onnx', network=network.name, options=network.options, kind=network.kind, part=graph.part,
-               multiple=network.multiple, smallest=network.smallest, colours='RGB in 0..1', opset=OPSET)
+               multiple=network.multiple, smallest=network.smallest, tiles=network.tiles, colours='RGB in 0..1',
+               opset=OPSET)
     return {'licence': 'unknown', 'training_data': 'none, random weights'} | known | own
 
 # %% ../nbs/70_export.ipynb #405505d9

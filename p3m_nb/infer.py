@@ -56,6 +56,7 @@ def network_sizes(
     strategy:str='hybrid',  # 'resize' or 'hybrid'
     resize:str='default',  # 'default' or 'paper'
     shorter:int=540,  # shorter side of the semantic pass ('default' only)
+    shares:tuple=(.5, 1),  # of the photograph's size, of the two passes of HYBRID as published
 )->tuple:  # ((height, width) of the semantic pass, (height, width) of the matting pass)
     "The two sizes a photograph is scaled to; equal ones mean a single pass."
     if resize == 'paper':
@@ -63,10 +64,10 @@ def network_sizes(
         shrink = min(1, 1080 / min(size), 2 * LONGEST / max(size))
         whole = tuple(n * shrink for n in size)
         floor32 = lambda f: tuple(min(LONGEST, max(32, int(n * f) // 32 * 32)) for n in whole)
-        return floor32(.5), floor32(.5 if strategy == 'resize' else 1)
+        return (floor32(.5),) * 2 if strategy == 'resize' else tuple(map(floor32, shares))
     low = _isotropic(size, shorter, 8)
     if strategy == 'resize' or min(size) <= shorter: return low, low
-    return low, _isotropic(size, min(2 * shorter, min(size)), 1)
+    return low, _isotropic(size, min(round(shorter * shares[1] / shares[0]), min(size)), 1)
 
 # %% ../nbs/50_infer.ipynb #327fee07
 class Matte:
@@ -175,13 +176,14 @@ def more_options(
 
 # %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(engine, strategy):
-    "How the network of `engine` is run: 'hybrid' needs the two halves that P3M-Net has."
+    "How the network of `engine` is run: 'hybrid' needs the two halves that P3M-Net and GFM have."
     if strategy is not None: choose('strategy', strategy, STRATEGIES)
     asked = engine.metadata.get('strategy', 'hybrid')
     if engine.halves: return strategy or choose("the weights file's strategy", asked, STRATEGIES)
-    if strategy == 'hybrid':
-        raise ValueError(f"strategy='hybrid' needs P3M-Net's two decoders, and {engine.name} has none; use 'resize'")
-    return 'resize'
+    if strategy == 'hybrid' and engine.hybrid is None:
+        raise ValueError(f"strategy='hybrid' runs two decoders at two sizes, as P3M-Net and GFM (but RIM) can, "
+                         f"and {engine.name} cannot; use 'resize'")
+    return strategy or 'resize'
 
 # %% ../nbs/50_infer.ipynb #c3112900
 class Matter:
@@ -289,31 +291,33 @@ def _run(self:Matter, part, image, size):
     return self.engine.run(part, _scaled(image, size, self.resize, self.engine))[:, :size[0], :size[1]]
 
 # %% ../nbs/50_infer.ipynb #9b869e60
-def _fuse(logits, local):
-    "`model.fuse` on arrays: (3,h,w) and (h,w) -> (h,w)."
-    background, transition, foreground = logits
-    is_background = (background >= transition) & (background >= foreground)
-    is_foreground = (foreground > background) & (foreground > transition)
-    return np.where(is_background, 0, np.where(is_foreground, 1, local)).astype(np.float32)
-
 def _enlarged(planes, size):
     "(C,h,w) planes enlarged to `size`, linearly."
     return np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in planes])
 
 # %% ../nbs/50_infer.ipynb #4e217421
 @patch
+def _sizes(self:Matter, size):
+    "`network_sizes` for this network; one whose result depends on the whole picture gets no border to fill up."
+    sizes = network_sizes(size, self.strategy, self.resize, self.shorter, self.engine.hybrid or (.5, 1))
+    if self.engine.tiles: return sizes
+    m, least = self.engine.multiple, self.engine.smallest
+    return tuple(tuple(max(least, round(n / m) * m) for n in one) for one in sizes)
+
+# %% ../nbs/50_infer.ipynb #fbc7d52b
+@patch
 def coarse_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (h,w) float32 in 0..1
     "Alpha of `image` at the size at which the network looked at it."
-    size = image.shape[:2]
-    low, high = network_sizes(size, self.strategy, self.resize, self.shorter)
+    if self.engine.own_size: return self.engine.own_alpha(image)
+    low, high = self._sizes(image.shape[:2])
     with keep_memory():
         if low == high: alpha = self._run('forward', image, low)[0]
         elif self.resize == 'paper': alpha = self._hybrid_paper(image, low, high)
         else:
             logits = _enlarged(self._run('semantic', image, low), high)
-            alpha = _fuse(logits, self._run('matting', image, high)[0])
+            alpha = self.engine.join(logits, self._run('matting', image, high)[0])
     return drop_small_parts(alpha, self.min_part)
 
 # %% ../nbs/50_infer.ipynb #365e18f8
@@ -335,9 +339,12 @@ def _hybrid_paper(self:Matter, image, low, high):
     "HYBRID as published: labels 0, 128, 255 are enlarged as a picture; where not exactly 0 or 255, matting decides."
     size = image.shape[:2]
     labels = self._run('semantic', image, low).argmax(0)
-    labels = resize_paper(np.float32([0, 128, 255])[labels], size)
+    fusion = self.engine.fusion  # GFM's FT and BT have two classes, of which one decides
+    labels = resize_paper(np.float32([0, 128, 255] if fusion == 'tt' else [0, 255])[labels], size)
     local = resize_paper(self._run('matting', image, high)[0], size)
-    return np.where(labels < .01, 0, np.where(labels > 254.99, 1, local)).astype(np.float32)
+    local = 1 - local if fusion == 'bt' else local
+    background = (labels < .01) & (fusion != 'ft')
+    return np.where(background, 0, np.where((labels > 254.99) & (fusion != 'bt'), 1, local)).astype(np.float32)
 
 # %% ../nbs/50_infer.ipynb #5b0d6f12
 def drop_small_parts(
@@ -387,7 +394,7 @@ def trimap(self:Matter,
     size = image.shape[:2]
     if not self.engine.halves:
         return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
-    low = network_sizes(size, self.strategy, self.resize, self.shorter)[0]
+    low = self._sizes(size)[0]
     with keep_memory(): logits = self._run('semantic', image, low)
     person = np.float32([0, .5, 1])[logits.argmax(0)]
     gone = (person > 0) & (drop_small_parts(person, self.min_part) == 0)

@@ -139,7 +139,7 @@ _PARTS = {'forward': 'alpha', 'semantic': 'logits', 'matting': 'local_alpha'}
 
 class OnnxEngine:
     "A network in onnxruntime, ready to be used."
-    backend, device = 'onnx', 'cpu'
+    backend, device, fusion, own_size = 'onnx', 'cpu', 'tt', False
     def __init__(self,
         weights:str|Path|None=None,  # .onnx file of `p3m_export`, or a name with a shipped file; None: the shipped one
         device:str|None=None,  # 'cpu' or None
@@ -153,7 +153,9 @@ class OnnxEngine:
             raise ValueError(f"{self.path}: only whole networks that need no trimap can be used here")
         self.name = self.metadata['network']
         self.multiple, self.smallest = self.metadata['multiple'], self.metadata['smallest']
+        self.tiles = self.metadata.get('tiles', True)
         self.halves = b'local_alpha' in self.content
+        self.hybrid = (.5, 1) if self.halves else None
         self._session = functools.cache(self._open)
 
     def _open(self, output):
@@ -167,6 +169,13 @@ class OnnxEngine:
         output = _PARTS[choose('part', part, _PARTS)]
         image = np.ascontiguousarray(unit.transpose(2, 0, 1)[None])
         return self._session(output).run([output], {'image': image})[0][0]
+
+    def join(self, logits:np.ndarray, local:np.ndarray)->np.ndarray:  # (3,h,w), (h,w) -> (h,w)
+        "The alpha of both halves, as `model.fuse` joins them."
+        background, transition, foreground = logits
+        is_background = (background >= transition) & (background >= foreground)
+        is_foreground = (foreground > background) & (foreground > transition)
+        return np.where(is_background, 0, np.where(is_foreground, 1, local)).astype(np.float32)
 
     def refiner(self, detail=None):
         "The refiner that `detail` means: a file, something that redraws, or None for the shipped one."

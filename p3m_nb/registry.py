@@ -48,6 +48,8 @@ class Network(nn.Module):
     mean, std = IMAGENET_MEAN, IMAGENET_STD  # of RGB in 0..1
     multiple, smallest = 32, 32  # what the sides of the input must be multiples of, and at least
     tiles = True  # False: its statistics depend on the whole picture, so that it must not be run in tiles
+    hybrid = None  # shares of the photograph's size of the two published passes of HYBRID; None: it has no two halves
+    own_size = False  # True: `predict` resizes by a published rule of its own, to which `Matter` leaves it
     random_trimap = ''  # how training makes trimaps, see `random_trimaps`; '': those of the data set are used
     recipes = {}  # name -> `Recipe`
     config = {}  # constructor arguments, for messages and files

@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import choose, keep_memory
 from .encoders import ResNet34MP
-from .model import Integrate, P3MNet
+from .model import Integrate, P3MNet, fuse
 from .refiner import as_refiner, shipped_refiner
 from .registry import Network, list_models
 from .weights import load_model, shipped_weights
@@ -168,7 +168,9 @@ class TorchEngine:
         self.metadata = getattr(network, 'metadata', {'architecture': network.config})
         self.model = optimise(network, self.device, self.dtype)
         self.name, self.halves = network.name, isinstance(network, P3MNet)
-        self.multiple, self.smallest = network.multiple, network.smallest
+        self.multiple, self.smallest, self.tiles = network.multiple, network.smallest, network.tiles
+        self.hybrid, self.own_size = network.hybrid, network.own_size
+        self.fusion = getattr(network, 'fusion', 'tt')
 
     def run(self,
         part:str,  # 'forward', 'semantic' or 'matting'
@@ -180,6 +182,16 @@ class TorchEngine:
         with torch.inference_mode(): out = getattr(self.model, part)(x)
         if part == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
         return out[0].float().cpu().numpy()
+
+    def own_alpha(self, image:np.ndarray)->np.ndarray:  # (H,W,3) uint8 -> (H,W) float32
+        "Alpha by the network's own published test procedure."
+        unit = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None].to(self.device, self.dtype)
+        return self.model.predict(self.model.normalise(unit))[0, 0].float().cpu().numpy()
+
+    def join(self, logits:np.ndarray, local:np.ndarray)->np.ndarray:  # (C,h,w), (h,w) -> (h,w)
+        "The alpha of both halves, as the network joins them (GFM has ways of its own)."
+        halves = torch.from_numpy(logits)[None], torch.from_numpy(np.ascontiguousarray(local))[None, None]
+        return getattr(self.model, 'fuse', fuse)(*halves)[0, 0].numpy()
 
     def refiner(self, detail=None):
         "The refiner that `detail` means (None: the shipped one), on the same device."
