@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
-           'p3m_export']
+           'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
 import argparse, difflib, functools, importlib, inspect, os, sys, traceback
@@ -387,3 +387,13 @@ def p3m_export(
     "Write a network as ONNX for batches and photographs of any size, checked against torch on five sizes."
     from p3m_nb.export import export_network
     for check in export_network(arch, weights, out, halves, half, overwrite): print(check)
+
+# %% ../nbs/80_cli.ipynb #a2d3ee6f
+@command
+def p3m_studio(
+    port:int=0,  # of the page on this computer; 0: a free one
+    browser:bool=True,  # open the page in the browser
+):
+    "Open the portrait studio, a page on this computer: matte, change backgrounds, hide faces (extra `studio`)."
+    from p3m_nb.widgets.serve import run_studio
+    return run_studio(port, browser)
