@@ -45,7 +45,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folders', nargs='*')
     args = parser.parse_args()
-    print(f'Python {platform.python_version()}\n\n| backend | cold `p3m_matte sample`: seconds | processor seconds |\n|---|---|---|')
+    print(
+        f'Python {platform.python_version()}\n\n| backend | cold `p3m_matte sample`: s | processor s |\n|---|---|---|'
+    )
     for backend in ('torch', 'onnx'):
         times = min((cold(backend) for _ in range(3)), key=lambda t: t[1])
         print('| {} | {:.2f} | {:.2f} |'.format(backend, *times), flush=True)

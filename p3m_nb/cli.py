@@ -149,10 +149,19 @@ def _single_out(inputs, out, alpha_only, background):
     kind = 'alpha.png' if alpha_only else 'cutout.png' if background is None else 'composite.jpg'
     return str(Path(out)/f'stdin_{kind}')
 
+# %% ../nbs/80_cli.ipynb #f11f5001
+def _films(inputs):
+    "The films among `inputs`; photographs beside them are refused."
+    from p3m_nb.film import is_film
+    films = [i for i in inputs if is_film(i) and not os.path.isdir(i)]
+    if films and len(films) < len(inputs):
+        raise ValueError('films and photographs: give them in two commands, their results are different')
+    return films
+
 # %% ../nbs/80_cli.ipynb #ff4dc57e
 @command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
-    # photographs: files, folders, glob patterns, '-' for standard input, or 'sample' for the packaged portrait
+    # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
     input:list,
     # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     out:str='matte',
@@ -160,6 +169,7 @@ def p3m_matte(
     alpha_only:bool=False,  # write only the alpha
     best:bool=False,  # two passes, hair at full size, float32
     fast:bool=False,  # one pass at 352 pixels, without detail, in bfloat16 where the processor has it
+    film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
 ):
@@ -167,23 +177,37 @@ def p3m_matte(
     from p3m_nb.core import sample_image
     from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    single = _single_out(inputs, out, alpha_only, background)
-    if inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
+    films = _films(inputs)
+    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    single = None if films else _single_out(inputs, out, alpha_only, background)
+    if inputs != ['-'] and not films: image_files(inputs)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
     matter = Matter(**settings)
+    if films:
+        from p3m_nb.video import matte_films
+        return matte_films(matter, films, out, film, background, overwrite)
     if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
 # %% ../nbs/80_cli.ipynb #0fd2b6a1
 _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
 
+# %% ../nbs/80_cli.ipynb #f11f5002
+def _hide_in_films(films, out, method, people, overwrite, settings):
+    "`obfuscate_films` with the settings that films have."
+    from p3m_nb.video import obfuscate_films
+    odd = sorted(set(settings) - {'strength', 'finder', 'frames'})
+    if people or odd: raise ValueError(f"--{(odd or ['people'])[0].replace('_', '-')}: not for films")
+    options = {name: settings[name] for name in ('strength', 'finder') if name in settings}
+    return obfuscate_films(films, out, overwrite, method=method, **options)
+
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command(settings='p3m_nb.settings:HideSettings')
 def p3m_obfuscate(
-    input:list,  # photographs: files, folders, glob patterns
-    out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
+    input:list,  # photographs: files, folders, glob patterns; or films
+    out:str='obfuscated',  # folder for the results (PNG; H.264 of films) and manifest.jsonl
     method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
     overwrite:bool=False,  # make results again that exist
@@ -191,6 +215,7 @@ def p3m_obfuscate(
     **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
+    if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, settings)
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
     return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)

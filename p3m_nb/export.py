@@ -196,8 +196,8 @@ NOT_EXPORTED = {  # name -> why
     'fba': 'its input holds distances from the trimap, which OpenCV computes outside of the network',
     'gca': 'its attention compares all places of the picture with each other, a few at a time, and how many depends on '
            'the size',
-    'vitmatte_s': 'the positions of its tokens are interpolated to the size of the picture, for which a graph of free size '
-                  'has no operator',
+    'vitmatte_s': 'the positions of its tokens are interpolated to the size of the picture, for which a graph of free '
+                  'size has no operator',
 }
 
 def _refuse(network, error):
@@ -266,7 +266,8 @@ class OnnxCheck:
         return max(self.differences)
 
     def __str__(self):
-        return (f'{self.path}: {self.megabytes:.1f} MB; largest difference from torch on {len(self.differences)} sizes: '
+        sizes = len(self.differences)
+        return (f'{self.path}: {self.megabytes:.1f} MB; largest difference from torch on {sizes} sizes: '
                 f'{self.worst:.1e}')
 
 # %% ../nbs/70_export.ipynb #c3722324
@@ -358,7 +359,8 @@ def export_network(
         checks.append(check_onnx(write_onnx(graph, path, half, overwrite), graph))
         if checks[-1].worst <= TOLERANCE: continue
         path.unlink()
-        raise ValueError(f'{path}: differs from torch by {checks[-1].worst:.1e} (at most {TOLERANCE:g}); it was removed')
+        off = checks[-1].worst
+        raise ValueError(f'{path}: differs from torch by {off:.1e} (at most {TOLERANCE:g}); it was removed')
     return checks
 
 # %% ../nbs/70_export.ipynb #20f35ee2

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .core import atomic_write, choose, regular_file
 
 # %% ../nbs/52_film.ipynb #187c0285
-FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.ts', '.3gp')
+FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.3gp')
 
 def is_film(
     path:str|Path,  # any name
@@ -156,7 +156,8 @@ _MP4_SOUND = ('aac', 'mp3', 'ac3', 'eac3', 'alac')
 CODECS = {
     'prores': Codec('.mov', 'prores_ks', 'yuva444p10le', {'profile': '4', 'alpha_bits': '16'}, True,
                     (*_MP4_SOUND, 'pcm_s16le', 'pcm_s24le')),
-    'vp9': Codec('.webm', 'libvpx-vp9', 'yuva420p', {'crf': '24', 'deadline': 'good', 'cpu-used': '5', 'auto-alt-ref': '0'},
+    'vp9': Codec('.webm', 'libvpx-vp9', 'yuva420p',
+                 {'crf': '24', 'deadline': 'good', 'cpu-used': '5', 'auto-alt-ref': '0'},
                  True, ('opus', 'vorbis'), 'libopus'),
     'h264': Codec('.mp4', 'libx264', 'yuv420p', {'crf': '18', 'preset': 'fast', 'bf': '0'}, False, _MP4_SOUND),
 }
@@ -345,7 +346,8 @@ def process_film(
     from tqdm import tqdm
     info, outputs = film_info(source), {Path(p): kind for p, kind in outputs.items()}
     first = next(iter(outputs))
-    pieces = Pieces(first.with_name(f'.{first.stem}.pieces'), _film_identity(source, settings | {'outputs': [*outputs.values()]}))
+    identity = _film_identity(source, settings | {'outputs': [*outputs.values()]})
+    pieces = Pieces(first.with_name(f'.{first.stem}.pieces'), identity)
     _load_state(pieces, state)
     frames = ahead(read_film(source, pieces.frames))
     error = None
@@ -385,5 +387,6 @@ def _finish(source, outputs, pieces, error):
         files = [pieces.piece(i, str(k), CODECS[kind].suffix) for i in range(len(starts))]
         with atomic_write(path) as tmp: join_pieces(list(zip(files, starts)), tmp, kind, source)
     shutil.rmtree(pieces.folder)
-    if error is not None: raise ValueError(f'{error}; the {pieces.frames} frames before it are in {next(iter(outputs))}')
+    if error is None: return pieces.frames
+    raise ValueError(f'{error}; the {pieces.frames} frames before it are in {next(iter(outputs))}')
     return pieces.frames

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from .core import choose, regular_file
 
@@ -145,8 +146,9 @@ class OnnxEngine:
         device:str|None=None,  # 'cpu' or None
         precision:str='auto',  # 'fp32' or 'auto'
     ):
-        if device not in (None, 'cpu'): raise ValueError(f"device={device!r}: backend='onnx' runs on the CPU only")
-        if precision not in ('auto', 'fp32'): raise ValueError(f"precision={precision!r}: backend='onnx' computes in fp32")
+        if device not in (None, 'cpu'): raise ValueError(f"device='{device}': backend='onnx' runs on the CPU only")
+        if precision not in ('auto', 'fp32'):
+            raise ValueError(f"precision='{precision}': backend='onnx' computes in fp32")
         self.path = _onnx_weights(weights)
         self.content, self.metadata = read_onnx(self.path)
         if self.metadata['kind'] != 'trimap-free' or self.metadata['part'] != 'whole':
@@ -170,25 +172,28 @@ class OnnxEngine:
         image = np.ascontiguousarray(unit.transpose(2, 0, 1)[None])
         return self._session(output).run([output], {'image': image})[0][0]
 
-    def join(self, logits:np.ndarray, local:np.ndarray)->np.ndarray:  # (3,h,w), (h,w) -> (h,w)
-        "The alpha of both halves, as `model.fuse` joins them."
-        background, transition, foreground = logits
-        is_background = (background >= transition) & (background >= foreground)
-        is_foreground = (foreground > background) & (foreground > transition)
-        return np.where(is_background, 0, np.where(is_foreground, 1, local)).astype(np.float32)
-
-    def refiner(self, detail=None):
+    def refiner(self, detail:object=None)->object:
         "The refiner that `detail` means: a file, something that redraws, or None for the shipped one."
         return detail if hasattr(detail, 'redraw') else OnnxRefiner(detail)
 
     def __repr__(self): return f'onnxruntime {_runtime().__version__} fp32 on cpu'
+
+# %% ../nbs/45_onnx_engine.ipynb #b45e0f21
+@patch
+def join(self:OnnxEngine, logits:np.ndarray, local:np.ndarray)->np.ndarray:  # (3,h,w), (h,w) -> (h,w)
+    "The alpha of both halves, as `model.fuse` joins them."
+    background, transition, foreground = logits
+    is_background = (background >= transition) & (background >= foreground)
+    is_foreground = (foreground > background) & (foreground > transition)
+    return np.where(is_background, 0, np.where(is_foreground, 1, local)).astype(np.float32)
 
 # %% ../nbs/45_onnx_engine.ipynb #40d8b4a4
 def _onnx_weights(weights):
     "The file that `weights` stands for."
     if weights is None: return shipped_onnx()
     if not isinstance(weights, (str, Path)):
-        raise ValueError(f"backend='onnx' takes an .onnx file, not a {type(weights).__name__}; export it with p3m_export")
+        kind = type(weights).__name__
+        raise ValueError(f"backend='onnx' takes an .onnx file, not a {kind}; export it with p3m_export")
     path = Path(weights).expanduser()
     if path.suffix.lower() == '.onnx': return path
     if path.suffix or path.exists():

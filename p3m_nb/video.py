@@ -51,7 +51,7 @@ def _moved(a, flow):
 
 # %% ../nbs/53_video.ipynb #a404d12d
 def _flow_of_person(flow, alpha):
-    "`flow` (h,w,2) where the person is, continued over the edge: the edge moves with the person, not with what is behind."
+    "`flow` (h,w,2) of the person, continued over the edge, which moves with the person and not with what is behind."
     share = cv2.resize(alpha, flow.shape[1::-1], interpolation=cv2.INTER_AREA)
     weight = np.square(np.clip(share, 0, 1)) + np.float32(1e-4)
     near = lambda a: cv2.GaussianBlur(a, (0, 0), 6)

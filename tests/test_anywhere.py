@@ -1,9 +1,8 @@
-"Matting without PyTorch: nothing of it is imported, the shipped ONNX files belong to the weights, the mattes are the same."
-import hashlib, json, subprocess, sys
+"Matting without PyTorch: nothing of it is imported, the ONNX files belong to the weights, the mattes are the same."
+import hashlib, subprocess, sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
@@ -18,7 +17,8 @@ sys.argv = ['p3m_matte', *sys.argv[1:]]
 from p3m_nb.cli import p3m_matte
 try: p3m_matte()
 except SystemExit as e: status = e.code
-heavy = {'torch', 'fastai', 'pandas', 'matplotlib', 'safetensors'} & {n.split('.')[0] for n, m in sys.modules.items() if m}
+loaded = {name.split('.')[0] for name, module in sys.modules.items() if module}
+heavy = {'torch', 'fastai', 'pandas', 'matplotlib', 'safetensors'} & loaded
 print(sorted(heavy))
 sys.exit(status)
 """
@@ -50,7 +50,11 @@ def test_same_matte_as_torch(strategy):
     image = synth_portrait(seed=5, size=(1000, 800)).image
     onnx, torch = (Matter(backend=b, device='cpu', strategy=strategy) for b in ('onnx', 'torch'))
     assert repr(onnx.engine).startswith('onnxruntime') and repr(torch.engine).startswith('torch')
-    assert onnx.refiner is not None and (onnx.strategy, onnx.shorter, onnx.min_part) == (torch.strategy, torch.shorter, torch.min_part)
+    assert onnx.refiner is not None and (onnx.strategy, onnx.shorter, onnx.min_part) == (
+        torch.strategy,
+        torch.shorter,
+        torch.min_part,
+    )
     off = np.abs(onnx.alpha(image) - torch.alpha(image))
     assert off.max() < 1 / 255
     assert np.array_equal(onnx.trimap(image), torch.trimap(image))
