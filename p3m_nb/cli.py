@@ -150,6 +150,19 @@ def _single_out(inputs, out, alpha_only, background):
     return str(Path(out)/f'stdin_{kind}')
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
+def _check_watch(inputs, single):
+    "Only folders can be watched, and results go into one."
+    if single: raise ValueError('--watch: give a folder for the results')
+    for i in inputs:
+        if not os.path.isdir(i): raise ValueError(f'{i}: only folders can be watched; give one that exists')
+
+def _watch(matter, inputs, *how):
+    "Matte what comes into the folders `inputs`, and say so."
+    def say(line): print(line, file=sys.stderr, flush=True)
+    say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
+    return matter.watch(inputs, *how, say=say)
+
+# %% ../nbs/80_cli.ipynb #41d1dd6e
 @command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
     # photographs: files, folders, glob patterns, '-' for standard input, or 'sample' for the packaged portrait
@@ -159,6 +172,7 @@ def p3m_matte(
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
     overwrite:bool=False,  # make results again that exist
+    watch:bool=False,  # also matte what comes into the folders later, until Ctrl-C
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
@@ -166,9 +180,11 @@ def p3m_matte(
     from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     single = _single_out(inputs, out, alpha_only, background)
-    if inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
+    if watch: _check_watch(inputs, single)
+    elif inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter
     matter = Matter(**settings)
+    if watch: return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 

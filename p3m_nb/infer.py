@@ -28,6 +28,7 @@ from .encoders import ResNet34MP
 from .model import P3MNet, Integrate, fuse
 from .trimaps import refine_with, second_stage, trimap_of_logits
 from .registry import Network, list_models, padded_side
+from .watch import watch_folder
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
@@ -502,6 +503,18 @@ def _write(matte, outputs, background):
 
 # %% ../nbs/50_infer.ipynb #6d36e119
 @patch
+def _folder_run(self:Matter, out, alpha_only, background):
+    "What `process_folder` and `watch_folder` need to know."
+    out = Path(out).expanduser()
+    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    background = None if background is None else as_background(background)
+    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
+    def work(loaded, outputs):
+        path, image = loaded
+        _write(Matte(image, self.alpha(image), path.name), outputs, background)
+    return dict(out=out, endings=endings, work=work, desc='matte', read=lambda p: (p, load_image(p)))
+
+@patch
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
     out,  # folder for the results, made if needed
@@ -511,13 +524,18 @@ def files(self:Matter,
     progress:bool=True,  # show a progress bar on a terminal
 )->jobs.FileReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    out = Path(out).expanduser()
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
-    background = None if background is None else as_background(background)
-    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    def work(loaded, outputs):
-        path, image = loaded
-        _write(Matte(image, self.alpha(image), path.name), outputs, background)
-    read = lambda p: (p, load_image(p))
-    options = dict(overwrite=overwrite, progress=progress)
-    with keep_memory(): return process_folder(inputs, out, endings, work, 'matte', read=read, **options)
+    run = self._folder_run(out, alpha_only, background)
+    with keep_memory(): return process_folder(inputs, **run, overwrite=overwrite, progress=progress)
+
+@patch
+def watch(self:Matter,
+    inputs,  # a folder, or a list of folders
+    out,  # folder for the results, made if needed
+    alpha_only:bool=False,  # only write the alpha
+    background=None,  # a colour or an image: also write a composite
+    overwrite:bool=False,  # make results again that exist, and again when a photograph changes
+    **kwargs,  # `arrivals`, `say` and `going` of `watch_folder`
+)->jobs.FileReport:
+    "Matte the photographs in a folder, and those that come later, until Ctrl-C."
+    run = self._folder_run(out, alpha_only, background)
+    with keep_memory(): return watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
