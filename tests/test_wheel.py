@@ -4,7 +4,7 @@ fastai it claims to work with.
 The environments share nothing with the one that runs the tests but torch and torchvision with the libraries they
 bring (6 GB), which are linked in.
 """
-import os, re, subprocess, sys
+import os, re, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,20 @@ def test_wheel_in_a_fresh_environment(wheel, weights, tmp_path, fastai):
         f'grace_hopper_{k}' for k in ('alpha.png', 'cutout.png', 'preview.jpg')
     }
     print(version)
+
+
+def test_light_route(wheel, tmp_path):
+    "Without PyTorch: the wheel alone, and what `requirements-light.txt` lists."
+    env, clean = tmp_path/'env', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    start = time.monotonic()
+    run(sys.executable, '-m', 'venv', env)
+    run(env/'bin'/'pip', 'install', '-q', '--no-deps', wheel)
+    run(env/'bin'/'pip', 'install', '-q', '--no-compile', '-r', ROOT/'requirements-light.txt')
+    run(env/'bin'/'p3m_matte', 'sample', '-o', 'out', cwd=tmp_path, env=clean)
+    seconds = time.monotonic() - start
+    assert {p.name for p in (tmp_path/'out').glob('[!.]*')} == {
+        f'grace_hopper_{k}' for k in ('alpha.png', 'cutout.png', 'preview.jpg')}
+    size = sum(p.stat().st_size for p in env.rglob('*') if p.is_file() and not p.is_symlink()) / 1e6
+    print(f'light route: {size:.0f} MB, {seconds:.0f} s')
+    assert size < 400
+    assert not (next((env/'lib').glob('python*/site-packages'))/'torch').exists()
