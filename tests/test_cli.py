@@ -54,7 +54,8 @@ def test_single_file_and_pipes(command, weights, photo, tmp_path):
     cut = command('p3m_matte', photo, '-o', tmp_path/'me.png', '--weights', weights)
     assert cut.returncode == 0 and Image.open(tmp_path/'me.png').mode == 'RGBA'
     assert 'exists already' in one_line(command('p3m_matte', photo, '-o', tmp_path/'me.png', '--weights', weights))
-    piped = command('p3m_matte', '-', '-o', '-', '--alpha-only', '--weights', weights, stdin=photo.read_bytes(), text=False)
+    arguments = 'p3m_matte', '-', '-o', '-', '--alpha-only', '--weights', weights
+    piped = command(*arguments, stdin=photo.read_bytes(), text=False)
     assert piped.returncode == 0, piped.stderr
     assert np.asarray(Image.open(io.BytesIO(piped.stdout))).shape == load_image(photo).shape[:2]
     teal = command('p3m_matte', photo, '-o', tmp_path/'teal.jpg', '--background', 'teal', '--weights', weights)
@@ -63,7 +64,8 @@ def test_single_file_and_pipes(command, weights, photo, tmp_path):
 
 def test_output_equal_to_input(command, weights, photo):
     before = photo.read_bytes()
-    assert 'overwrite the input' in one_line(command('p3m_matte', photo, '-o', photo, '--overwrite', '--weights', weights))
+    onto_itself = command('p3m_matte', photo, '-o', photo, '--overwrite', '--weights', weights)
+    assert 'overwrite the input' in one_line(onto_itself)
     assert photo.read_bytes() == before
 
 
@@ -116,7 +118,8 @@ def test_folders_without_permission(command, weights, photo, tmp_path):
 def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     for n in range(6): (photo.parent/f'{n}.png').write_bytes(photo.read_bytes())
     import signal, subprocess, sys
-    code = f"import sys; sys.argv = ['p3m_matte', {str(photo.parent)!r}, '-o', {str(tmp_path / 'out')!r}, '--weights', {str(weights)!r}, '--strategy', 'resize']; from p3m_nb.cli import p3m_matte; p3m_matte()"
+    arguments = ['p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize']
+    code = f'import sys; sys.argv = {list(map(str, arguments))}; from p3m_nb.cli import p3m_matte; p3m_matte()'
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and len(list((tmp_path / 'out').glob('*_alpha.png'))) < 2:
@@ -127,4 +130,5 @@ def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     result = command('p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize')
     assert result.returncode == 0, result.stderr
     names = {p.name for p in (tmp_path/'out').iterdir()}
-    assert {f'{n}_{k}' for n in [*map(str, range(6)), 'grace'] for k in ('alpha.png', 'cutout.png', 'preview.jpg')} <= names
+    kinds = 'alpha.png', 'cutout.png', 'preview.jpg'
+    assert {f'{n}_{k}' for n in [*map(str, range(6)), 'grace'] for k in kinds} <= names

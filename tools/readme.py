@@ -49,7 +49,9 @@ def main(args):
         if stale: sys.exit(f'out of date: {", ".join(stale)}; run python tools/readme.py')
     elif args: sys.exit(__doc__)
     else:
-        for p, b in files.items(): p.parent.mkdir(exist_ok=True); p.write_bytes(b)
+        for p, b in files.items():
+            p.parent.mkdir(exist_ok=True)
+            p.write_bytes(b)
 
 
 if __name__ == '__main__': main(sys.argv[1:])
