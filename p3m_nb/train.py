@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
-from .core import atomic_write, choose, load_alpha, read_image
+from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, require_sound
 from .jobs import folder_lock
@@ -294,6 +294,7 @@ def _alone(out, goes_on):
     if rank_distrib(): yield
     else:
         with folder_lock(out, 'p3m_train'):
+            clear_left_behind(out/'mattes')
             if not goes_on and (out/'config.json').exists():
                 raise ValueError(f'{out}: another training was started here meanwhile')
             yield
