@@ -520,7 +520,7 @@ def train(args):
                     recipe='tools/train_lite.py',
                 )
                 scenery = ' and of --scenery' if args.scenery else ''
-                pasted = '; %d official portraits, whose faces were pasted over blurred ones' % len(faces) if faces else ''
+                pasted = f'; {len(faces)} official portraits, with faces pasted over blurred ones' if faces else ''
                 data = (f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found '
                         'face left out): EG1800 and Clothing Co-Parsing with mattes distilled from RVM and MODNet; '
                         f'backgrounds of BSDS500{scenery}{pasted}; encoder started from ImageNet')
