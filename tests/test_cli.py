@@ -1,9 +1,10 @@
 "p3m_matte as people use it, with bad input among the good."
-import io, os, pickle, re, time
+import io, os, pickle, re, subprocess, sys, time
 
 import numpy as np
 from PIL import Image
 
+from conftest import ROOT
 from p3m_nb.core import load_alpha, load_image
 
 
@@ -15,14 +16,25 @@ def one_line(result):
     return lines[0]
 
 
-def test_help_is_quick(command):
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = command('p3m_matte', '--help')
-        times.append(time.perf_counter() - start)
-    assert result.returncode == 0 and '--background' in result.stdout
-    assert min(times) < 1
+HEAVY = {'torch', 'torchvision', 'fastai', 'numpy', 'scipy', 'pandas', 'cv2', 'PIL', 'matplotlib', 'ipywidgets', 'IPython'}
+
+
+def test_help_and_import_load_nothing_heavy(command):
+    "What takes time is loading: `import p3m_nb` and `--help` of each command do without every large library."
+    code = f"""import sys, p3m_nb
+few = len(sys.modules)
+from p3m_nb import cli
+for name in [n for n in dir(cli) if n.startswith('p3m_') and callable(getattr(cli, n))]:
+    sys.argv = [name, '--help']
+    try: getattr(cli, name)()
+    except SystemExit as e: assert e.code == 0, name
+print(few, len(sys.modules), sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"""
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('show this help message') >= 8 and '--background' in done.stdout
+    few, many, heavy = done.stderr.split(maxsplit=2)
+    assert heavy.strip() == '[]' and int(few) < 150 and int(many) < 400, done.stderr
 
 
 def test_folder_with_bad_files(command, weights, photo, tmp_path):
@@ -117,7 +129,7 @@ def test_folders_without_permission(command, weights, photo, tmp_path):
 
 def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     for n in range(6): (photo.parent/f'{n}.png').write_bytes(photo.read_bytes())
-    import signal, subprocess, sys
+    import signal
     arguments = ['p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize']
     code = f'import sys; sys.argv = {list(map(str, arguments))}; from p3m_nb.cli import p3m_matte; p3m_matte()'
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE)

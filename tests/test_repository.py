@@ -230,3 +230,11 @@ def test_weights_and_addresses():
 
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'.github'/'workflows').glob('*.yml')), ids=lambda p: p.name)
+def test_actions_are_pinned(path):
+    "To a version, or to the commit that stands for it; Quarto's has a major version only."
+    used = re.findall(r'uses: (\S+)@(\S+)', path.read_text(encoding='utf-8'))
+    free = [name for name, ref in used if not re.fullmatch(r'v\d+\.\d+\.\d+|[0-9a-f]{40}', ref)]
+    assert used and set(free) <= {'quarto-dev/quarto-actions/setup'}, free

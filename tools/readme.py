@@ -36,11 +36,16 @@ def render(cells):
     return re.sub(r'\]\((?!nbs/)([\w/]+\.ipynb)', r'](nbs/\1', text) + '\n', pictures
 
 
+def command(n):
+    "The `n`-th shell block of README.md."
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    return re.findall(r'```sh\n(.*?)```', text, re.S)[n - 1].strip()
+
+
 def main(args):
     text, pictures = render(json.loads((ROOT/'nbs'/'index.ipynb').read_text())['cells'])
     readme = ROOT/'README.md'
-    if args[:1] == ['--command']:
-        return print(re.findall(r'```sh\n(.*?)```', readme.read_text(), re.S)[int(args[1]) - 1].strip())
+    if args[:1] == ['--command']: return print(command(int(args[1])))
     files = {readme: ('<!-- made from nbs/index.ipynb by tools/readme.py -->\n' + text).encode()} | {
         ROOT / p: b for p, b in pictures.items()
     }
