@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
-           'p3m_studio']
+           'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
 import argparse, difflib, functools, importlib, inspect, os, sys, traceback
@@ -150,15 +150,27 @@ def _single_out(inputs, out, alpha_only, background):
     kind = 'alpha.png' if alpha_only else 'cutout.png' if background is None else 'composite.jpg'
     return str(Path(out)/f'stdin_{kind}')
 
+# %% ../nbs/80_cli.ipynb #f11f5001
+def _films(inputs):
+    "The films among `inputs`; photographs beside them are refused."
+    from p3m_nb.film import is_film
+    films = [i for i in inputs if is_film(i) and not os.path.isdir(i)]
+    if films and len(films) < len(inputs):
+        raise ValueError('films and photographs: give them in two commands, their results are different')
+    return films
+
 # %% ../nbs/80_cli.ipynb #ff4dc57e
 @command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
-    # photographs: files, folders, glob patterns, '-' for standard input, or 'sample' for the packaged portrait
+    # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
     input:list,
     # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
+    best:bool=False,  # two passes, hair at full size, float32
+    fast:bool=False,  # one pass at 352 pixels, without detail, in bfloat16 where the processor has it
+    film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
 ):
@@ -166,21 +178,37 @@ def p3m_matte(
     from p3m_nb.core import sample_image
     from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    single = _single_out(inputs, out, alpha_only, background)
-    if inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
-    from p3m_nb.infer import Matter
+    films = _films(inputs)
+    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    single = None if films else _single_out(inputs, out, alpha_only, background)
+    if inputs != ['-'] and not films: image_files(inputs)  # a wrong name is reported before the network is loaded
+    from p3m_nb.infer import Matter, preset
+    if best and fast: raise ValueError('--best and --fast: choose one of the two')
+    if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
     matter = Matter(**settings)
+    if films:
+        from p3m_nb.video import matte_films
+        return matte_films(matter, films, out, film, background, overwrite)
     if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
 # %% ../nbs/80_cli.ipynb #0fd2b6a1
 _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
 
+# %% ../nbs/80_cli.ipynb #f11f5002
+def _hide_in_films(films, out, method, people, overwrite, settings):
+    "`obfuscate_films` with the settings that films have."
+    from p3m_nb.video import obfuscate_films
+    odd = sorted(set(settings) - {'strength', 'finder', 'frames'})
+    if people or odd: raise ValueError(f"--{(odd or ['people'])[0].replace('_', '-')}: not for films")
+    options = {name: settings[name] for name in ('strength', 'finder') if name in settings}
+    return obfuscate_films(films, out, overwrite, method=method, **options)
+
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command(settings='p3m_nb.settings:HideSettings')
 def p3m_obfuscate(
-    input:list,  # photographs: files, folders, glob patterns
-    out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
+    input:list,  # photographs: files, folders, glob patterns; or films
+    out:str='obfuscated',  # folder for the results (PNG; H.264 of films) and manifest.jsonl
     method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
     overwrite:bool=False,  # make results again that exist
@@ -188,6 +216,7 @@ def p3m_obfuscate(
     **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
+    if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, settings)
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
     return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)
@@ -370,6 +399,20 @@ def p3m_eval(
     print(result.table(published=published))
     if len(tests) > 1: print(result.grid(published=published))
     return result
+
+# %% ../nbs/80_cli.ipynb #e70c11a0
+@command
+def p3m_export(
+    out:str='net.onnx',  # the file; with --halves NAME_semantic.onnx and NAME_matting.onnx
+    arch:str=None,  # a network's name, see `list_models`; by default what the weights are of
+    weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
+    halves:bool=False,  # the semantic and the matting half, which HYBRID needs, as two files
+    half:bool=False,  # store weights as float16: half the size
+    overwrite:bool=False,  # replace files that are there
+):
+    "Write a network as ONNX for batches and photographs of any size, checked against torch on five sizes."
+    from p3m_nb.export import export_network
+    for check in export_network(arch, weights, out, halves, half, overwrite): print(check)
 
 # %% ../nbs/80_cli.ipynb #a2d3ee6f
 @command

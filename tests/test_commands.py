@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
+from p3m_nb.film import write_film
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 
@@ -57,6 +58,7 @@ def desk(tmp_path_factory):
     photo = load_image(sample_image())[::2, ::2]
     for name in ('photos/grace.jpg', 'photos/more/mirrored.png', 'sunset.png'):
         save_image(photo[:, ::-1] if 'mirrored' in name else photo, folder/name)
+    write_film(folder/'film.mp4', [np.roll(photo[:200, :200], 2 * i, 1) for i in range(3)])
     make_mini_p3m(folder/'P3M-10k', n=9, n_test=2, size=96)
     heads(folder/'heads', photo)
     for name in ('trained_on_blurred', 'trained_on_normal'):
@@ -84,7 +86,7 @@ def run(line, folder, seconds):
     return process.wait(), out.read_text(), interrupted
 
 
-ORDER = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_check', 'p3m_train', 'p3m_eval']
+ORDER = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_check', 'p3m_train', 'p3m_eval', 'p3m_export']
 
 
 @pytest.mark.parametrize('line', sorted(printed(), key=lambda line: ORDER.index(line.split()[0])))

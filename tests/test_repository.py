@@ -29,7 +29,8 @@ MAY_IMPORT = {
     name: rooms.split()
     for name, rooms in {
         # ground: no torch, no fastai
-        'core': '',
+        'multilevel': '',
+        'core': 'multilevel',
         'settings': 'core',
         'jobs': 'core',
         'synth': 'core',
@@ -38,7 +39,8 @@ MAY_IMPORT = {
         'faces': 'core jobs',
         'privacy': 'core jobs dataset faces',
         'audit': 'core jobs dataset faces privacy',
-        'identity': 'core jobs faces privacy',
+        'deblur': 'core faces privacy',
+        'identity': 'core jobs faces privacy deblur',
         'prepare': 'core jobs dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core jobs dataset',
@@ -61,10 +63,14 @@ MAY_IMPORT = {
         'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                  'callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'detail': 'core registry state_dicts encoders model weights trimaps',
-        'infer': 'core jobs registry encoders model weights detail trimaps',
-        'video': 'core jobs infer',
-        'export': 'core registry model weights infer detail',
+        'refiner': 'core',
+        'torch_engine': 'core encoders model refiner registry weights',
+        'onnx_engine': 'core',
+        'detail': 'core refiner',
+        'infer': 'core jobs detail onnx_engine torch_engine trimaps',
+        'film': 'core',
+        'video': 'core faces film infer jobs privacy',
+        'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
@@ -74,6 +80,7 @@ MAY_IMPORT = {
     }.items()
 }
 WITHOUT_TORCH = (
+    'multilevel',
     'core',
     'settings',
     'jobs',
@@ -83,10 +90,15 @@ WITHOUT_TORCH = (
     'faces',
     'privacy',
     'audit',
+    'deblur',
     'identity',
     'prepare',
     'random_trimaps',
     'crops',
+    'onnx_engine',
+    'film',
+    'detail',
+    'infer',
 )
 WITHOUT_FASTAI = (
     *WITHOUT_TORCH,
@@ -99,8 +111,9 @@ WITHOUT_FASTAI = (
     'trimap_losses',
     'metrics',
     'trimaps',
-    'detail',
-    'infer',
+    'refiner',
+    'torch_engine',
+    'export',
     'networks.*',
 )
 
