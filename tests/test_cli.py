@@ -16,7 +16,7 @@ def one_line(result):
     return lines[0]
 
 
-HEAVY = {'torch', 'torchvision', 'fastai', 'numpy', 'scipy', 'pandas', 'cv2', 'PIL', 'matplotlib', 'ipywidgets', 'IPython'}
+HEAVY = set('torch torchvision fastai numpy scipy pandas cv2 PIL matplotlib ipywidgets IPython onnxruntime'.split())
 
 
 def test_help_and_import_load_nothing_heavy(command):
