@@ -190,11 +190,9 @@ _ENTRIES = {}
 
 # %% ../nbs/19_registry.ipynb #2c1e4e7a
 def _is_taken(name, make):
-    "Whether a network of the package has the `name` already, and `make` is not of the package: then the package's stays."
-    inside = 'p3m_nb.'
-    taken = (
-        name in _ENTRIES and _ENTRIES[name].make.__module__.startswith(inside) and not make.__module__.startswith(inside)
-    )
+    "Whether a network of the package has the `name`, and `make` is not of the package: then the package's stays."
+    inside = lambda f: f.__module__.startswith('p3m_nb.')
+    taken = name in _ENTRIES and inside(_ENTRIES[name].make) and not inside(make)
     if taken: warnings.warn(f"a network of p3m_nb is called '{name}' already, and stays; choose another name for yours")
     return taken
 
