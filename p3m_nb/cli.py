@@ -36,7 +36,8 @@ def _with_default(text, default):
 def _add_parameter(parser, name, doc):
     "The option or argument for the documented parameter `name` of a function."
     required = doc.default is inspect.Parameter.empty
-    options = {'help': _with_default(doc.docment, None if required else doc.default)} | _value_options(doc.anno, doc.default)
+    options = {'help': _with_default(doc.docment, None if required else doc.default)}
+    options |= _value_options(doc.anno, doc.default)
     if doc.anno is list: options['nargs'] = '+' if required else '*'
     if doc.anno is not bool and 'choices' not in options: options['metavar'] = name.upper()
     if required: return parser.add_argument(name, **options)
@@ -48,9 +49,10 @@ def _add_setting(parser, f):
     "The option for the field `f` of a dataclass of settings; not given, it is None."
     facts, kind = f.metadata, f.type
     options = {'help': _with_default(facts['help'], facts['default']), 'default': None, 'dest': f.name}
+    metavar = None if facts['choices'] else f.name.upper()
     if kind is bool: options['action'] = argparse.BooleanOptionalAction
-    elif kind is list: options |= {'nargs': '*', 'metavar': f.name.upper()}
-    else: options |= {'type': kind, 'metavar': None if facts['choices'] else f.name.upper(), 'choices': facts['choices']}
+    elif kind is list: options |= {'nargs': '*', 'metavar': metavar}
+    else: options |= {'type': kind, 'metavar': metavar, 'choices': facts['choices']}
     parser.add_argument('--' + f.name.replace('_', '-'), **options)
 
 # %% ../nbs/80_cli.ipynb #4386b3c6
@@ -82,6 +84,8 @@ def _run(func, name, settings):
     "Parse the command line, call `func` and leave with its status."
     options = vars(_parser(func, name, settings).parse_args())
     debug = options.pop('debug')
+    for f in fields(settings) if settings else ():
+        if options[f.name] is None: del options[f.name]  # not given
     try: result = func(**options)
     except KeyboardInterrupt: sys.exit(f'{name}: interrupted; what is finished stays, run it again to go on')
     except BrokenPipeError: os._exit(1)  # the reader of our output has gone; nothing can be said any more
@@ -100,7 +104,10 @@ def _say_what_can_be_said():
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
 # %% ../nbs/80_cli.ipynb #292d78ff
-def command(func=None, settings=None):
+def command(
+    func:callable=None,  # documented function with the name of the command
+    settings:str=None,  # 'module:name' of a dataclass whose fields are further options, passed where they are given
+)->callable:
     "Make the documented function `func` a command line program that it is when called without arguments."
     if func is None: return functools.partial(command, settings=settings)
     @functools.wraps(func)
@@ -120,70 +127,68 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     from p3m_nb.infer import as_background
     if out != '-':
         if same_file(source, out): raise ValueError(f'{out}: the output would overwrite the input; choose another name')
-        if Path(out).exists() and not overwrite: raise ValueError(f'{out}: exists already; choose another name or give --overwrite')
+        if Path(out).exists() and not overwrite:
+            raise ValueError(f'{out}: exists already; choose another name or give --overwrite')
     background = None if background is None else as_background(background)
     matte = matter(sys.stdin.buffer.read() if source == '-' else source)
-    result = alpha_to_uint(matte.alpha) if alpha_only else matte.cutout() if background is None else matte.composite(background)
+    if alpha_only: result = alpha_to_uint(matte.alpha)
+    else: result = matte.cutout() if background is None else matte.composite(background)
     if out == '-': sys.stdout.buffer.write(encode_image(np.asarray(result)))
     else: print(save_image(np.asarray(result), out), file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #0742577e
-@command
+def _single_out(inputs, out, alpha_only, background):
+    "The file for the only result, '-' for standard output, or None if results go into a folder."
+    from pathlib import Path
+    from p3m_nb.core import IMAGE_SUFFIXES
+    is_file = Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
+    if out != '-' and not is_file and '-' not in inputs: return None
+    if len(inputs) != 1: raise ValueError(f'-o {out}: one result, but {len(inputs)} inputs; give a folder')
+    if out == '-' or Path(out).suffix: return out
+    kind = 'alpha.png' if alpha_only else 'cutout.png' if background is None else 'composite.jpg'
+    return str(Path(out)/f'stdin_{kind}')
+
+# %% ../nbs/80_cli.ipynb #ff4dc57e
+@command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
-    input:list,  # photographs: files, folders, glob patterns, '-' for standard input, or 'sample' for the packaged portrait
-    out:str='matte',  # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
+    # photographs: files, folders, glob patterns, '-' for standard input, or 'sample' for the packaged portrait
+    input:list,
+    # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
+    out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
-    strategy:Literal['hybrid', 'resize']=None,  # two passes (finer), or one (steadier, 2 to 4 times faster); by default what the weights ask for
-    min_part:float=None,  # detached parts smaller than this share of the largest are taken out; 0: none; by default what the weights ask for
-    resize:Literal['default', 'paper']='default',  # scaling of the input: ours, or as published for reproduction
-    device:str=None,  # cpu, cuda or mps; the fastest by default
-    precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # arithmetic; bf16 is 2 to 3 times faster on CPUs that have it
-    weights:str=None,  # .safetensors or published .pth file; the shipped weights by default
-    detail:bool=None,  # draw hair at the photograph's own size; by default with the shipped weights
-    refine:str=None,  # a second network for the transition area, e.g. vitmatte_s; its trimap is made by the first
-    refine_weights:str=None,  # file with the weights of that network
     overwrite:bool=False,  # make results again that exist
+    **settings  # see `MatteSettings`
 ):
-    "Matte portraits: write NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
-    from pathlib import Path
-    from p3m_nb.core import IMAGE_SUFFIXES, sample_image
+    "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
+    from p3m_nb.core import sample_image
     from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    single = out == '-' or (Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()) or '-' in inputs
-    if single and len(inputs) != 1: raise ValueError(f"-o {out}: one result, but {len(inputs)} inputs; give a folder")
-    if single and out != '-' and not Path(out).suffix: out = str(Path(out)/('stdin_alpha.png' if alpha_only else 'stdin_cutout.png' if background is None else 'stdin_composite.jpg'))
-    if inputs != ['-']: image_files(inputs)  # a wrong name is told before the network is loaded
+    single = _single_out(inputs, out, alpha_only, background)
+    if inputs != ['-']: image_files(inputs)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter
-    second = dict(refine=refine, refine_weights=refine_weights)
-    matter = Matter(weights, device, strategy, resize, precision, min_part=min_part, detail=detail, **second)
-    if single: return _single(matter, inputs[0], out, alpha_only, background, overwrite)
+    matter = Matter(**settings)
+    if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
     return matter.files(inputs, out, alpha_only, background, overwrite)
 
+# %% ../nbs/80_cli.ipynb #0fd2b6a1
+_Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
+
 # %% ../nbs/80_cli.ipynb #eae91aeb
-@command
+@command(settings='p3m_nb.settings:HideSettings')
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns
     out:str='obfuscated',  # folder for the results (PNG) and manifest.jsonl
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # black; face-coloured; blur and blocks are weak
-    strength:float=None,  # of blur and mosaic: standard deviation or block as a share of the face's size
-    masks:str=None,  # folder of facemasks of the same names: they are hidden, and no face is looked for
-    alphas:str=None,  # folder of mattes of the same names: their transition area is never changed
-    finder:str='centerface',  # centerface, rfb, haar, all, or an .onnx file
-    kernel:int=15,  # side in pixels of the kernel that makes the transition area
-    keep_faceless:bool=False,  # also write photographs in which no face was found: you have looked at them
-    keep_links:bool=False,  # record the hashes of the originals, which link each copy to its original
-    frames:bool=False,  # each folder is a film: a face found before and after is hidden in between
+    method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
-    jpeg:int=None,  # write JPEGs of this quality, 1..100; changes the transition area by the loss of the format
     overwrite:bool=False,  # make results again that exist
     n_workers:int=None,  # threads (default: one per processor)
+    **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
     from p3m_nb.privacy import obfuscate_folder
-    return obfuscate_folder(input, out, method, strength=strength, masks=masks, alphas=alphas, finder=finder, kernel=kernel,
-                            keep_faceless=keep_faceless, keep_links=keep_links, frames=frames, jpeg=jpeg,
-                            people=_person_finder() if people else None, overwrite=overwrite, n_workers=n_workers)
+    if people: settings['people'] = _person_finder()
+    return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
 def _person_finder():
@@ -220,17 +225,20 @@ def p3m_prepare(
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
-    method:Literal['zero', 'replace', 'blur', 'mosaic', 'paper']='zero',  # with -o: how faces are hidden
+    method:_Method='release',  # with -o: how faces are hidden
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
 ):
-    "Write foreground (fg) and background (bg) of every training image, for the composition loss; run again to go on after an interruption."
+    """Write foreground (fg) and background (bg) of every training image, for the composition loss.
+
+    Run it again to go on after an interruption."""
     from p3m_nb.prepare import obfuscate_dataset, prepare
-    if out is None: return prepare(root, images, alphas, overwrite=overwrite, n_workers=n_workers)
-    hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, overwrite=overwrite, n_workers=n_workers)
+    options = dict(overwrite=overwrite, n_workers=n_workers)
+    if out is None: return prepare(root, images, alphas, **options)
+    hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, **options)
     print(hidden, file=sys.stderr)
-    report = prepare(out, overwrite=overwrite, n_workers=n_workers)
+    report = prepare(out, **options)
     report.failed = hidden.failed | report.failed
     return report
 
@@ -242,7 +250,9 @@ def p3m_train(
     resume:bool=False,  # go on with the training in the folder, with its settings; start one if there is none
     **settings  # see `TrainSettings`
 ):
-    "Train any network on `DATA`; an interrupted training goes on with `--resume`. Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."
+    """Train any network on `DATA`; an interrupted training goes on with `--resume`.
+
+    Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."""
     import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
@@ -274,78 +284,87 @@ def _named(items):
     "(name or None, value) of each of `items`, written NAME=VALUE or VALUE."
     pairs = [(i.split('=', 1) if '=' in i and not os.path.exists(i) else (None, i)) for i in items]
     names = [n for n, _ in pairs if n is not None]
-    if twins := [n for n in names if names.count(n) > 1]: raise ValueError(f"two are called '{twins[0]}'; give them different names")
+    if twins := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f"two are called '{twins[0]}'; give them different names")
     return pairs
 
 # %% ../nbs/80_cli.ipynb #76ffc29d
-def _eval_methods(weights, predictions, onnx, method, matter, onnx_options):
+def _eval_methods(weights, predictions, onnx, method, settings):
     "Dict label -> `Method` of the options of `p3m_eval`."
     from p3m_nb.methods import network_method, onnx_method, stored_method, trimap_method
     from pathlib import Path
+    matter = {name: getattr(settings, name) for name in ('strategy', 'resize', 'device', 'precision')}
+    onnx_options = dict(size=settings.onnx_size, normalise=settings.onnx_normalise)
     if not (weights or predictions or onnx or method): found = [(None, network_method(None, **matter))]
-    else:
-        found = [(n, network_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)] + [(n, stored_method(p, n)) for n, p in _named(predictions)]
-        found += [(n, onnx_method(p, name=n, **onnx_options)) for n, p in _named(onnx)] + [(n, trimap_method(m)) for n, m in _named(method)]
+    else: found = [(n, network_method(w, n or Path(w).stem, **matter)) for n, w in _named(weights)]
+    found += [(n, stored_method(p, n)) for n, p in _named(predictions)]
+    found += [(n, onnx_method(p, name=n, **onnx_options)) for n, p in _named(onnx)]
+    found += [(n, trimap_method(m)) for n, m in _named(method)]
+    return _labelled(found)
+
+# %% ../nbs/80_cli.ipynb #94e601bc
+def _labelled(found):
+    "Dict label -> method of the pairs `found`, of a label or None and a `Method`."
     labels = [n or m.name for n, m in found]
-    if twins := [l for l in labels if labels.count(l) > 1]: raise ValueError(f"two methods are called '{twins[0]}'; name them, e.g. first=PATH second=PATH")
+    if twins := [l for l in labels if labels.count(l) > 1]:
+        raise ValueError(f"two methods are called '{twins[0]}'; name them, e.g. first=PATH second=PATH")
     return dict(zip(labels, (m for _, m in found)))
 
 # %% ../nbs/80_cli.ipynb #2c6e6954
-def _eval_tests(data, split, obfuscate, images, alphas):
+def _eval_tests(data, split, settings):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
-    from pathlib import Path
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
     from p3m_nb.dataset import PortraitFolder, require_sound
-    tests, hows = {}, obfuscate or ['none']
-    if odd := [h for h in hows if h not in OBFUSCATIONS]: raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
+    tests, hows, folders = {}, settings.obfuscate or ['none'], (settings.images, settings.alphas)
+    if odd := [h for h in hows if h not in OBFUSCATIONS]:
+        raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
-        portraits = test_set(PortraitFolder(folder, images, alphas) if images or alphas else folder, split)
+        portraits = test_set(PortraitFolder(folder, *folders) if any(folders) else folder, split)
         require_sound(portraits.samples, 'measure')
         for how in hows:
-            label = name or (Path(folder).name if len(data) > 1 else how if len(hows) > 1 else portraits.name)
-            label += f' {how}' if len(data) > 1 and len(hows) > 1 else ''
+            label = _test_label(name, portraits.name, folder if len(data) > 1 else None, how if len(hows) > 1 else None)
             if label in tests: raise ValueError(f"two test sets are called '{label}'; name them, e.g. first={folder}")
             tests[label] = dict(data=portraits, obfuscation=how)
     return tests
 
 # %% ../nbs/80_cli.ipynb #2d823ec3
-@command
+def _test_label(name, own_name, folder, how):
+    "What a test set is called; `folder` and `how` are given where they tell it from others."
+    from pathlib import Path
+    if folder is None: return name or how or own_name
+    return (name or Path(folder).name) + (f' {how}' if how else '')
+
+# %% ../nbs/80_cli.ipynb #3b12a618
+@command(settings='p3m_nb.settings:EvalSettings')
 def p3m_eval(
     data:list,  # test sets: P3M-10k's folder, or any with image and alpha folders; NAME=FOLDER to name it
     split:str=None,  # part of the data set: P3M-500-P, P3M-500-NP, valid (held out of train), train
-    weights:list=(),  # methods: our networks, .safetensors or published .pth files; the shipped weights if no method is given
+    # methods: our networks, .safetensors or published .pth files; the shipped weights if no method is given
+    weights:list=(),
     predictions:list=(),  # methods: folders of finished mattes, named as the images
     onnx:list=(),  # methods: ONNX files with an image as input
-    method:list=(),  # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
-    strategy:Literal['hybrid', 'resize']=None,  # of our networks: two passes, or one as in the paper's tables; by default what the weights ask for
-    resize:Literal['default', 'paper']='default',  # of our networks: our scaling, or the published one
-    device:str=None,  # of our networks: cpu, cuda or mps; the fastest by default
-    precision:Literal['auto', 'fp32', 'bf16', 'fp16']='auto',  # of our networks
-    onnx_size:int=512,  # shorter side of the ONNX network's input; 0: as the photo
-    onnx_normalise:Literal['half', 'imagenet', 'unit']='half',  # colours of the ONNX network's input: -1..1, ImageNet's mean, or 0..1
-    obfuscate:list=(),  # hide faces first, one run for each: none blur mosaic zero
-    scoring:Literal['float', '8bit']='float',  # round predictions to 8 bits first, or not
-    metrics:list=(),  # of the ten and the three of the face, e.g. sad mse grad (default: all)
-    images:str=None,  # sub-folder of the photographs, if not one of the usual ones
-    alphas:str=None,  # sub-folder of the mattes, likewise
-    first:int=None,  # only the first images, so many
-    gallery:int=4,  # how many of the worst images to show; 0: none
-    published:str='auto',  # test set whose published numbers stand below: P3M-500-P, P3M-500-NP, none, or auto
-    out:str='evaluation',  # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again
+    # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
+    method:list=(),
+    # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again
+    out:str='evaluation',
+    **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     import warnings
     from pathlib import Path
-    warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # of fastai's imports: nothing a user can mend
+    warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.benchmark import evaluate_grid
+    from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
     check_out(out)
-    tests = _eval_tests(data, split, obfuscate, images, alphas)
-    methods = _eval_methods(weights, predictions, onnx, method, dict(strategy=strategy, resize=resize, device=device, precision=precision), dict(size=onnx_size, normalise=onnx_normalise))
-    result = evaluate_grid(methods, tests, scoring=scoring, names=metrics or None, n=first, store=Path(out)/'predictions')
+    s = resolved(EvalSettings(**settings))
+    tests = _eval_tests(data, split, s)
+    methods = _eval_methods(weights, predictions, onnx, method, s)
+    store = Path(out)/'predictions'
+    result = evaluate_grid(methods, tests, scoring=s.scoring, names=s.metrics or None, n=s.first, store=store)
     result = result if len(tests) > 1 else result.relabel(lambda label: label.rsplit(':', 1)[0])
-    published = None if published == 'none' else published
-    result.save(out, gallery, metric=result.metrics[0], published=published)
+    published = None if s.published == 'none' else s.published
+    result.save(out, s.gallery, metric=result.metrics[0], published=published)
     print(result.table(published=published))
     if len(tests) > 1: print(result.grid(published=published))
     return result

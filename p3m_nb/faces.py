@@ -295,13 +295,15 @@ class FaceSearch:
         image = brightened(image)
         h, w = image.shape[:2]
         found = self._look(image, 0, min(1, (self.pixels / (h * w)) ** .5))
-        found += self._turned(image, self.turns)
-        if not found: found = self._turned(image, self.doubt)
+        small = min(self.turned, max(max(h, w) / 3, 160))  # so that three turns cost less than half of the first look
+        upright = any(f.score >= self.sure for f in found)  # then hardly anybody lies
+        found += self._turned(image, self.turns, small if upright else self.turned)
+        if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
 
-    def _turned(self, image, turns):
-        "What the detector is sure of in small copies that are turned by `turns`."
-        shrink = min(1, self.turned / max(image.shape[:2]))
+    def _turned(self, image, turns, side):
+        "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
+        shrink = min(1, side / max(image.shape[:2]))
         return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
     def _look(self, image, angle, shrink):

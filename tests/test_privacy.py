@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from p3m_nb import privacy
 from p3m_nb.core import load_image, make_trimap, process_mark, sample_image, save_alpha, save_image
 from p3m_nb.audit import audit
-from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, shipped
+from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
 from p3m_nb.privacy import METHODS, obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
@@ -297,3 +297,37 @@ def test_audit_by_the_one_who_hid(tmp_path):
         report = audit(tmp_path/'out', same)
         assert not report.ok and 'not independent' in str(report)
     assert face_finder('all').name == 'centerface+rfb+haar'
+
+
+def test_film_through_the_command(tmp_path):
+    "A face that the finder misses in one frame, and in three, is hidden there; frame 10 comes after frame 9."
+    still = PHOTO[::2, ::2]
+    for k in range(8, 16):
+        frame = np.roll(still, 2 * k, axis=1)
+        if k in (9, 11, 12, 13): frame[20:170, 70 + 2 * k:190 + 2 * k] = 140  # a flash
+        save_image(frame, tmp_path/f'in/{k}.png')
+    missed = [k for k in range(8, 16) if not find_faces(load_image(tmp_path/f'in/{k}.png'))]
+    assert missed == [9, 11, 12, 13]
+    run = start(tmp_path/'in', tmp_path/'out', '--frames')
+    assert '8 done' in run.communicate()[1] and run.returncode == 0
+    for k in range(8, 16):
+        out = load_image(tmp_path/f'out/{k}.png')
+        for x, y in ((110, 100), (151, 96), (135, 137)): assert (out[y, x + 2 * k] == 0).all(), k  # eyes and mouth
+
+
+def test_facemask_beside_the_face(tmp_path):
+    "A mask that covers no face is refused; one that leaves a second face is done, and listed for a look, also later."
+    two = np.concatenate([PHOTO[::2, ::2], PHOTO[::2, ::2]], 1)
+    h, w = PHOTO.shape[0] // 2, PHOTO.shape[1] // 2
+    for name, box in {'a': (0, 20, 0, 20), 'b': (40, 180, 60, 190)}.items():
+        mask = np.zeros((h, 2 * w), np.uint8)
+        mask[box[0]:box[1], box[2]:box[3]] = 255
+        save_image(two, tmp_path/f'in/{name}.png')
+        (tmp_path/'mask').mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path/f'mask/{name}.png')
+    for k in range(2):
+        report = obfuscate_folder(tmp_path/'in', tmp_path/'out', masks=tmp_path/'mask')
+        assert 'a.png: the facemask covers no face; one is seen at' in str(report) and len(report.failed) == 1
+        assert '1 show a face outside the facemask: look at them' in str(report)
+        assert report.outside == {tmp_path/'in/b.png': 1} and len(report.skipped) == k
+        assert not (tmp_path/'out/a.png').exists() and (load_image(tmp_path/'out/b.png')[:, w:] == two[:, w:]).all()
