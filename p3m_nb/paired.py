@@ -90,8 +90,8 @@ def settings_table(self:Result,
         of_method = [Setting(method, *c.split(':')) for c in columns]
         rows.append([method, 'measured', *(self._settings_cell(s, metrics) for s in of_method)])
     if published: rows += self._published_settings(metrics, columns)
-    told = (f'A:B is trained on A and tested on B. In each cell {" / ".join(map(metric_title, metrics))}, averages over '
-            f'images; in brackets the 95 % bootstrap interval of {metric_title(metrics[0])} over images.')
+    told = (f'A:B is trained on A and tested on B. In each cell {" / ".join(map(metric_title, metrics))}, averages '
+            f'over images; in brackets the 95 % bootstrap interval of {metric_title(metrics[0])} over images.')
     below = [told, *notes] + [_PUBLISHED_NOTE] * published
     return render_table(['Method', 'Source', *columns], rows, below, fmt)
 
@@ -179,8 +179,8 @@ def differences_table(self:Result,
         rows.append([r.change, r.at, r.n, mean, around, _probability(r.p), _probability(r.holm)])
     title = metric_title(metric)
     head = ['What changes', 'At', 'Images', f'{title} changes by', '95 % interval', 'p', 'p (Holm)']
-    notes = ["Differences on the same portraits, image by image; below zero: fewer errors. Interval: bootstrap over images. "
-             "p: Wilcoxon's signed-rank test, two-sided; p (Holm): corrected for the number of rows.",
+    notes = ["Differences on the same portraits, image by image; below zero: fewer errors. Interval: bootstrap over "
+             "images. p: Wilcoxon's signed-rank test, two-sided; p (Holm): corrected for the number of rows.",
              'With fewer than six portraits p cannot be below 0.05, whatever the differences are.']
     return render_table(head, rows, notes, fmt)
 
@@ -221,7 +221,9 @@ def settings_plot(self:Result,
     shifts = np.linspace(-.3, .3, len(methods) + 1) if len(methods) > 1 or published else [0, 0]
     for method, shift in zip(methods, shifts): _method_points(ax, self, method, columns, shift, metric)
     if published and metric in ('sad', 'mse'): _published_points(ax, methods, columns, shifts[-1], metric)
-    def told(column): return '{}\ntrained on {}\ntested on {}'.format(column, *(names.get(k, k) for k in column.split(':')))
+    def told(column):
+        trained, tested = (names.get(k, k) for k in column.split(':'))
+        return f'{column}\ntrained on {trained}\ntested on {tested}'
     ax.set_xticks(range(len(columns)), [told(c) for c in columns], fontsize=8)
     data = ', '.join(dict.fromkeys(run.data for run in self.runs.values()))
     ax.set(ylabel=f'{metric_title(metric)}, mean over images', title=data, ylim=(0, None))

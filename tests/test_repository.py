@@ -66,7 +66,7 @@ MAY_IMPORT = {
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'core settings jobs dataset privacy prepare metrics data registry weights learner train infer methods benchmark tables paired',
+        'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
         'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
     }.items()
 }
