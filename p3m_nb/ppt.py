@@ -515,7 +515,8 @@ def _training_note(training, weights):
     epoch = f'epoch {facts["best_epoch"]}, the best on the held-out part' if weights == 'best' else 'the last epoch'
     how = f'{s.optimizer} {s.lr:g} {s.schedule}, augmentation {s.augment}, seed {s.seed}'
     return (f'{training.method.name} on {short_name(training.part.name)}: {s.arch}, recipe {s.recipe}, '
-            f'{s.epochs} epochs, batches of {s.bs}, {s.size} pixels, {how}, start weights {s.pretrained or "random"}; weights of {epoch}; {duration(facts["seconds"])}.')
+            f'{s.epochs} epochs, batches of {s.bs}, {s.size} pixels, {how}, '
+            f'start weights {s.pretrained or "random"}; weights of {epoch}; {duration(facts["seconds"])}.')
 
 # %% ../nbs/63_ppt.ipynb #b8aa98d3
 @patch
