@@ -24,7 +24,7 @@ setuptools.setup(
     long_description=(here / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     packages=setuptools.find_packages(include=['p3m_nb', 'p3m_nb.*']),
-    package_data={'p3m_nb': ['weights/*', 'samples/*', 'widgets/*.js', 'widgets/*.css', 'py.typed']},
+    package_data={'p3m_nb': ['weights/*', 'samples/*', 'widgets/*.js', 'widgets/*.css', 'widgets/*.j2', 'widgets/*.ipynb', 'py.typed']},
     zip_safe=False,
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),

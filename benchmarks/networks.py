@@ -37,20 +37,13 @@ def photograph(network, width, height):
     return image, trimap
 
 
-def seconds(network, inputs):
-    "CPU seconds of one photograph."
-    start = time.process_time()
-    network.predict(*inputs)
-    return time.process_time() - start
-
-
-def peak(network, inputs):
-    "MB that one photograph takes beyond what this process holds."
+def cost(network, inputs):
+    "CPU seconds of one photograph, and the MB that it takes beyond what this process holds."
     ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
-    before = memory('VmRSS')
+    before, start = memory('VmRSS'), time.process_time()
     network.predict(*inputs)
-    return memory('VmHWM') - before
+    return time.process_time() - start, memory('VmHWM') - before
 
 
 def gmac(network):
@@ -65,9 +58,9 @@ def measure(name, sizes, rounds):
     found = dict(parameters=sum(p.numel() for p in network.parameters()), gmac=gmac(network))
     for width, height in sizes:
         inputs, theirs = photograph(network, width, height), photograph(base, width, height)
-        found[f'{width}x{height}'] = row = dict(memory=peak(network, inputs))
-        pairs = [(seconds(network, inputs), seconds(base, theirs)) for _ in range(rounds)]
-        row['seconds'], row['base'] = (min(column) for column in zip(*pairs))
+        rows = [(*cost(network, inputs), cost(base, theirs)[0]) for _ in range(rounds)]
+        seconds, peaks, of_base = zip(*rows)
+        found[f'{width}x{height}'] = dict(seconds=min(seconds), base=min(of_base), memory=max(peaks))
     return found
 
 

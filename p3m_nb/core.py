@@ -7,8 +7,9 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'FilePath', 'MAX_PIXELS', 'MAX_BYTES
            'RAW_SUFFIXES', 'OTHER_SUFFIXES', 'ImageLike', 'write_rules', 'choose', 'same_size', 'regular_file',
            'one_line', 'picture_kind', 'source_name', 'parse_colour', 'load_image', 'load_frames', 'ImageInfo',
            'image_info', 'sample_image', 'load_alpha', 'process_mark', 'process_lives', 'atomic_write',
-           'clear_temporaries', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'read_image', 'read_alpha',
-           'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite', 'keep_memory']
+           'clear_temporaries', 'clear_left_behind', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha',
+           'read_image', 'read_alpha', 'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite',
+           'keep_memory']
 
 # %% ../nbs/00_core.ipynb #546f4865
 import contextlib, contextvars, ctypes, difflib, functools, importlib.util, io, os, platform, re, stat, struct
@@ -20,6 +21,8 @@ from typing import Iterator, NamedTuple
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, ImageColor
+
+from .multilevel import estimate_colours
 
 # %% ../nbs/00_core.ipynb #137347c2
 # of RGB in 0..1: what most networks were trained with
@@ -716,6 +719,15 @@ def clear_temporaries(
             m = _TEMPORARY.fullmatch(f.name)
             if m and m[1] in names and _left_behind(f, m[2]): f.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #36785e5b
+def clear_left_behind(
+    folder:FilePath,  # a folder of results; it need not exist
+):
+    "Remove all temporary files of killed runs in `folder`; those of living processes stay."
+    for f in Path(folder).glob('.*.tmp'):
+        m = _TEMPORARY.fullmatch(f.name)
+        if m and _left_behind(f, m[2]): f.unlink(missing_ok=True)
+
 # %% ../nbs/00_core.ipynb #1f7dd5f0
 _FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jfif': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.tif': 'TIFF',
             '.tiff': 'TIFF', '.bmp': 'BMP'}
@@ -871,7 +883,7 @@ def _multi_level():
     with _ml_lock:
         if (module := sys.modules.get(name)) is None:
             package = importlib.util.find_spec('pymatting')
-            if package is None: raise ImportError('foreground estimation needs pymatting: pip install pymatting')
+            if package is None: return estimate_colours  # an installation for matting alone
             file = Path(package.origin).parent/'foreground'/'estimate_foreground_ml.py'
             spec = importlib.util.spec_from_file_location(name, file)
             module = sys.modules[name] = importlib.util.module_from_spec(spec)  # numba looks for it by this name

@@ -195,6 +195,7 @@ UNPOOL = ('framework', 'deterministic')
 class P3MNet(Network):
     "P3M-Net (arXiv 2104.14222, section 4) over any `encoder` with the interface of `encoders`."
     float32_encoder = False  # whether the encoder computes in float32 where the rest is in mixed precision
+    hybrid = (1 / 2, 1)  # sizes of the semantic and the matting pass in the published test
     def __init__(self,
         encoder:str|nn.Module='resnet34',  # name of `make_encoder`, or a module
         integration:tuple=INTEGRATION,  # modules in use, of 'tfi', 'sbfi', 'dbfi'; () is the paper's BASIC

@@ -38,12 +38,17 @@ def _distance(alpha, rng):
     return out
 
 # %% ../nbs/17_random_trimaps.ipynb #d31029ce
-RANDOM_TRIMAPS = {'ellipses': _ellipses, 'distance': _distance, 'repeated': _repeated}
+def _fixed(side):
+    "Trimaps of one width, as GFM's code makes them."
+    return lambda alpha, rng: _between(alpha, _ellipse(side), _ellipse(side))
+
+RANDOM_TRIMAPS = {'ellipses': _ellipses, 'distance': _distance, 'repeated': _repeated,
+                  'fixed25': _fixed(25), 'fixed50': _fixed(50)}
 
 # %% ../nbs/17_random_trimaps.ipynb #5dd2ff9c
 def random_trimap(
     alpha:np.ndarray,  # (H,W) uint8, the matte of a training crop
-    how:str='ellipses',  # 'ellipses', 'distance' or 'repeated'
+    how:str='ellipses',  # a name of `RANDOM_TRIMAPS`
     rng:np.random.Generator|int=0,  # random numbers, or a seed
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
     "A trimap of `alpha` with a transition area of random width."

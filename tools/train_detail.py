@@ -1,4 +1,4 @@
-"""Train the refiner of `p3m_nb.detail`: one command, resumable, from labelled photographs to the shipped file.
+"""Train the refiner of `p3m_nb.refiner`: one command, resumable, from labelled photographs to the shipped file.
 
     python tools/make_labels.py --teacher modnet.onnx --out labels --openpeople openpeople \\
         --sets people/interfaces,people/faker,openpeople
@@ -30,9 +30,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import alpha_to_uint, atomic_write, estimate_foreground, load_alpha, load_image
-from p3m_nb.detail import (Refiner, detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes,
-                           save_refiner)
+from p3m_nb.detail import detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes
 from p3m_nb.jobs import image_files
+from p3m_nb.refiner import Refiner, load_refiner, save_refiner
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring
@@ -368,19 +368,28 @@ def example(rng, item):
 
 # --- training --------------------------------------------------------------------------------------------------------
 
-def batches(args, items, first):
-    "Batches from number `first` on, made in a thread of its own; number i depends on the seed and i alone."
-    made = [[it for n, it in items if n.startswith('composite') == wanted] for wanted in (True, False)]
+def batches(make, first, last):
+    "`make(step)` for the steps from `first` to `last`, made ahead in a thread of its own."
     waiting = queue.Queue(4)
-    def one(rng):
+    def work():
+        try:
+            for step in range(first, last): waiting.put(make(step))
+        except Exception as e: waiting.put(e)  # raised where the batch is used
+    threading.Thread(target=work, daemon=True).start()
+    for _ in range(first, last):
+        batch = waiting.get()
+        if isinstance(batch, Exception): raise batch
+        yield batch
+
+
+def batch_of(args, items, step):
+    "Batch number `step`: depends on the seed and `step` alone."
+    made = [[it for n, it in items if n.startswith('composite') == wanted] for wanted in (True, False)]
+    rng = np.random.default_rng((args.seed, 2, step))
+    def one():
         pool = made[int(rng.random() > .55)] or made[0] or made[1]
         return example(rng, pool[rng.integers(len(pool))])
-    def work():
-        for step in range(first, args.steps):
-            rng = np.random.default_rng((args.seed, 2, step))
-            waiting.put([torch.from_numpy(np.stack(a)) for a in zip(*(one(rng) for _ in range(args.bs)))])
-    threading.Thread(target=work, daemon=True).start()
-    for _ in range(first, args.steps): yield waiting.get()
+    return [torch.from_numpy(np.stack(a)) for a in zip(*(one() for _ in range(args.bs)))]
 
 
 def loss_parts(alpha, true, weight):
@@ -397,17 +406,14 @@ def rate(args, step):
 
 
 class Run:
-    "The refiner, its average, the optimizer, and where training stands."
-    def __init__(self, args):
-        torch.manual_seed(args.seed)
+    "A network, its average, the optimizer, and where training stands; goes on from `--work`/last.pt."
+    pace = .01  # of the average
+
+    def __init__(self, args, net, optimizer):
         self.args, self.step, self.saved = args, 0, time.time()
-        self.net = Refiner()
-        self.average = copy.deepcopy(self.net).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), args.lr, weight_decay=1e-3)
+        self.net, self.optimizer = net, optimizer
+        self.average = copy.deepcopy(net).requires_grad_(False)
         self.file = Path(args.work)/'last.pt'
-        if args.start and not self.file.exists():
-            from p3m_nb.detail import load_refiner
-            for net in (self.net, self.average): net.load_state_dict(load_refiner(args.start).state_dict())
         if self.file.exists(): self.resume()
 
     def parts(self): return dict(net=self.net, average=self.average, optimizer=self.optimizer)
@@ -417,16 +423,38 @@ class Run:
         for name, part in self.parts().items(): part.load_state_dict(state[name])
         self.step = state['step']
 
-    def save(self, coarse, count):
+    def keep(self):
+        "Write the checkpoint."
         with atomic_write(self.file) as tmp:
             torch.save({k: v.state_dict() for k, v in self.parts().items()} | {'step': self.step}, tmp)
+        self.saved = time.time()
+
+    @torch.no_grad()
+    def follow(self):
+        "Move the average towards the network."
+        for mean, own in zip(self.average.state_dict().values(), self.net.state_dict().values()):
+            if own.dtype.is_floating_point: mean.lerp_(own, self.pace)
+            else: mean.copy_(own)
+
+
+class RefinerRun(Run):
+    "The refiner in training."
+    def __init__(self, args):
+        torch.manual_seed(args.seed)
+        net = Refiner()
+        if args.start:
+            net.load_state_dict(load_refiner(args.start).state_dict())
+        super().__init__(args, net, torch.optim.AdamW(net.parameters(), args.lr, weight_decay=1e-3))
+
+    def save(self, coarse, count):
+        "Write checkpoint and weights."
+        self.keep()
         made = len(list((Path(self.args.work)/'data').glob('composite_*.npz')))
         data = (f'{count} photographs that anyone may use (interfaces and faker: CC0; openpeople: MIT), labelled by '
                 f'MODNet (Apache-2.0), and {made} composites of them with drawn hair over free '
                 'wallpapers and drawn textures')
         facts = dict(coarse=coarse, steps=self.step, recipe='tools/train_detail.py')
         save_refiner(self.average, self.args.out, data, 'MIT', **facts)
-        self.saved = time.time()
 
     def learn(self, planes, true, weight):
         self.net.train()
@@ -443,18 +471,12 @@ class Run:
         given = loss_parts(planes[:, 3:4] / 2 + .5, true, weight)
         return [p.item() for p in (*parts, *given)]
 
-    @torch.no_grad()
-    def follow(self):
-        for mean, own in zip(self.average.state_dict().values(), self.net.state_dict().values()):
-            if own.dtype.is_floating_point: mean.lerp_(own, .01)
-            else: mean.copy_(own)
-
 
 def train(args, coarse, count):
     items = [(p.stem, item) for p in sorted((Path(args.work)/'data').glob('*.npz')) if (item := load_item(p))]
-    run, seen, start = Run(args), [], time.time()
+    run, seen, start = RefinerRun(args), [], time.time()
     print(f'{len(items)} pictures with a transition area; at step {run.step}', flush=True)
-    for batch in batches(args, items, run.step):
+    for batch in batches(lambda step: batch_of(args, items, step), run.step, args.steps):
         seen.append(run.learn(*batch))
         if run.step % 50 == 0:
             mean = np.mean(seen, 0)

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..losses import smooth_l1
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, check_inputs, register_network
 from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown_composition_loss, unknown_region
 
@@ -213,6 +213,7 @@ class FBA(Network):
 
     def planes(self, image:Tensor, trimap:Tensor)->tuple:
         "The four inputs: normalised photograph, photograph in 0..1, known pixels, distances."
+        check_inputs(image, trimap, self.multiple)
         known = known_planes(trimap)
         return image, self.unit(image), known.to(image.dtype), distance_planes(known).to(image.dtype)
 
@@ -225,6 +226,10 @@ class FBA(Network):
         alpha, foreground, background = seven[:, :1].clamp(0, 1), seven[:, 1:4].sigmoid(), seven[:, 4:].sigmoid()
         return FBAOutput(*fusion(alpha, image01.float(), foreground, background))
 
+    def from_known(self, unit:Tensor, known:Tensor)->FBAOutput:
+        "The output for RGB `unit` (B,3,H,W) in 0..1 and planes `known` (B,2,H,W), perhaps scaled and no longer binary."
+        distances = distance_planes(known >= .5).to(unit.dtype)
+        return self.from_planes(self.normalise(unit), unit, known.to(unit.dtype), distances)
     def forward(self, image:Tensor, trimap:Tensor|None=None)->FBAOutput:
         "Alpha, foreground and background of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         return self.from_planes(*self.planes(image, trimap))

@@ -92,6 +92,8 @@ class GFM(Network):
         super().__init__()
         if fusion not in FUSIONS: raise ValueError(f"fusion='{fusion}': choose one of {', '.join(FUSIONS)}")
         self.fusion, self.published = fusion, published
+        self.random_trimap = 'fixed25' if fusion == 'tt' else 'fixed50'  # the published widths, in training
+        if fusion == 'rim': self.hybrid = None  # the mix needs all heads at one size
         self.config = dict(fusion=fusion, published=published)
         self.encoder = make_resnet('resnet34')
         self.psp_module = _Context(512)
@@ -184,7 +186,7 @@ def forward(self:GFM,
     return RIMOutput(*pairs, self.rim(torch.cat([p.alpha for p in pairs], 1)).float())
 
 # %% ../../nbs/networks/gfm.ipynb #621906f9
-GFM.hybrid = (1 / 3, 1 / 2)  # sizes of glance and focus in the published test; its largest side is 1600
+GFM.hybrid = (1 / 3, 1 / 2)  # sizes of glance and focus in the published test, which `Matter(strategy='hybrid')` takes
 
 # %% ../../nbs/networks/gfm.ipynb #da768c2a
 @patch
@@ -263,8 +265,10 @@ def _alpha_terms(alpha, image, targets):
 
 # %% ../../nbs/networks/gfm.ipynb #8c4df8d6
 def _pair_terms(pair, fusion, image, targets, published):
-    "The terms of one pair of heads."
-    classes, transition = glance_classes(fusion, targets.trimap, targets.alpha, published), targets.trimap == 128
+    "The terms of one pair of heads; `published` is False, or the fusion of a network with the published faults."
+    faulty_classes = bool(published) and published != 'rim'  # RIM's code has the classes right
+    classes = glance_classes(fusion, targets.trimap, targets.alpha, faulty_classes)
+    transition = targets.trimap == 128
     wanted = 1 - targets.alpha if fusion == 'bt' else targets.alpha
     local = alpha_loss(pair.focus, wanted, transition) + laplacian_loss(pair.focus, wanted, transition)
     glance = semantic_loss(pair.glance if published else pair.logits, classes)
@@ -288,11 +292,12 @@ def losses(self:GFM,
     "A quarter of each term: glance, focus, fusion and composition; with RIM of each pair, and of the mix."
     colours = [None if c is None else self.unit(c) for c in (targets.foreground, targets.background)]
     targets, image = _Colours(targets.alpha, targets.trimap, *colours), self.unit(image)
-    if self.fusion != 'rim': parts = _pair_terms(output, self.fusion, image, targets, self.published)
+    published = self.published and self.fusion
+    if self.fusion != 'rim': parts = _pair_terms(output, self.fusion, image, targets, published)
     else:
         pairs = output[:3] if not self.published else (output.tt, output.ft, output.ft)
         parts = {f'{name}_{kind}': term for kind, pair in zip(self.kinds, pairs)
-                 for name, term in _pair_terms(pair, kind, image, targets, self.published).items()}
+                 for name, term in _pair_terms(pair, kind, image, targets, published).items()}
         parts |= _alpha_terms(output.alpha, image, targets)
     return {name: term / 4 for name, term in parts.items()}
 

@@ -172,6 +172,7 @@ class MODNet(Network):
     ):
         super().__init__()
         self.published, self.config = published, dict(published=published)
+        self.own_size = published
         self.backbone = nn.ModuleDict(dict(model=_MobileNetV2()))
         self.lr_branch, self.hr_branch, self.f_branch = _LowResolution(), _HighResolution(), _Fusion()
         for m in self.modules():

@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 _WHERE = {
     'MatteViewer': 'matte', 'MatteCorrector': 'correct', 'Viewer': 'viewer', 'MatteCompare': 'compare', 'DatasetInspector': 'dataset', 'ObfuscationStudio': 'obfuscation',
     'ErrorExplorer': 'errors', 'read_marks': 'errors', 'region_errors': 'errors', 'TrainingMonitor': 'training',
+    'Album': 'album', 'Look': 'album', 'StudioPage': 'studio', 'open_studio': 'studio', 'studio_server': 'serve',
     'TrainingView': 'training', 'BatchMatter': 'batch', 'mattes_zip': 'batch', 'safe_name': 'batch', 'error_map': 'common',
 }
 __all__ = sorted(_WHERE)

@@ -37,6 +37,15 @@ function make(tag, attributes = {}, ...children) {
   return e;
 }
 
+function send(model, message) {
+  // a model whose kernel is gone throws; the viewer goes on with what it has
+  try {
+    model.send(message);
+  } catch (e) {
+    console.warn(`p3m viewer: ${e.message}`);
+  }
+}
+
 class Tiles {
   // Tiles by key; asks for those that are missing, the most wanted first.
   constructor(model, arrived) {
@@ -66,7 +75,7 @@ class Tiles {
     const next = this.wanted.filter((w) => !this.asked.has(w[0])).slice(0, IN_FLIGHT - this.asked.size);
     if (next.length <= 0) return;
     for (const w of next) this.asked.set(w[0], performance.now());
-    this.model.send({ kind: 'tiles', tiles: next.map((w) => w.slice(1)) });
+    send(this.model, { kind: 'tiles', tiles: next.map((w) => w.slice(1)) });
   }
   async take(message, buffers) {
     if (message.kind !== 'tile') return;
@@ -447,7 +456,7 @@ class Viewer {
     this.pointers.delete(e.pointerId);
     for (const p of this.panes) p.canvas.classList.remove('p3m-moving');
     if (!this.stroke) return;
-    this.model.send({ kind: 'stroke', ...this.stroke });
+    send(this.model, { kind: 'stroke', ...this.stroke });
     this.stroke = null;
   }
   point(e, pane) {
@@ -461,7 +470,7 @@ class Viewer {
     if (this.probing) return;
     this.probing = performance.now();
     this.probed = String(this.pixel);
-    this.model.send({ kind: 'pixel', x, y });
+    send(this.model, { kind: 'pixel', x, y });
   }
   showPixel(message) {
     this.probing = null;
@@ -470,7 +479,7 @@ class Viewer {
       // it went on in the meantime
       this.probing = performance.now();
       this.probed = String(this.pixel);
-      this.model.send({ kind: 'pixel', x: this.pixel[0], y: this.pixel[1] });
+      send(this.model, { kind: 'pixel', x: this.pixel[0], y: this.pixel[1] });
     }
   }
   toMini(e) {

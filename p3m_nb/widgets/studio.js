@@ -1,0 +1,471 @@
+// The page of p3m_studio: photographs in, another background, files out. The kernel does the work.
+// Documented in nbs/widgets/studio.ipynb.
+const PART = 1 << 21; // bytes of a file that are sent at once
+const PATIENCE = 15000; // milliseconds without a sign of life before we say so
+const SESSION = 'p3m_studio_session';
+const BACKGROUNDS = [
+  ['transparent', 'Transparent'],
+  ['colour', 'Colour'],
+  ['picture', 'Picture'],
+  ['blur', 'Blurred'],
+  ['original', 'Keep as it is'],
+];
+const HIDING = [
+  ['zero', 'black (safe)'],
+  ['replace', 'skin colour (safe)'],
+  ['mosaic', 'blocks (weak)'],
+  ['blur', 'blurred (weak)'],
+];
+
+function make(tag, attributes = {}, ...children) {
+  const e = document.createElement(tag);
+  for (const [k, v] of Object.entries(attributes)) {
+    if (k.startsWith('on')) e.addEventListener(k.slice(2), v);
+    else if (k === 'text') e.textContent = v;
+    else if (v !== false) e.setAttribute(k, v === true ? '' : v);
+  }
+  e.append(...children);
+  return e;
+}
+const fresh = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, '0')).join('');
+const plural = (n, what) => `${n} ${what}${n === 1 ? '' : 's'}`;
+
+class Studio {
+  constructor(model, el) {
+    Object.assign(this, { model, tiles: new Map(), queue: [], incoming: new Map(), turn: 0, answered: true });
+    this.session = sessionStorage.getItem(SESSION) || fresh();
+    sessionStorage.setItem(SESSION, this.session);
+    this.build(el);
+    this.listen = (message, buffers) => this.take(message, buffers);
+    this.follow = () => this.show();
+    model.on('msg:custom', this.listen);
+    model.on('change:_state', this.follow);
+    this.clock = setInterval(() => this.beat(), 3000);
+    this.leave = (e) => {
+      if (this.unsaved) e.preventDefault();
+    };
+    addEventListener('beforeunload', this.leave);
+    this.otherTabs();
+    this.fit = () => this.tellRoom();
+    this.observer = new ResizeObserver(this.fit);
+    this.observer.observe(this.root);
+    addEventListener('resize', this.fit);
+    this.send({ kind: 'hello', session: this.session });
+    this.show();
+  }
+  close() {
+    this.model.off('msg:custom', this.listen);
+    this.model.off('change:_state', this.follow);
+    removeEventListener('beforeunload', this.leave);
+    clearInterval(this.clock);
+    this.channel?.close();
+    this.observer.disconnect();
+    removeEventListener('resize', this.fit);
+  }
+  // what is on the page
+  build(el) {
+    document.documentElement.lang = 'en';
+    document.title = 'Portrait studio';
+    const button = (text, onclick, more = {}) => make('button', { type: 'button', text, onclick, ...more });
+    this.alert = make('div', { class: 'p3s-alert p3s-none', role: 'alert' });
+    this.input = make('input', {
+      type: 'file',
+      multiple: true,
+      class: 'p3s-file',
+      'aria-label': 'photographs',
+      tabindex: '-1',
+    });
+    this.input.addEventListener('change', () => {
+      this.upload([...this.input.files]);
+      this.input.value = '';
+    });
+    this.backdrop = make('input', {
+      type: 'file',
+      accept: 'image/*',
+      class: 'p3s-file',
+      'aria-label': 'picture for the background',
+      tabindex: '-1',
+    });
+    this.backdrop.addEventListener('change', () => {
+      this.queue.push({ file: this.backdrop.files[0], purpose: 'background' });
+      this.backdrop.value = '';
+      this.next();
+    });
+    this.drop = make(
+      'div',
+      { class: 'p3s-drop' },
+      make('p', { text: 'Drop photographs here, or' }),
+      button('Choose photographs', () => this.input.click(), { class: 'p3s-main' }),
+      this.input,
+    );
+    this.look = this.buildLook(button);
+    this.one = button('Download this photograph', () => this.download(this.state.selected), { class: 'p3s-main' });
+    this.all = button('Download all as a zip', () => this.download(''));
+    this.status = make('p', { class: 'p3s-status', role: 'status' });
+    this.progress = make('progress', { class: 'p3s-none', max: '1', 'aria-label': 'photographs that are ready' });
+    this.strip = make('ul', { class: 'p3s-strip', 'aria-label': 'photographs' });
+    this.undo = button('Undo', () => this.send({ kind: 'undo' }));
+    this.redo = button('Redo', () => this.send({ kind: 'redo' }));
+    this.hint = make('p', {
+      class: 'p3s-hint',
+      text:
+        'Is something missing, or too much? Press add or remove below and paint over it. ' +
+        'Drag the white line at the left to compare with the photograph.',
+    });
+    this.correct = make('div', { class: 'p3s-correct' }, this.hint, this.undo, this.redo);
+    const step = (n, title, ...children) =>
+      make(
+        'section',
+        { class: 'p3s-step', 'aria-labelledby': `p3s-${n}` },
+        make('h2', { id: `p3s-${n}`, text: `${n}. ${title}` }),
+        ...children,
+      );
+    this.root = make(
+      'div',
+      { class: 'p3s-studio' },
+      make(
+        'header',
+        {},
+        make('h1', { text: 'Portrait studio' }),
+        make('p', { text: 'All work is done on this computer; nothing is sent over the internet.' }),
+      ),
+      this.alert,
+      make(
+        'div',
+        { class: 'p3s-steps' },
+        step(1, 'Photographs', this.drop),
+        step(2, 'Background', ...this.look),
+        step(3, 'Download', this.one, this.all, this.progress, this.status),
+      ),
+      this.strip,
+      this.correct,
+    );
+    this.listenDrop();
+    el.append(this.root);
+    this.root.p3s = this; // for tests
+  }
+  buildLook(button) {
+    this.colour = make('input', { type: 'color', value: '#ffffff', 'aria-label': 'colour of the background' });
+    this.colour.addEventListener('input', () => this.choose('colour'));
+    const extra = { colour: this.colour, picture: button('Choose picture', () => this.backdrop.click()) };
+    this.kinds = new Map(
+      BACKGROUNDS.map(([kind]) => [
+        kind,
+        make('input', { type: 'radio', name: 'p3s-background', value: kind, onchange: () => this.choose(kind) }),
+      ]),
+    );
+    const rows = BACKGROUNDS.map(([kind, text]) =>
+      make('div', {}, make('label', {}, this.kinds.get(kind), ` ${text}`), ...(extra[kind] ? [extra[kind]] : [])),
+    );
+    this.hide = make('input', { type: 'checkbox', onchange: () => this.sendLook() });
+    this.how = make(
+      'select',
+      { 'aria-label': 'how faces are hidden', onchange: () => this.sendLook() },
+      ...HIDING.map(([value, text]) => make('option', { value, text })),
+    );
+    return [
+      make(
+        'fieldset',
+        {},
+        make('legend', { class: 'p3s-hidden', text: 'what stands behind the person' }),
+        ...rows,
+        this.backdrop,
+      ),
+      make('div', { class: 'p3s-faces' }, make('label', {}, this.hide, ' Hide faces'), this.how),
+    ];
+  }
+  listenDrop() {
+    const over = (e) => {
+      e.preventDefault();
+      this.drop.classList.toggle('p3s-over', e.type === 'dragover');
+    };
+    for (const kind of ['dragover', 'dragleave']) document.addEventListener(kind, over);
+    document.addEventListener('drop', (e) => {
+      over(e);
+      if (e.dataTransfer?.files.length) this.upload([...e.dataTransfer.files]);
+    });
+  }
+  say(text) {
+    if (this.status.textContent !== text) this.status.textContent = text;
+  }
+  warn(text, act, what) {
+    this.alert.replaceChildren(make('span', { text }));
+    if (act) this.alert.append(make('button', { type: 'button', text: what, onclick: act }));
+    this.alert.classList.toggle('p3s-none', !text);
+  }
+  // what the user does
+  choose(kind) {
+    if (kind === 'picture' && !this.state.look.picture) {
+      this.backdrop.click();
+      return this.show();
+    }
+    this.kinds.get(kind).checked = true;
+    this.sendLook();
+  }
+  sendLook() {
+    // the kernel may be slow: until it has heard the last wish, the page shows the wish
+    this.turn += 1;
+    this.unsaved = this.state.photos.length > 0;
+    const background = [...this.kinds].find(([, radio]) => radio.checked)[0];
+    this.send({
+      kind: 'look',
+      background,
+      colour: this.colour.value,
+      hide: this.hide.checked ? this.how.value : '',
+      turn: this.turn,
+    });
+  }
+  upload(files) {
+    const { files: most, bytes } = this.state.limits,
+      room = most - this.state.photos.length - this.queue.length;
+    if (files.length > room)
+      this.warn(
+        `${plural(files.length, 'file')} at once: only the first ${Math.max(0, room)} were taken, ` +
+          `at most ${most} fit; download and remove some.`,
+      );
+    for (const file of files.slice(0, Math.max(0, room)))
+      this.queue.push({ file, purpose: 'photograph', large: file.size > bytes });
+    this.unsaved = true;
+    this.next();
+  }
+  async next() {
+    // one file after the other, each in parts; the kernel says when it has a part
+    if (this.sending || !this.queue.length) return;
+    const { file, purpose, large } = this.queue[0],
+      id = fresh();
+    this.sending = { id, file, purpose, at: 0, large };
+    this.part();
+    this.show();
+  }
+  async part() {
+    const s = this.sending,
+      end = s.large ? 0 : Math.min(s.file.size, s.at + PART),
+      last = s.large || end >= s.file.size;
+    let data;
+    try {
+      data = await s.file.slice(s.at, end).arrayBuffer();
+    } catch {
+      this.warn(`${s.file.name}: the file can no longer be read; choose it again.`);
+      return this.sent();
+    }
+    s.at = end;
+    s.last = last;
+    this.send({ kind: 'upload', id: s.id, name: s.file.name, size: s.file.size, purpose: s.purpose, last }, [data]);
+  }
+  sent() {
+    this.queue.shift();
+    this.sending = null;
+    this.next();
+    this.show();
+  }
+  download(key) {
+    this.send({ kind: 'download', key });
+    this.say('making the file ...');
+  }
+  // what the kernel says
+  take(message, buffers) {
+    this.answered = true;
+    const act = {
+      got: () => {
+        if (this.sending?.id !== message.id) return;
+        if (this.sending.last || message.enough) this.sent();
+        else this.part();
+      },
+      thumb: () => {
+        const tile = this.tiles.get(message.key);
+        if (!tile) return;
+        if (tile.image.src) URL.revokeObjectURL(tile.image.src);
+        tile.image.src = URL.createObjectURL(new Blob([buffers[0]], { type: 'image/jpeg' }));
+      },
+      offer: () => {
+        this.incoming.set(message.id, { ...message, parts: [], at: 0 });
+        this.pull(message.id);
+      },
+      part: () => this.receive(message.id, buffers[0]),
+      busy: () => {
+        this.tries = (this.tries ?? 0) + 1;
+        // a copy of this tab works there: have a session of our own
+        if (this.tries > 15) sessionStorage.setItem(SESSION, (this.session = fresh()));
+        this.say('opening ...');
+        setTimeout(() => this.send({ kind: 'hello', session: this.session }), 700);
+      },
+      warn: () => this.warn(message.text),
+    }[message.kind];
+    if (act) act();
+  }
+  pull(id) {
+    const f = this.incoming.get(id);
+    this.send({ kind: 'part', id, at: f.at });
+    this.say(`downloading ${f.name}: ${Math.round((100 * f.at) / Math.max(1, f.size))} %`);
+  }
+  receive(id, data) {
+    const f = this.incoming.get(id);
+    if (!f) return;
+    f.parts.push(data);
+    f.at += data.byteLength;
+    if (f.at < f.size) return this.pull(id);
+    this.incoming.delete(id);
+    this.send({ kind: 'taken', id });
+    const link = make('a', { href: URL.createObjectURL(new Blob(f.parts, { type: f.type })), download: f.name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    this.unsaved = false;
+    this.say(`${f.name} is in your downloads`);
+  }
+  show() {
+    const s = (this.state = this.model.get('_state')),
+      count = (state) => s.photos.filter((p) => p.state === state).length;
+    const ready = count('ready'),
+      open = count('waiting') + count('working') + this.queue.length,
+      total = s.photos.length + this.queue.length;
+    this.showStrip(s);
+    if (s.look.turn >= this.turn) this.showLook(s.look);
+    const chosen = s.photos.find((p) => p.key === s.selected);
+    this.one.disabled = chosen?.state !== 'ready';
+    this.all.disabled = ready === 0 || open > 0;
+    this.all.textContent = ready > 1 ? `Download all ${ready} as a zip` : 'Download all as a zip';
+    this.undo.disabled = !s.undo;
+    this.redo.disabled = !s.redo;
+    this.correct.classList.toggle('p3s-none', chosen?.state !== 'ready');
+    this.progress.classList.toggle('p3s-none', open === 0);
+    Object.assign(this.progress, { max: Math.max(1, total), value: total - open });
+    if (s.message) this.say(s.message);
+    else if (open)
+      this.say(
+        this.sending
+          ? `${this.sending.file.name} is being read; ${total - open} of ${total} ready`
+          : `working: ${total - open} of ${total} ready${this.left(total - open, open)}`,
+      );
+    else this.say(this.summary(s, ready));
+    if (!open) this.began = null;
+  }
+  tellRoom() {
+    // how high the viewer may be, so that all is seen at once
+    const height = Math.round(innerHeight - this.root.getBoundingClientRect().bottom - scrollY - 60);
+    if (Math.abs(height - (this.room ?? 0)) < 8) return;
+    this.room = height;
+    this.send({ kind: 'room', height });
+  }
+  showLook(look) {
+    this.kinds.get(look.background).checked = true;
+    if (document.activeElement !== this.colour) this.colour.value = look.colour;
+    this.hide.checked = look.hide !== '';
+    if (look.hide) this.how.value = look.hide;
+  }
+  left(done, open) {
+    this.began ??= { at: performance.now(), done };
+    const n = done - this.began.done;
+    if (n < 1) return '';
+    const seconds = Math.ceil((((performance.now() - this.began.at) / n) * open) / 1000);
+    return seconds < 90 ? `, about ${seconds} s left` : `, about ${Math.round(seconds / 60)} min left`;
+  }
+  summary(s, ready) {
+    if (!s.photos.length) return 'No photographs yet.';
+    const failed = s.photos.length - ready,
+      faceless = s.look.hide ? s.photos.filter((p) => p.faces === 0).length : 0;
+    return (
+      [
+        `${plural(ready, 'photograph')} ready`,
+        failed ? `${failed} could not be used` : '',
+        faceless
+          ? `no face was found in ${faceless}: look at ${faceless === 1 ? 'it' : 'them'} before you publish`
+          : '',
+      ]
+        .filter(Boolean)
+        .join('; ') + '.'
+    );
+  }
+  showStrip(s) {
+    const keys = new Set(s.photos.map((p) => p.key));
+    for (const [key, tile] of this.tiles) {
+      if (keys.has(key)) continue;
+      tile.element.remove();
+      this.tiles.delete(key);
+    }
+    for (const p of s.photos) {
+      if (!this.tiles.has(p.key)) this.newTile(p);
+      const tile = this.tiles.get(p.key);
+      const note = { waiting: 'waiting', working: 'working ...', ready: '', failed: p.reason }[p.state];
+      tile.note.textContent =
+        note ||
+        (s.look.hide && p.faces === 0
+          ? 'no face found'
+          : s.look.hide && p.faces > 0
+            ? `${plural(p.faces, 'face')} hidden`
+            : '');
+      tile.element.className = `p3s-tile p3s-${p.state}`;
+      tile.pick.setAttribute('aria-current', String(p.key === s.selected));
+    }
+    this.strip.classList.toggle('p3s-none', s.photos.length === 0);
+  }
+  newTile(p) {
+    const image = make('img', { alt: '' }),
+      note = make('span', { class: 'p3s-note' });
+    const pick = make(
+      'button',
+      { type: 'button', class: 'p3s-pick', title: p.name, onclick: () => this.send({ kind: 'select', key: p.key }) },
+      image,
+      make('span', { class: 'p3s-name', text: p.name }),
+      note,
+    );
+    const remove = make('button', {
+      type: 'button',
+      class: 'p3s-remove',
+      text: '×',
+      title: `remove ${p.name}`,
+      'aria-label': `remove ${p.name}`,
+      onclick: () => this.send({ kind: 'remove', key: p.key }),
+    });
+    const element = make('li', {}, pick, remove);
+    this.tiles.set(p.key, { element, image, note, pick });
+    this.strip.append(element);
+  }
+  // whether the other side lives, and whether we are alone
+  send(message, buffers) {
+    try {
+      this.model.send(message, undefined, buffers);
+    } catch {
+      this.stopped(); // there is no connection any more
+    }
+  }
+  stopped() {
+    if (this.dead) return;
+    this.dead = true;
+    this.answered = false;
+    this.unsaved = false;
+    this.warn(
+      'The studio does not answer: it is very busy, or has stopped. Your photographs and corrections are kept. ' +
+        'If pressing Continue does not help, start p3m_studio again.',
+      () => location.reload(),
+      'Continue',
+    );
+  }
+  beat() {
+    // a tab in the background beats rarely: what counts is how long a question waits, not when the last one was
+    if (this.answered) {
+      if (this.dead) this.warn('');
+      this.dead = this.answered = false;
+      this.asked = performance.now();
+    } else if (performance.now() - this.asked > PATIENCE) this.stopped();
+    this.send({ kind: 'ping' });
+  }
+  otherTabs() {
+    this.channel = new BroadcastChannel('p3m_studio');
+    this.channel.onmessage = (e) => {
+      if (e.data === 'opened') this.channel.postMessage('here');
+      this.warn(
+        'The studio is also open in another tab. Each tab has photographs of its own; ' +
+          'this one does not see those of the other.',
+      );
+    };
+    this.channel.postMessage('opened');
+  }
+}
+
+function render({ model, el }) {
+  const studio = new Studio(model, el);
+  return () => studio.close();
+}
+
+export default { render };

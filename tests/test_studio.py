@@ -1,0 +1,197 @@
+"""`p3m_studio` in headless Chromium: photographs go in, files come out, and what goes wrong is said.
+
+With P3M_SCREENSHOTS=folder the screenshots are kept."""
+import io, json, os, signal, subprocess, sys, time, urllib.request, zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from p3m_nb.core import load_image, sample_image, save_image
+from p3m_nb.widgets.serve import studio_server
+from tools.viewer_page import browser, find_chromium
+
+MISSING = 'Chromium or chromedriver is not installed: apt-get install chromium chromium-driver'
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not all(find_chromium()), reason=MISSING)]
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+
+@pytest.fixture(scope='module')
+def studio():
+    with studio_server() as (url, server): yield url, server
+
+
+class Page:
+    "The studio in a browser."
+    def __init__(self, chrome, url, downloads):
+        self.chrome, self.url, self.downloads = chrome, url, downloads
+        place = dict(behavior='allow', downloadPath=str(downloads))
+        chrome.execute_cdp_cmd('Browser.setDownloadBehavior', place)
+        self.open(url)
+
+    def open(self, url):
+        self.chrome.get(url)
+        self.until(lambda: self.js('return document.querySelector(".p3s-studio")?.offsetHeight > 0'), 60, 'the page')
+
+    def until(self, condition, seconds=30, what='it'):
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < end, f'{what}: not within {seconds} s; {self.text()}'
+            time.sleep(.05)
+        return value
+
+    def js(self, code, *args):
+        return self.chrome.execute_script(f'const p = document.querySelector(".p3s-studio")?.p3s; {code}', *args)
+
+    def text(self): return self.js('return document.body.innerText')
+    def state(self): return self.js('return p.state')
+    def photos(self): return {p['name']: p for p in self.state()['photos']}
+    def find(self, css): return self.chrome.find_element(By.CSS_SELECTOR, css)
+
+    def button(self, text):
+        buttons = self.chrome.find_elements(By.CSS_SELECTOR, '.p3s-studio button')
+        return next(b for b in buttons if b.text.startswith(text))
+
+    def upload(self, *files, where='.p3s-drop'):
+        self.find(f'{where} input[type=file]').send_keys('\n'.join(map(str, files)))
+
+    def ready(self, *names):
+        def done(): return all(self.photos().get(n, {}).get('state') in ('ready', 'failed') for n in names)
+        self.until(done, 60, 'mattes')
+
+    def download(self, button, name):
+        file = self.downloads / name
+        file.unlink(missing_ok=True)
+        self.until(lambda: self.button(button).is_enabled())
+        self.button(button).click()
+        self.until(file.exists, what=name)
+        return file.read_bytes()
+
+    def shot(self, name):
+        if folder := os.environ.get('P3M_SCREENSHOTS'):
+            self.chrome.save_screenshot(str(Path(folder) / f'studio_{name}.png'))
+
+
+@pytest.fixture(scope='module')
+def page(studio, tmp_path_factory):
+    with browser(tmp_path_factory.mktemp('profile'), (1280, 960)) as chrome:
+        yield Page(chrome, studio[0], tmp_path_factory.mktemp('downloads'))
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    "Three photographs of one person, a picture for the background, and a letter."
+    folder, photo = tmp_path_factory.mktemp('photographs'), load_image(sample_image())[::2, ::2]
+    made = [save_image(a, folder / n) for n, a in
+            {'grace.jpg': photo, 'mirrored.png': photo[:, ::-1], 'cut.jpg': photo[:, 20:]}.items()]
+    save_image(np.full((60, 80, 3), (0, 160, 0), np.uint8), folder / 'green.png')
+    (folder / 'letter.txt').write_text('Dear sir or madam')
+    return made, folder / 'green.png', folder / 'letter.txt'
+
+
+def test_nothing_comes_from_elsewhere_and_strangers_stay_out(studio, page):
+    names = page.js('return performance.getEntriesByType("resource").map(e => new URL(e.name).host)')
+    assert set(names) == {page.js('return location.host')}
+    bare = studio[0].split('?')[0]
+    with urllib.request.urlopen(bare) as answer: assert '/login' in answer.url
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f'{bare}api/kernels/00000000-0000-0000-0000-000000000000')
+    assert refused.value.code == 403
+    local = [c.laddr.ip for c in psutil.Process(studio[1].pid).net_connections() if c.status == 'LISTEN']
+    assert set(local) == {'127.0.0.1'}
+
+
+def test_three_photographs_with_another_background(page, files):
+    photographs, green, letter = files
+    page.shot('empty')
+    page.upload(*photographs, letter)
+    page.ready('grace.jpg', 'mirrored.png', 'cut.jpg', 'letter.txt')
+    assert page.photos()['letter.txt']['reason'] in page.text()  # beside its file
+    page.upload(green, where='fieldset')
+    page.until(lambda: page.state()['look']['background'] == 'picture')
+    page.until(lambda: page.find('.p3m-viewer').is_displayed())
+    page.shot('ready')
+    data = page.download('Download all 3', 'photographs.zip')
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        assert z.namelist() == ['grace_picture.jpg', 'mirrored_picture.jpg', 'cut_picture.jpg', 'failed.txt']
+        made = load_image(z.read('grace_picture.jpg'))
+    assert made.shape == load_image(photographs[0]).shape
+    assert np.abs(made[:8, :8].astype(int) - (0, 160, 0)).max() < 8  # the corner
+    middle = made[150:, 110:140].astype(int) - load_image(photographs[0])[150:, 110:140]
+    assert np.abs(middle).mean() < 8  # the person
+
+
+def test_correct_hide_and_download_one(page):
+    page.find('input[value=transparent]').click()
+    page.find('.p3s-faces input').click()
+    page.until(lambda: page.photos()['grace.jpg']['faces'] == 1 and page.state()['look']['background'] == 'transparent')
+    before = np.asarray(Image.open(io.BytesIO(page.download('Download this', 'grace_transparent.png'))))
+    page.find('[data-tool=remove]').click()
+    canvas = page.find('.p3m-picture')
+    hand = ActionChains(page.chrome).move_to_element_with_offset(canvas, 0, 60).click_and_hold()
+    hand.move_by_offset(30, 0).release().perform()
+    page.until(lambda: page.state()['undo'], what='the stroke')
+    after = np.asarray(Image.open(io.BytesIO(page.download('Download this', 'grace_transparent.png'))))
+    gone = before[..., 3].astype(int) - after[..., 3]
+    assert before.shape == after.shape and gone.max() == 255 and .001 < (gone > 200).mean() < .2
+    assert ((before[..., :3] == 0).all(2) & (before[..., 3] == 255)).mean() > .03  # the face is black
+    page.shot('corrected')
+    page.button('Undo').click()
+    page.until(lambda: page.state()['redo'])
+    page.find('.p3s-faces input').click()
+
+
+def test_no_serious_faults_of_accessibility(page):
+    import axe_core_python
+    page.js(Path(axe_core_python.__file__).with_name('axe.min.js').read_text(encoding='utf-8'))
+    found = page.chrome.execute_async_script('const done = arguments[0]; axe.run().then(r => done(r.violations))')
+    serious = {v['id']: [n['html'][:120] for n in v['nodes']] for v in found if v['impact'] in ('serious', 'critical')}
+    assert not serious, json.dumps(serious, indent=1)
+
+
+def test_more_files_than_fit(page, files):
+    page.js('p.state.limits.files = p.state.photos.length + 1')
+    page.js('p.upload([new File(["x"], "a.txt"), new File(["x"], "b.txt")])')
+    page.until(lambda: 'only the first 1 were taken' in page.text())
+    page.until(lambda: 'a.txt' in page.photos())
+    assert 'b.txt' not in page.photos()
+    page.find('[aria-label="remove a.txt"]').click()
+    page.until(lambda: 'a.txt' not in page.photos())
+
+
+def test_two_tabs_have_photographs_of_their_own(page):
+    first = page.chrome.current_window_handle
+    page.chrome.switch_to.new_window('tab')
+    page.open(page.url)
+    page.until(lambda: 'also open in another tab' in page.text())
+    assert page.photos() == {}
+    page.chrome.close()
+    page.chrome.switch_to.window(first)
+    page.until(lambda: 'also open in another tab' in page.text())
+    assert len(page.photos()) == 4
+
+
+def test_a_dead_kernel_loses_nothing(studio, page):
+    for child in psutil.Process(studio[1].pid).children(recursive=True):
+        if 'ipykernel_launcher' in ' '.join(child.cmdline()): child.kill()
+    page.until(lambda: 'The studio does not answer' in page.text())
+    page.shot('dead')
+    page.button('Continue').click()
+    page.until(lambda: page.js('return p && p.state.photos.length === 4'), 60)
+    assert {p['state'] for p in page.state()['photos']} == {'ready', 'failed'}
+    page.until(lambda: page.find('.p3m-viewer').is_displayed())
+
+
+def test_the_command_starts_and_ends(tmp_path):
+    code = 'import sys; sys.argv = ["p3m_studio", "--no-browser"]; from p3m_nb.cli import p3m_studio; p3m_studio()'
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'TMPDIR': str(tmp_path)}
+    process = subprocess.Popen([sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, text=True)
+    assert 'http://127.0.0.1:' in process.stdout.readline()
+    assert list(tmp_path.glob('p3m_studio_*/sessions'))
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert 'The studio is closed.' in said and process.returncode == 0 and not list(tmp_path.glob('p3m_studio_*'))

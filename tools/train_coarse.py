@@ -1,0 +1,447 @@
+"""Train the coarse network `p3mnet_lite` on the labels of `tools/make_labels.py`: one command, resumable, seeded.
+
+    python tools/make_labels.py --teacher modnet.onnx --out labels --openpeople openpeople --disagreement .3
+    python tools/train_coarse.py --labels labels --scenery SCENES --start p3m_nb/weights/p3mnet_lite.safetensors \\
+        --out coarse_work/p3mnet_lite.safetensors
+
+(1) `cache`: every labelled photograph with its foreground colours, at a shorter side of 512. Faces are blurred after
+labelling, as in `tools/train_lite.py`. A photograph of a real person in which no face is found is left out.
+(2) `train`: whole views at about 256 pixels and crops at 512, the two passes of HYBRID. Two in five examples are hard
+cases made by composition: people against the light and as dark as the ground, groups of people of different size,
+people cut by the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night,
+and scenes without anybody. What a person holds belongs to the person, as in P3M-10k, because the teacher says so.
+A checkpoint every few minutes; the best average on held-out photographs goes to `--out`. The same command goes on.
+(3) `--sharpen 1 1.1 1.2`: no training; the factor for the logits of alpha that suits held-out photographs best.
+
+Who starts from weights (`--start`) keeps their ancestry: the shipped ones of November 2026 were taught by RVM (GPL) and
+MODNet. From ImageNet (`--encoder`, as in `tools/train_lite.py`) no GPL teacher is involved. The 16 photographs of
+people/interfaces that `benchmarks/quality.py` measures on are neither trained on nor used to choose.
+"""
+import argparse
+import copy
+import json
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from p3m_nb.core import atomic_write, keep_memory, load_alpha, load_image, make_trimap
+from p3m_nb.infer import Matter
+from p3m_nb.jobs import image_files
+from p3m_nb.losses import loss_parts
+from p3m_nb.registry import IMAGENET_MEAN, IMAGENET_STD
+from p3m_nb.weights import create_model, load_model, read_metadata, save_model
+from train_detail import Run, background, batches, held_out, load_scene
+from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
+                        packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
+
+SETS = dict(people_interfaces=5, openpeople=3, people_faker=1, people_generated_tiles=1, portraits_train=1,
+            street_train=2)   # how often a photograph is seen in an epoch
+GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
+MASKS = dict(portraits_train='portraits/train', street_train='street/train')
+VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) +
+         views(.25, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.15))
+MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
+
+
+# --- cache -----------------------------------------------------------------------------------------------------------
+
+def labelled_photographs(labels, name):
+    "[(cached name, photograph, alpha)] of the set `name`, without those kept for measuring."
+    stems = sorted(p.stem for p in (Path(labels)/name/'alpha').glob('*.png'))
+    kept = held_out(stems) if name == 'people_interfaces' else []
+    return [(f'{name}_{s}', Path(labels)/name/'image'/f'{s}.jpg', Path(labels)/name/'alpha'/f'{s}.png')
+            for s in stems if s not in kept]
+
+
+def cache_one(photo, alpha, mask, finder, generated):
+    "What `train_lite.packed` makes of it; None if no face of a real person was found."
+    from p3m_nb.privacy import obfuscate
+    image, alpha = load_image(photo), cleaned(load_alpha(alpha), mask)
+    hidden = obfuscate(image, alpha, 'paper', BLUR, finder=finder)
+    return packed(hidden.image, alpha, hidden.mask) if generated or hidden.mask.any() else None
+
+
+def mask_of(data, name, photo):
+    "The human mask of a photograph, where there is one."
+    return load_alpha(Path(data)/MASKS[name]/'mask'/f'{photo.stem}.png') if name in MASKS else None
+
+
+def build_cache(args):
+    "Make what is missing; `no_face.json` lists the photographs left out."
+    from p3m_nb.faces import face_finder
+    cache, finder = Path(args.work)/'cache', face_finder(args.face_finder)
+    if hasattr(finder, 'longest'): finder.longest = 640
+    cache.mkdir(parents=True, exist_ok=True)
+    log = cache/'no_face.json'
+    none = set(json.loads(log.read_text())) if log.exists() else set()
+    for name in SETS:
+        for stem, photo, alpha in labelled_photographs(args.labels, name):
+            path = cache/f'{stem}.npy'
+            if stem in none or path.exists(): continue
+            made = cache_one(photo, alpha, mask_of(args.data, name, photo), finder, name in GENERATED)
+            if made is None:
+                none.add(stem)
+                with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)))
+                continue
+            with atomic_write(path) as tmp:
+                with open(tmp, 'wb') as f: np.save(f, made)
+
+
+# --- hard cases ------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Stock:
+    "What examples are made of: cached files, scenes without people (small and large), faces that may be shown."
+    files: list
+    scenes: list
+    large: list
+    faces: list
+
+    def item(self, rng):
+        "A cached photograph, perhaps with a shown face pasted over the blurred one."
+        item = np.load(self.files[rng.integers(len(self.files))], mmap_mode='r')[...]
+        shown = self.faces and rng.random() < PASTED
+        return paste(rng, item, *self.faces[rng.integers(len(self.faces))]) if shown else item
+
+    def behind(self, rng, shape):
+        "A scene, or something drawn: float32 in 0..1."
+        if rng.random() < .65: return scenery(rng, shape, self.scenes).astype(np.float32) / 255
+        return background(rng, shape, self.large[rng.integers(len(self.large))]) / 255
+
+
+def over(image, alpha, colours, cover):
+    "(`colours` over `image`, union of both coverages)."
+    c = cover[..., None]
+    return colours * c + image * (1 - c), cover + alpha * (1 - cover)
+
+
+def layer(item, m, shape, scale):
+    "(foreground colours float32 in 0..1, alpha) of a cached photograph through the matrix `m`."
+    alpha = warp(item[..., 6], m, shape, scale, cv2.BORDER_CONSTANT).astype(np.float32) / 255
+    colours = warp(np.ascontiguousarray(item[..., 3:6]), m, shape, scale, cv2.BORDER_REPLICATE)
+    return colours.astype(np.float32) / 255, alpha
+
+
+def standing(rng, item, shape, size):
+    "(matrix, scale): the photograph `size` times as high as the window, at its lower border, anywhere across it."
+    scale = size * shape[0] / item.shape[0]
+    flip = rng.choice((-1, 1))
+    m = np.array([[flip * scale, 0, 0], [0, scale, 0]])
+    foot = np.array([item.shape[1] / 2, item.shape[0]])
+    m[:, 2] = np.array([rng.uniform(.05, .95) * shape[1], shape[0] * rng.uniform(1, 1.06)]) - m[:, :2] @ foot
+    return m, scale
+
+
+def group(rng, stock, kind):
+    "Two to four people of different size in one scene; all of them stay."
+    shape = kind['shape']
+    image, alpha = stock.behind(rng, shape), np.zeros(shape, np.float32)
+    for size in sorted(rng.uniform(.3, 1.1, rng.integers(2, 5))):
+        item = stock.item(rng)
+        colours, cover = layer(item, *_placed(standing(rng, item, shape, size), shape))
+        image, alpha = over(image, alpha, recolour(rng, colours, .4), cover)
+    return image, alpha
+
+
+def _placed(found, shape): return found[0], shape, found[1]
+
+
+def cut(rng, stock, kind):
+    "A person of whom the border cuts off a part at the side, below, or above."
+    item, shape = stock.item(rng), kind['shape']
+    m, scale = standing(rng, item, shape, rng.uniform(.8, 1.8))
+    m[0, 2] += rng.choice((-1, 1)) * rng.uniform(.1, .45) * shape[1]
+    m[1, 2] += rng.uniform(-.3, .6) * shape[0]
+    return over(stock.behind(rng, shape), 0., *layer(item, m, shape, scale))
+
+
+def against_light(rng, stock, kind):
+    "A dark person before a bright scene; the ground below is as dark, of planks, grass, or whatever is drawn."
+    item, shape = stock.item(rng), kind['shape']
+    m, _, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
+    colours, alpha = layer(item, m, shape, scale)
+    image = stock.behind(rng, shape)
+    image = np.clip(image * rng.uniform(.8, 1.3) + rng.uniform(.05, .4), 0, 1)
+    dark = np.float32(rng.uniform(.04, .45))
+    if rng.random() < .6:
+        line = rng.uniform(.35, .95) * shape[0]
+        soft = np.clip((np.arange(shape[0]) - line) / rng.uniform(1, .05 * shape[0]), 0, 1)[:, None, None]
+        ground = stock.behind(rng, shape) * dark * rng.uniform(.6, 1.5)
+        image = image + soft * (ground - image)
+    return over(image, 0., colours * dark + rng.uniform(0, .06), alpha)
+
+
+def thing(rng, shape, colours, alpha):
+    "Coverage of a cushion, board, pot or table top near the person, and its look, in half of the cases of clothes."
+    h, w = shape
+    cover = np.zeros(shape, np.uint8)
+    near = np.argwhere(alpha > .5)
+    y, x = near[rng.integers(len(near))] if len(near) else rng.uniform(0, shape)
+    centre = int(x + rng.normal(0, .2) * w), int(y + rng.normal(0, .2) * h)
+    axes = tuple(int(n * rng.uniform(.06, .35)) + 2 for n in (w, h))
+    angle = float(rng.normal(0, 20))
+    if rng.random() < .5: cv2.ellipse(cover, centre, axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
+    else: cv2.fillPoly(cover, [np.int32(cv2.boxPoints((centre, axes, angle)))], 255, cv2.LINE_AA)
+    if len(near) and rng.random() < .5: look = colours[y, x] * rng.uniform(.6, 1.4)
+    else: look = rng.uniform(0, 1, 3)
+    shade = 1 + rng.uniform(0, .5) * np.linspace(-1, 1, h)[:, None, None] * rng.choice((-1, 1))
+    return cover.astype(np.float32) / 255, look, shade
+
+
+def among_things(rng, stock, kind):
+    "Things behind and beside the person, now and then one in front, which is not the person."
+    item, shape = stock.item(rng), kind['shape']
+    m, _, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
+    colours, alpha = layer(item, m, shape, scale)
+    image = stock.behind(rng, shape)
+    for _ in range(rng.integers(1, 5)):
+        cover, look, shade = thing(rng, shape, colours, alpha)
+        pattern = (.6 + .8 * stock.behind(rng, shape)) if rng.random() < .6 else 1
+        image, _ = over(image, 0., np.clip(look * shade * pattern, 0, 1), cover)
+    image, alpha = over(image, 0., colours, alpha)
+    return before(rng, stock, image, alpha) if rng.random() < .25 else (image, alpha)
+
+
+def before(rng, stock, image, alpha):
+    "A table or wall before the person, at the lower border."
+    h, w = alpha.shape
+    left, right = rng.uniform(.6, 1.05, 2) * h
+    corners = np.int32([[0, left], [w, right], [w, h], [0, h]])
+    cover = np.zeros((h, w), np.uint8)
+    cv2.fillPoly(cover, [corners], 255, cv2.LINE_AA)
+    cover = cover.astype(np.float32) / 255
+    return over(image, 0., stock.behind(rng, (h, w)), cover)[0], alpha * (1 - cover)
+
+
+def nobody(rng, stock, kind):
+    "A scene without a person, with things in it: alpha 0 everywhere."
+    shape = kind['shape']
+    image, none = stock.behind(rng, shape), np.zeros(shape, np.float32)
+    for _ in range(rng.integers(0, 4)):
+        cover, look, shade = thing(rng, shape, image, none)
+        image, _ = over(image, 0., np.clip(look * shade, 0, 1), cover)
+    return image, none
+
+
+def night(rng, stock, kind):
+    "Little light and coarse grain, with lamps."
+    image, alpha = ordinary(rng, stock, kind)
+    image = image ** np.float32(rng.uniform(1, 2)) * np.float32(rng.uniform(.08, .4))
+    for _ in range(rng.integers(0, 5)):
+        at, radius = [int(n * rng.random()) for n in alpha.shape[::-1]], int(rng.integers(2, 14))
+        lamp = cv2.circle(np.zeros(alpha.shape, np.float32), at, radius, 1., -1)
+        glow = cv2.GaussianBlur(lamp, (0, 0), radius)[..., None] * (1 - alpha[..., None])
+        image = image + glow * rng.uniform(.3, 1, 3).astype(np.float32)
+    return image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.01, .06)), alpha
+
+
+def ordinary(rng, stock, kind):
+    "As in `tools/train_lite.py`."
+    return example(rng, stock.item(rng), kind, stock.scenes, MILD)
+
+
+CASES = {ordinary: .58, group: .09, cut: .05, against_light: .09, among_things: .11, nobody: .04, night: .04}
+
+
+def finished(rng, image):
+    "Light and colours changed a little, sometimes gray or compressed."
+    if rng.random() < .6: image = recolour(rng, np.clip(image, 0, 1).astype(np.float32), .35)
+    if rng.random() < .06: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
+    image = (np.clip(image, 0, 1) * 255 + .5).astype(np.uint8)
+    if rng.random() < .2:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))]
+        image = cv2.imdecode(cv2.imencode('.jpg', image, quality)[1], cv2.IMREAD_COLOR)
+    return image.astype(np.float32) / 255
+
+
+def one_example(rng, stock, kind):
+    "(normalised image (3,H,W), alpha (1,H,W), trimap (1,H,W))."
+    case = list(CASES)[rng.choice(len(CASES), p=list(CASES.values()))]
+    image, alpha = case(rng, stock, kind)
+    if case is not ordinary: image = finished(rng, image)
+    kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
+    trimap = make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
+    image = (image - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return image.transpose(2, 0, 1).astype(np.float32), alpha[None].astype(np.float32), trimap[None]
+
+
+def batch_of(rng, stock):
+    "Tensors (image, alpha, trimap) of one kind of batch."
+    kind = VIEWS[rng.integers(len(VIEWS))]
+    made = zip(*(one_example(rng, stock, kind) for _ in range(kind['images'])))
+    return [torch.from_numpy(np.stack(a)) for a in made]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+def rate(args, step):
+    "Up within 50 steps, level for three fifths, then straight down to a twentieth."
+    down = max(.05, min(1, (1 - step / args.steps) / .4))
+    return args.lr * min(1, (step + 1) / 50) * down
+
+
+class CoarseRun(Run):
+    "The coarse network in training."
+    pace = .006
+
+    def __init__(self, args, count):
+        torch.manual_seed(args.seed)
+        net = load_model(args.start) if args.start else create_model('p3mnet_lite', encoder_weights=args.encoder)
+        net = net.to(memory_format=torch.channels_last)
+        net.float32_encoder = args.precision == 'bf16' and args.float32_encoder
+        super().__init__(args, net, torch.optim.AdamW(groups(net), lr=args.lr))
+        self.count, self.best = count, None
+
+    def learn(self, image, alpha, trimap):
+        "One step; the loss and three of its parts."
+        set_mode(self.net, dict(frozen=7))
+        for g in self.optimizer.param_groups: g['lr'] = rate(self.args, self.step) * g['factor']
+        with torch.autocast('cpu', torch.bfloat16, enabled=self.args.precision == 'bf16'):
+            out = self.net(image.contiguous(memory_format=torch.channels_last))
+        parts = loss_parts(out, alpha, trimap)
+        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.follow()
+        return [v.item() for v in (loss, parts.semantic, parts.fusion_alpha, parts.local_alpha)]
+
+    def facts(self):
+        "What the weights file says about itself."
+        args = self.args
+        start = f'started from {read_metadata(args.start)["training_data"]}; then ' if args.start else ''
+        data = (f'{start}{self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet (Apache-2.0) at '
+                'two sizes: cjdowner/interfaces, faker-js, openpeople, SFHQ-T2I, EG1800, Clothing Co-Parsing; '
+                'free wallpapers and drawn things around them')
+        return dict(training_data=data, licence=args.licence, recipe='tools/train_coarse.py',
+                    steps=f'{self.step}, see tools/train_coarse.py', **of_matter(args))
+
+    def check(self, held):
+        "Measure the average; write it if it is the best so far."
+        scores = measured(self.average, held, self.args)
+        print(time.strftime('%H:%M:%S'), self.step, scores, 'best', self.best, flush=True)
+        if self.best is None or scores['sad'] < self.best:
+            self.best = scores['sad']
+            save_model(self.average, self.args.out, half=True, held_out=json.dumps(scores), **self.facts())
+
+
+def of_matter(args): return dict(strategy='hybrid', shorter=args.shorter, min_part=args.min_part)
+
+
+def measured(model, files, args):
+    "Mean IoU, SAD (thousands) and the share of the label's transition area that lies in ours, at the cached size."
+    matter, scores = Matter(copy.deepcopy(model), device='cpu', detail=False, **of_matter(args)), []
+    for f in files:
+        item = np.load(f)
+        alpha, true = matter.alpha(np.ascontiguousarray(item[..., :3])), item[..., 6].astype(np.float32) / 255
+        soft, both = (true > .05) & (true < .95), (alpha > .5) & (true > .5)
+        inside = ((alpha > .02) & (alpha < .98) & soft).sum() / max(1, soft.sum())
+        overlap = both.sum() / max(1, ((alpha > .5) | (true > .5)).sum())
+        scores.append((overlap, np.abs(alpha - true).sum() / 1e3, inside))
+    return dict(zip(('iou', 'sad', 'soft'), (round(float(v), 4) for v in np.mean(scores, 0))))
+
+
+def cached(args):
+    "(files to train on, as often as they are seen; files held out, those first whose name's checksum is lowest)."
+    files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in SETS}
+    held = [f for fs in files.values() for f in fs if is_held_out(f.stem)]
+    held = sorted(held, key=lambda f: zlib.crc32(f.stem.encode()))
+    return [f for s, n in SETS.items() for f in files[s] if not is_held_out(f.stem) for _ in range(n)], held
+
+
+def stock_of(args, files):
+    "Everything examples are made of."
+    paths = [p for folder in args.scenery for p, _ in image_files(folder)]
+    large = [load_scene(p, 600) for p in paths]
+    free = [s for f in sorted(set(files)) if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
+    faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
+    return Stock(files, [scene(s) for s in large] + free, large, faces)
+
+
+def train(args):
+    files, held = cached(args)
+    run = CoarseRun(args, len(set(files)))
+    print(f'{len(set(files))} photographs to train on, {len(held)} held out; at step {run.step}', flush=True)
+    stock, seen, start = stock_of(args, files), [], time.time()
+    make = lambda step: batch_of(np.random.default_rng((args.seed, step)), stock)
+    checks = 0
+    for batch in batches(make, run.step, args.steps):
+        seen.append(run.learn(*batch))
+        if run.step % 20 == 0:
+            numbers = ' '.join(f'{v:.3f}' for v in np.mean(seen, 0))
+            print(time.strftime('%H:%M:%S'), f'{run.step}: loss, semantic, fused, local: {numbers}; '
+                  f'cpu {time.process_time():.0f} s', flush=True)
+            seen = []
+        late = args.minutes and time.time() - start > args.minutes * 60
+        if late or time.time() - run.saved > args.save_minutes * 60:
+            checks += 1
+            run.keep()
+            if late or checks % args.check_every == 0: run.check(held[:args.held])
+        if late: return
+    run.keep()
+    run.check(held[:args.held])
+
+
+def calibrate(args):
+    "Measures `--start` with each factor of `--sharpen` on held-out photographs and writes the best."
+    model, held, sads = load_model(args.start), cached(args)[1], {}
+    for factor in args.sharpen:
+        scores = measured(sharpened(model, factor), held, args)
+        sads[factor] = scores['sad']
+        print(factor, scores, flush=True)
+    best = min(sads, key=sads.get)
+    facts = {k: v for k, v in read_metadata(args.start).items() if k not in ('format', 'architecture', 'sha256')}
+    save_model(sharpened(model, best), args.out, half=True, **facts | dict(sharpened=str(best)))
+
+
+def arguments():
+    root = Path(__file__).resolve().parents[2]/'shared'
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--labels', required=True, help='folder of tools/make_labels.py')
+    p.add_argument('--scenery', nargs='+', required=True, help='folders of pictures without people')
+    p.add_argument('--data', default=root/'data', help='folder with portraits and street, for their human masks')
+    p.add_argument('--faces', help='folder of photographs whose faces may be shown, to paste into others (P3M-CP)')
+    p.add_argument('--start', help='weights to go on from')
+    p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
+    p.add_argument('--work', default='coarse_work', help='folder for cache and checkpoint')
+    p.add_argument('--out', default='coarse_work/p3mnet_lite.safetensors')
+    p.add_argument('--face-finder', default='centerface')
+    p.add_argument('--licence', default='MIT; trained on photographs published for research, see the model card')
+    p.add_argument('--sharpen', nargs='*', type=float, help='no training: calibrate --start')
+    p.add_argument('--steps', type=int, default=20000)
+    p.add_argument('--lr', type=float, default=4e-4)
+    p.add_argument('--precision', default='bf16', choices=('bf16', 'fp32'))
+    p.add_argument('--float32-encoder', action='store_true', help='the encoder in float32, where bf16 is slow')
+    p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--minutes', type=float, help='stop after so many minutes; the same command goes on')
+    p.add_argument('--save-minutes', type=float, default=4)
+    p.add_argument('--check-every', type=int, default=2, help='measure at every so many checkpoints')
+    p.add_argument('--held', type=int, default=40, help='photographs to measure on while training')
+    p.add_argument('--shorter', type=int, default=256, help='shorter side of the semantic pass')
+    p.add_argument('--min-part', type=float, default=.03)
+    p.add_argument('--seed', type=int, default=20261126)
+    p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
+    p.add_argument('--cache-only', action='store_true')
+    return p.parse_args()
+
+
+def main():
+    args = arguments()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    if not args.cached_only: build_cache(args)
+    if args.cache_only: return
+    with keep_memory(None): calibrate(args) if args.sharpen else train(args)
+
+
+if __name__ == '__main__': main()
