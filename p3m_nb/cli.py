@@ -160,6 +160,22 @@ def _films(inputs):
     return films
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
+def _check_inputs(inputs, films, single, watch):
+    "Wrong inputs are refused; only folders can be watched, and results go into one."
+    from p3m_nb.jobs import image_files
+    if not watch: return films or inputs == ['-'] or image_files(inputs)
+    if films: raise ValueError('--watch: photographs only; give a folder without films')
+    if single: raise ValueError('--watch: give a folder for the results')
+    for i in inputs:
+        if not os.path.isdir(i): raise ValueError(f'{i}: only folders can be watched; give one that exists')
+
+def _watch(matter, inputs, *how):
+    "Matte what comes into the folders `inputs`, and say so."
+    def say(line): print(line, file=sys.stderr, flush=True)
+    say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
+    return matter.watch(inputs, *how, say=say)
+
+# %% ../nbs/80_cli.ipynb #41d1dd6e
 @command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
     # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
@@ -172,20 +188,21 @@ def p3m_matte(
     fast:bool=False,  # one pass at 352 pixels, without detail, in bfloat16 where the processor has it
     film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
     overwrite:bool=False,  # make results again that exist
+    watch:bool=False,  # also matte what comes into the folders later, until Ctrl-C
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from p3m_nb.core import sample_image
-    from p3m_nb.jobs import image_files
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films = _films(inputs)
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
     single = None if films else _single_out(inputs, out, alpha_only, background)
-    if inputs != ['-'] and not films: image_files(inputs)  # a wrong name is reported before the network is loaded
+    _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
     matter = Matter(**settings)
+    if watch: return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if films:
         from p3m_nb.video import matte_films
         return matte_films(matter, films, out, film, background, overwrite)
