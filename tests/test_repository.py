@@ -75,7 +75,8 @@ MAY_IMPORT = {
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
-        'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
+        'paired': 'benchmark tables',
+        'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
         'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights '
                      'losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
     }.items()
