@@ -256,7 +256,8 @@ P3MNetTokens.recipes = TOKEN_RECIPES
 EXTENSION = ('Ma, Li, Zhang, Zhang, Tao: Rethinking Portrait Matting with Privacy Preserving, IJCV 2023, '
              'arXiv 2203.16828')
 
-@register_network('p3mnet_swin_t', source=EXTENSION, terms='only the ImageNet encoder is published; code MIT')
+@register_network('p3mnet_swin_t', source=EXTENSION,
+                  terms="code MIT, ViTAE-Transformer/P3M-Net; of this encoder's P3M-Net we know no published weights")
 def p3mnet_swin_t(
     integration:tuple=INTEGRATION,  # see `P3MNet`
     unpool:str='framework',  # see `P3MNet`
