@@ -188,13 +188,12 @@ def p3m_matte(
     fast:bool=False,  # one pass at 352 pixels, without detail, in bfloat16 where the processor has it
     film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
     overwrite:bool=False,  # make results again that exist
-    watch:bool=False,  # also matte what comes into the folders later, until Ctrl-C
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    films = _films(inputs)
+    films, watch = _films(inputs), settings.pop('watch', False)
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
     single = None if films else _single_out(inputs, out, alpha_only, background)
     _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded

@@ -76,13 +76,14 @@ class NetworkSettings:
 # %% ../nbs/07_settings.ipynb #3a85621a
 @dataclass
 class MatteSettings(NetworkSettings):
-    "What `p3m_matte` tells `infer.Matter`."
+    "What `p3m_matte` tells `infer.Matter`, and whether it watches."
     weights: str = option('.safetensors, published .pth or .onnx file (default: the shipped weights)')
     min_part: float = option('detached parts smaller than this share of the largest are removed; 0 keeps all '
                              '(default: what the weights ask for)')
     detail: bool = option("draw hair at the photograph's own size (default: with the shipped weights)")
     refine: str = option('a second network for the transition area, e.g. vitmatte_s; the first makes its trimap')
     refine_weights: str = option('file with the weights of that network')
+    watch: bool = option('also matte what comes into the folders later, until Ctrl-C', False)
     backend: str = option('what runs the network: torch, or onnx without it '
                           '(default: torch where it is installed, onnx for .onnx files)', None, ('torch', 'onnx'))
 
