@@ -16,14 +16,17 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from p3m_nb.core import load_alpha, load_image
+from p3m_nb.core import atomic_write, load_alpha, load_image
+from p3m_nb.deblur import FaceDeblurrer
 from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
-from p3m_nb.identity import DlibRecogniser, Hiding, Look, attack_distances, recognition_score, varied
+from p3m_nb.identity import (DlibRecogniser, Hiding, Look, attack_distances, descriptions, recognition_score,
+                             varied)
 from p3m_nb.privacy import obfuscate, obfuscate_folder
 
 
@@ -100,12 +103,14 @@ def find_sets(data, every):
     street = photos(data/'street/validation/image', every) + photos(data/'street/train/image', 8 * every)
     rows = [('official portraits', photos(data/'faces', every), as_it_is, True), ('street', street, as_it_is, False)]
     rows += [(f'portraits turned by {90 * q}', people, turned(q), True) for q in (1, 2, 3)]
+    small = photos(data/'faces', every)
+    rows += [(f'official portraits turned by {90 * q}', small, turned(q), True) for q in (1, 2)]
     rows += [(f'portraits tilted by {a}', people, tilted(a), True) for a in (30, -30)]
     rows += [('portraits x 0.12', people, dark, True), ('portraits, lower half covered', people, covered, True)]
     return rows + [('scenes without people', photos(data/'backgrounds', 3 * every), as_it_is, None)]
 
 
-def find(data, every, pool, finders):
+def find(data, every, pool, finders, cache):
     "Print how many of the faces each finder finds under each condition, false boxes, and CPU time for a megapixel."
     truth, finders, rows = Truth(), {name: face_finder(name) for name in finders}, []
     def look(path, condition, largest):
@@ -133,7 +138,7 @@ HIDE = [('nothing', 0.), ('paper', .2), ('blur', .2), ('blur', .6), ('mosaic', .
         ('zero', 0.)]
 
 
-def hide(data, every, pool, finders):
+def hide(data, every, pool, finders, cache):
     "Print at how many hidden faces each judge still sees one."
     judges = {'RFB-320': OnnxFaceFinder(), 'CenterFace': CenterFaceFinder()}
     people, rows = photos(data/'portraits/validation/image', every), []
@@ -160,7 +165,7 @@ def hide(data, every, pool, finders):
     table(['set', 'faces', 'method', 'strength', *(f'{j} still sees' for j in judges)], rows)
 
 
-def speed(data, every, pool, finders):
+def speed(data, every, pool, finders, cache):
     "Print photographs per second of the folder run, by threads, interleaved."
     with tempfile.TemporaryDirectory() as d:
         source, times = Path(d)/'in', {1: [], 2: []}
@@ -174,7 +179,9 @@ def speed(data, every, pool, finders):
     table(['threads', 'photographs (600x800) per second'], [[n, f'{max(t):.2f}'] for n, t in times.items()])
 
 
-SETTINGS = [('paper',), ('blur', .6), ('blur', 1.5), ('mosaic', .2), ('replace',), ('zero',)]
+SETTINGS = [('zero',), ('replace',), ('paper', .2), ('blur', .6), ('mosaic', .2)]
+STRENGTHS = [('blur', 1.5), ('mosaic', .4), ('blur', .2), ('mosaic', .1)]  # on other photographs only, as the next
+BANDED = [('zero',), ('paper', .2), ('replace',)]  # with the transition area kept
 
 
 def look(person, image, longest):
@@ -200,38 +207,87 @@ def identity_sets(data, every):
         for path in sorted(folder.glob('assets/*.jpg')):
             found = look(folder.name, load_image(path), 1800 if 'posture' in path.stem else 1000)
             if found: (gallery if path.stem == 'studio_portrait' else probes).append(found)
-    rows = [('openpeople among 100', probes, gallery + official[:100 - len(gallery)])] if probes else []
+    rows = [('other photographs', probes, gallery + official[:100 - len(gallery)])] if probes else []
     changed = [Look(f.person, *varied(f.image, f.face, i)) for i, f in enumerate(official)]
-    return rows + [('official portraits, varied', official[::every], changed)]
+    return rows + [('the same, varied', official[::every], changed)]
 
 
-def describe(looks, places, hiding, recogniser):
-    "Descriptions (N,2,D) of hidden and of restored faces."
-    rows = []
-    for one, place in zip(looks, places):
-        image, mask = hiding(one)
-        again = hiding.undone(image, mask, one)
-        hidden = recogniser.describe(image, place)
-        rows.append([hidden, hidden if again is image else recogniser.describe(again, place)])
-    return np.array(rows)
+def with_mattes(looks):
+    "`looks` with the alpha that the shipped network gives."
+    from p3m_nb.infer import Matter
+    matter = Matter(detail=False)
+    return [replace(one, alpha=matter(one.image).alpha) for one in looks]
 
 
-def identity(data, every, pool, finders):
+class Once:
+    "A recogniser that describes a photograph without a hidden face once, however often it is asked."
+    def __init__(self, recogniser, looks):
+        self.recogniser, self.known = recogniser, {id(one.image): None for one in looks}
+
+    def place(self, image, face): return self.recogniser.place(image, face)
+
+    def describe(self, image, place):
+        if id(image) not in self.known: return self.recogniser.describe(image, place)
+        if self.known[id(image)] is None: self.known[id(image)] = self.recogniser.describe(image, place)
+        return self.known[id(image)]
+
+
+def kept(path, compute):
+    "What `compute` gives, from the file `path` if it is there."
+    if path is None: return compute()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = compute()
+        with atomic_write(path) as tmp:
+            with open(tmp, 'wb') as f: np.save(f, array)
+    return np.load(path)
+
+
+def described(looks, job, recogniser, deblur, pool, path):
+    "The `descriptions` (N,4,D) of `looks` for one of the jobs, from the file `path` if they are there."
+    setting, banded = job
+    def compute():
+        them = with_mattes(looks) if banded else looks
+        return np.stack(list(pool.map(lambda one: descriptions(one, Hiding(*setting), recogniser, deblur), them)))
+    return kept(path, compute)
+
+
+def percent(value, limits): return f'{value:.0%} ({limits[0]:.0%} to {limits[1]:.0%})'.replace('%', '')
+
+
+def rank1(score): return score.rank1, score.rank1_range
+
+
+def tar(score): return score.tar, score.tar_range
+
+
+def print_scores(label, n, scores):
+    "Two tables in per cent, with 95 % intervals: rank 1 and TAR of each attacker for each method; `scores`: dict."
+    first = next(iter(scores.values()))
+    empty = [''] * (len(first) - 2)
+    for title, of, guess in (('rank 1', rank1, first[0].chance), ('TAR at a FAR of 0.001', tar, .001)):
+        print(f'{label}, {n} probes, {title}, per cent:\n')
+        rows = [[name, *(percent(*of(s)) for s in row[1:])] for name, row in scores.items()]
+        rows.append(['nothing hidden', percent(*of(first[0])), *empty])
+        rows.append(['guessing', f'{100 * guess:.1f}', *empty])
+        table(['method', *(s.attacker for s in first[1:])], rows)
+
+
+def identity(data, every, pool, finders, cache):
     "Print rank 1 and TAR of every attacker for each method, between chance and visible."
-    recogniser, rows = DlibRecogniser(), []
+    network, deblur = DlibRecogniser(), FaceDeblurrer()
     for label, probes, gallery in identity_sets(data, every):
-        places = [[recogniser.place(f.image, f.face) for f in looks] for looks in (probes, gallery)]
-        both = list(zip((probes, gallery), places))
-        clear = [np.array([[recogniser.describe(f.image, p)] for f, p in zip(*pair)]) for pair in both]
-        for setting in SETTINGS:
-            hidden = [describe(*pair, Hiding(*setting), recogniser) for pair in both]
-            distances = attack_distances(*(np.concatenate(pair, 1) for pair in zip(clear, hidden)))
-            for attacker, d in distances.items():
-                if attacker == 'visible' and setting != SETTINGS[0]: continue
-                score = recognition_score(attacker, d, [f.person for f in probes], [f.person for f in gallery])
-                name = '-' if attacker == 'visible' else ' '.join(map(str, setting))
-                rows.append([label, len(probes), f'{score.chance:.1%}', name, *score.row()])
-    table(['set', 'probes', 'chance', 'method', 'attacker', 'rank 1', '95 %', 'TAR at FAR 0.001', '95 %'], rows)
+        once, people = Once(network, probes + gallery), [[f.person for f in looks] for looks in (probes, gallery)]
+        jobs, scores = [(s, False) for s in SETTINGS], {}
+        if label == 'other photographs': jobs += [(s, False) for s in STRENGTHS] + [(s, True) for s in BANDED]
+        for job in jobs:
+            name = ' '.join(map(str, job[0])) + ', transition area kept' * job[1]
+            path = cache and cache/(f'{label}-{len(probes)}-{name}'.replace(' ', '_') + '.npy')
+            found = described(probes + gallery, job, once, deblur, pool, path)
+            distances = attack_distances(found[:len(probes)], found[len(probes):])
+            scores[name] = [recognition_score(attacker, d, *people) for attacker, d in distances.items()]
+            print(f'{label}: {name}', file=sys.stderr, flush=True)
+        print_scores(label, len(probes), scores)
 
 
 PARTS = {'find': find, 'hide': hide, 'identity': identity, 'speed': speed}
@@ -245,6 +301,8 @@ if __name__ == '__main__':
     names = ['centerface', 'rfb', 'haar']
     parser.add_argument('--finders', nargs='+', default=names, help='names; the first one hides')
     parser.add_argument('--threads', type=int, default=2, help='photographs worked on at once')
+    parser.add_argument('--cache', type=Path, help='identity: folder for descriptions; a later run goes on there')
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    with ThreadPoolExecutor(args.threads) as pool: PARTS[args.part](args.data, args.every, pool, args.finders)
+    with ThreadPoolExecutor(args.threads) as threads:
+        PARTS[args.part](args.data, args.every, threads, args.finders, args.cache)

@@ -6,7 +6,7 @@
 __all__ = ['hidden_by', 'judge_of', 'files_to_audit', 'pictures', 'Sighting', 'AuditReport', 'contact_sheet', 'audit']
 
 # %% ../nbs/12_audit.ipynb #903a4c98
-import csv, hashlib, io, json, os
+import csv, io, os, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from PIL import ExifTags, Image, ImageDraw
 
 from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
-from .jobs import FileReport, image_files, process_files
+from .jobs import (FileReport, folder_lock, image_files, is_result, may_write, own_file, process_files,
+                         results_in)
 from .privacy import blurred, read_manifest
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
@@ -179,36 +180,33 @@ def _table(report):
     csv.writer(text, lineterminator='\n').writerows([_AUDIT_HEAD, *rows])
     return text.getvalue().encode('utf-8', 'surrogateescape')
 
-# %% ../nbs/12_audit.ipynb #68a04c64
-def _own_table(path):
-    "Whether `path` is a table of an earlier audit; `ValueError` if it is something else."
-    if not path.exists(): return False
-    if path.read_text('utf-8', 'replace').splitlines()[:1] == [','.join(_AUDIT_HEAD)]: return True
-    raise ValueError(f'{path}: exists and is no table of p3m_audit; choose another folder')
+# %% ../nbs/12_audit.ipynb #a9ebbab3
+def _sheet(out, number): return out/f'contact_sheet_{number}.jpg'
+
+def _check_place(out):
+    "`ValueError` unless the files of an audit may be written into the folder `out`."
+    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    for path in (out/'audit.csv', _sheet(out, 1)): may_write(path)
 
 # %% ../nbs/12_audit.ipynb #fe4c8f34
-_SHEETS = '.audit_sheets.json'
-
-def _own_sheets(out):
-    "The contact sheets in `out` that an earlier audit wrote and nobody changed."
-    try: known = json.loads((out/_SHEETS).read_text('utf-8'))
-    except (OSError, ValueError): return []
-    files = [out/Path(name).name for name in known if isinstance(name, str)]
-    return [f for f in files if f.is_file() and hashlib.sha256(f.read_bytes()).hexdigest() == known[f.name]]
+def _old_sheets(out, n):
+    "The contact sheets after number `n` in `out` that an earlier audit wrote and nobody changed."
+    known = {name for name in results_in(out, 'audit') if re.fullmatch(r'contact_sheet_\d+\.jpg', name)}
+    known -= {_sheet(out, i).name for i in range(1, n + 1)}
+    return [out/name for name in known if is_result(out/name)]
 
 # %% ../nbs/12_audit.ipynb #b7f8df50
 def _write_audit(out, report, crops):
     "Write the table, and a contact sheet for every hundred faces; sheets of an earlier audit are removed."
-    _own_table(out/'audit.csv')
-    for old in _own_sheets(out): old.unlink()
-    with atomic_write(out/'audit.csv') as tmp: tmp.write_bytes(_table(report))
-    labels, sheets = [f'{i}: {s.face.score:.2f}' for i, s in enumerate(report.found, 1)], {}
-    for k in range(0, len(crops), 100):
-        path = out/f'contact_sheet_{k // 100 + 1}.jpg'
-        if path.exists(): raise ValueError(f'{path}: exists and was not made by p3m_audit; choose another folder')
-        save_image(contact_sheet(list(zip(crops, labels))[k:k + 100]), path)
-        sheets[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    with atomic_write(out/_SHEETS) as tmp: tmp.write_text(json.dumps(sheets), 'utf-8')
+    labels = [f'{i}: {s.face.score:.2f}' for i, s in enumerate(report.found, 1)]
+    parts = [list(zip(crops, labels))[k:k + 100] for k in range(0, len(crops), 100)]
+    with folder_lock(out, 'audit'):
+        files = [out/'audit.csv', *(_sheet(out, i) for i in range(1, len(parts) + 1))]
+        for path in files: may_write(path)
+        with own_file(files[0], run='audit') as p, atomic_write(p) as tmp: tmp.write_bytes(_table(report))
+        for path, part in zip(files[1:], parts):
+            with own_file(path, run='audit'): save_image(contact_sheet(part), path)
+        for old in _old_sheets(out, len(parts)): old.unlink()
 
 # %% ../nbs/12_audit.ipynb #79e1ff8e
 def _look_at(path, finder, want_crops):
@@ -225,6 +223,7 @@ def audit(
     progress:bool=True,  # show a progress bar where stderr is a terminal
 )->AuditReport:
     "Which files of `source` still show a face that a finder can see, and which could not be looked at."
+    if out is not None: _check_place(Path(out))
     hiders, (files, closed) = hidden_by(source), files_to_audit(source)
     judge, seen = face_finder(judge_of(hiders) if finder is None else finder), {}
     def look(path, _): seen[path] = _look_at(path, judge, out is not None)

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import (alpha_to_uint, atomic_write, choose, load_alpha, load_image, make_trimap, one_line,
-                         save_alpha)
+from .core import (alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, make_trimap,
+                         one_line, save_alpha)
 from .crops import Portrait, check_size
 from .dataset import P3M10k, PortraitFolder, Sample
 from .jobs import process_files
@@ -127,7 +127,9 @@ class PredictionStore:
         self.method, self._temporary = method, None
         if folder is None: self._temporary = tempfile.TemporaryDirectory(prefix='p3m_eval_')
         self.folder = Path(folder or self._temporary.name).expanduser()/method.key
-        if method.needs != 'stored': self._note()
+        if method.needs != 'stored':
+            clear_left_behind(self.folder)
+            self._note()
 
     def _note(self):
         "Write into the folder whose predictions it holds, unless it is said there already."

@@ -40,11 +40,17 @@ def alpha_of(
 
 # %% ../nbs/41_callbacks.ipynb #e718cc12
 class PortraitLoss(P3MLoss):
-    "`P3MLoss` for a fastai `Learner`; `RecordLossParts` hands it the image, without which there is no composition term."
+    "`P3MLoss` for a fastai `Learner`; `RecordLossParts` hands it the image that the composition term needs."
     image = None
-    def forward(self, output, targets): return super().forward(output, as_targets(targets), self.image)
-    def activation(self, output): return alpha_of(output)
-    def decodes(self, alpha): return alpha
+    def forward(self, output, targets):
+        "The loss of `output` against a batch's `targets`."
+        return super().forward(output, as_targets(targets), self.image)
+    def activation(self, output):
+        "What `get_preds` returns of the network's `output`."
+        return alpha_of(output)
+    def decodes(self, alpha):
+        "An alpha is shown as it is."
+        return alpha
 
     def named(self):
         "The parts of the last call that apply, unweighted."
@@ -65,23 +71,32 @@ class NetworkLoss(nn.Module):
         self._network, self.parts = [network], {}  # in a list: its parameters are not the loss's
 
     def forward(self, output, targets):
+        "The sum of the network's losses of `output` against a batch's `targets`."
         parts = self._network[0].losses(output, self.image, as_targets(targets))
         self.parts = {k: v.detach() for k, v in parts.items()}
         return sum(parts.values())
 
-    def activation(self, output): return self._network[0].alpha_of(output)
-    def decodes(self, alpha): return alpha
-    def named(self): return self.parts
-    def grouped(self, values): return values
+    def activation(self, output):
+        "What `get_preds` returns of the network's `output`."
+        return self._network[0].alpha_of(output)
+    def decodes(self, alpha):
+        "An alpha is shown as it is."
+        return alpha
+    def named(self):
+        "The parts of the last call, weighted as the network does."
+        return self.parts
+    def grouped(self, values):
+        "The parts `values` as they are."
+        return values
 
 # %% ../nbs/41_callbacks.ipynb #c8926888
 def predicted_alpha(
-    learn,  # a learner after a prediction
+    learn:object,  # a learner after a prediction
 )->Tensor:  # (B,1,H,W) in 0..1
-    "The alpha that the network of `learn` has just predicted; what a trimap knows is exactly that for networks that take one."
+    "The alpha that `learn` has just predicted; for networks that take a trimap, what it knows stands as it is."
     network = getattr(learn.model, 'module', learn.model)
-    alpha = learn.pred if isinstance(learn.pred, Tensor) or not isinstance(network, Network) else network.alpha_of(learn.pred)
-    alpha = alpha_of(alpha)
+    own = isinstance(network, Network) and not isinstance(learn.pred, Tensor)
+    alpha = alpha_of(network.alpha_of(learn.pred) if own else learn.pred)
     if getattr(network, 'kind', '') != 'trimap-based': return alpha
     return keep_known(alpha.clamp(0, 1), as_targets(learn.yb[0]).trimap)
 
@@ -94,6 +109,7 @@ class FeedNetwork(Callback):
     def _network(self): return getattr(self.learn.model, 'module', self.learn.model)
 
     def before_batch(self):
+        "Give the network its own colours, and a trimap if it takes one."
         network, self.batch = self._network(), self.learn.xb
         inputs = (network.from_batch(self.x),)
         if self.training and network.random_trimap: self._redraw(network.random_trimap)
@@ -109,7 +125,9 @@ class FeedNetwork(Callback):
         y.as_subclass(Tensor)[:, 1] = drawn.to(y.device, y.dtype)
         self.learn.yb = (y, *self.yb[1:])
 
-    def after_pred(self): self.learn.xb = self.batch
+    def after_pred(self):
+        "Put the batch back."
+        self.learn.xb = self.batch
 
 # %% ../nbs/41_callbacks.ipynb #86e82488
 class RecordLossParts(Callback):
@@ -127,16 +145,22 @@ class RecordLossParts(Callback):
 
     def _mean(self, k): return self.means.get(k, math.nan)
 
-    def before_fit(self): self.fresh = True
+    def before_fit(self):
+        "A training begins, or a validation."
+        self.fresh = True
     def before_train(self):
+        "Start the sums of an epoch."
         if self.fresh: self._begin()  # not in `before_fit`: `validate` starts a fit too
         self.sums, self.count, self.means, self.fresh = {}, 0, {}, False
     def _begin(self): self.recorder.parts, self.recorder.part_means = {n: [] for n in self.names}, []
-    def after_pred(self): self.loss_func.image = self.x
+    def after_pred(self):
+        "Hand the image to the loss."
+        self.loss_func.image = self.x
 
     def after_loss(self):
+        "Record the parts of a training batch."
         self.loss_func.image = None
-        if hasattr(self.learn, 'gather_preds'): self.learn.pred = predicted_alpha(self.learn)  # fastai cannot gather named tuples
+        if hasattr(self.learn, 'gather_preds'): self.learn.pred = predicted_alpha(self.learn)  # no named tuple there
         if self.training and len(self.yb): self._record(self.loss_func.named())
 
     def _record(self, parts):
@@ -149,15 +173,17 @@ class RecordLossParts(Callback):
         for k, v in self.loss_func.grouped(values).items(): self.sums[k] = self.sums.get(k, 0) + v * n
 
     def after_train(self):
-        self.means = self._of_all_processes({k: v / self.count for k, v in self.sums.items()})
+        "Record the means of the epoch."
+        self.means = _of_all_processes({k: v / self.count for k, v in self.sums.items()})
         self.recorder.part_means.append({self.groups.get(k, k): v for k, v in self.means.items()})
 
-    def _of_all_processes(self, means):
-        "The means over the processes of the launch, each of which saw as many images."
-        if num_distrib() < 2 or not torch.distributed.is_initialized(): return means
-        others = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(others, means)
-        return {k: float(np.mean([o[k] for o in others if k in o])) for k in means}
+# %% ../nbs/41_callbacks.ipynb #dfb922bd
+def _of_all_processes(means):
+    "The means over the processes of the launch, each of which saw as many images."
+    if num_distrib() < 2 or not torch.distributed.is_initialized(): return means
+    others = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(others, means)
+    return {k: float(np.mean([o[k] for o in others if k in o])) for k in means}
 
 # %% ../nbs/41_callbacks.ipynb #9245ad24
 def _alpha_by(model, x, targets):
@@ -202,7 +228,9 @@ def _plot_smooth(ax, values, smooth, label):
 
 # %% ../nbs/41_callbacks.ipynb #992d0201
 def _positions(dl, start, n):
-    "Which images of the validation set `n` items from `start` on are, as keys; None for those that only fill up the last batch of several processes."
+    """Which images of the validation set `n` items from `start` on are, as keys.
+
+    None for those that only fill up the last batch of several processes."""
     padded = getattr(dl, 'n_padded', None)
     first = start + (dl.rank * padded // dl.world_size if padded else 0)
     return [i if padded is None or i < dl.n else None for i in range(first, first + n)]
@@ -225,9 +253,12 @@ class MattingMetric(Metric):
         self.metric, = metric_names([metric], True, True)
         self.reset()
 
-    def reset(self): self.scores, self.seen, self.total, self.shared = MattingMetrics(self.metric), 0, None, False
+    def reset(self):
+        "Forget the scores of the last validation."
+        self.scores, self.seen, self.total, self.shared = MattingMetrics(self.metric), 0, None, False
 
     def accumulate(self, learn):
+        "Score the batch that `learn` has just predicted."
         y, pred = as_targets(learn.yb[0]), predicted_alpha(learn)
         keys = _positions(learn.dl, self.seen, len(pred))
         self.seen, self.shared = self.seen + len(pred), hasattr(learn.dl, 'world_size')
@@ -235,10 +266,13 @@ class MattingMetric(Metric):
 
     @property
     def value(self):
+        "The mean over the validation images of all processes."
         if self.total is None: self.total = _gather(self.scores) if self.shared else self.scores
         return self.total.compute()[self.metric]
     @property
-    def name(self): return self.metric
+    def name(self):
+        "Its column in the table."
+        return self.metric
 
 # %% ../nbs/41_callbacks.ipynb #ca3db905
 def _update(scores, pred, targets, keys):
@@ -246,7 +280,9 @@ def _update(scores, pred, targets, keys):
     use = [i for i, k in enumerate(keys) if k is not None]
     if not use: return
     as_list = lambda x: None if x is None else list(x[use].detach().float().cpu().numpy()[:, 0])
-    scores.update(as_list(pred), as_list(targets.alpha), as_list(targets.trimap), as_list(None if targets.facemask is None else targets.facemask * 255), keys=[f'{keys[i]}' for i in use])
+    facemask = None if targets.facemask is None else targets.facemask * 255
+    arrays = map(as_list, (pred, targets.alpha, targets.trimap, facemask))
+    scores.update(*arrays, keys=[f'{keys[i]}' for i in use])
 
 # %% ../nbs/41_callbacks.ipynb #241f6d89
 class TrainingDiverged(RuntimeError):
@@ -256,21 +292,28 @@ def _diagnose(parts, x):
     "Which loss parts and which images of the batch are not finite."
     bad = [k for k, v in parts.items() if not torch.isfinite(v).all()]
     images = [i for i, im in enumerate(x) if not torch.isfinite(im).all()]
-    return (f' in {", ".join(bad)}' if bad else '') + (f'; images {images} of the batch hold NaN or infinity themselves' if images else '')
+    parts = f' in {", ".join(bad)}' if bad else ''
+    return parts + (f'; images {images} of the batch hold NaN or infinity themselves' if images else '')
 
 # %% ../nbs/41_callbacks.ipynb #943a3d02
 class StopWhenNotFinite(Callback):
     "Raises `TrainingDiverged` before a loss or gradient that is not finite reaches the weights."
     order, run_valid = Recorder.order - 20, False  # after mixed precision has scaled back, before anything is recorded
-    advice = 'this step was not made. Go on from the last checkpoint with a lower learning rate, clipped gradients, or in bf16 or fp32 instead of fp16'
+    advice = ('this step was not made. Go on from the last checkpoint with a lower learning rate, clipped gradients, '
+              'or in bf16 or fp32 instead of fp16')
 
     def _where(self): return f'epoch {self.epoch}, batch {self.iter} of {self.n_iter}'
     def after_loss(self):
-        if not torch.isfinite(self.loss): raise TrainingDiverged(f'the loss is {self.loss.item()} at {self._where()}{_diagnose(self.loss_func.named(), self.x)}: {self.advice}')
+        "Look at the loss."
+        if not torch.isfinite(self.loss):
+            found = _diagnose(self.loss_func.named(), self.x)
+            raise TrainingDiverged(f'the loss is {self.loss.item()} at {self._where()}{found}: {self.advice}')
     def before_step(self):
+        "Look at the gradients."
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()):
-            raise TrainingDiverged(f'a gradient is not a number at {self._where()} although the loss is {self.loss.item():.4g}: {self.advice}')
+            found = f'although the loss is {self.loss.item():.4g}'
+            raise TrainingDiverged(f'a gradient is not a number at {self._where()} {found}: {self.advice}')
 
 # %% ../nbs/41_callbacks.ipynb #cc8e08f6
 def _photo(x):
@@ -290,12 +333,15 @@ def preview_row(
     "Photograph, alpha, prediction, person over green and semantic map side by side."
     photo, p = _photo(x), pred[0].float().cpu().clamp(0, 1).numpy()
     cells = [photo, _gray(alpha), _gray(pred), composite(photo, p, 'mediumseagreen')]
-    if logits is not None: cells.append(np.uint8([[0, 0, 0], [128, 128, 128], [255, 255, 255]])[logits.argmax(0).cpu().numpy()])
+    if logits is not None:
+        cells.append(np.uint8([[0, 0, 0], [128, 128, 128], [255, 255, 255]])[logits.argmax(0).cpu().numpy()])
     return np.hstack(cells)
 
 # %% ../nbs/41_callbacks.ipynb #9972420f
 class PreviewMattes(Callback):
-    "After each epoch a picture of `n` validation images and their mattes, in `latest` and, if there is a `folder`, as `epoch_007.jpg` in it (000: the start weights)."
+    """After each epoch a picture of `n` validation images and their mattes, in `latest`.
+
+    If there is a `folder`, it gets the pictures as `epoch_007.jpg` (000: the start weights)."""
     order, run_train = Recorder.order + 2, False
     def __init__(self,
         folder=None,  # where to write the pictures; None: nowhere
@@ -305,6 +351,7 @@ class PreviewMattes(Callback):
         self.folder, self.n, self.side, self.latest = None if folder is None else Path(folder), n, side, None
 
     def before_validate(self):
+        "Choose the images to show."
         self.wanted, self.start, self.cells = self._choose(), 0, []
 
     def _choose(self):
@@ -314,16 +361,20 @@ class PreviewMattes(Callback):
         return set(np.linspace(0, max(share - 1, 0), min(self.n, share)).round().astype(int).tolist())
 
     def after_batch(self):
+        "Keep the rows of chosen images."
         alpha = predicted_alpha(self.learn)
         for i in range(len(self.x)):
             if self.start + i not in self.wanted: continue
             logits = getattr(self.pred, 'global_logits', None)
-            row = preview_row(self.x[i], as_targets(self.yb[0])[i].alpha, alpha[i], None if logits is None else logits[i])
+            logits = None if logits is None else logits[i]
+            row = preview_row(self.x[i], as_targets(self.yb[0])[i].alpha, alpha[i], logits)
             scale = min(1, self.side / row.shape[0])
-            self.cells.append(cv2.resize(row, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else row)
+            if scale < 1: row = cv2.resize(row, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            self.cells.append(row)
         self.start += len(self.x)
 
     def after_validate(self):
+        "Put the rows together and write the picture."
         if not self.cells: return
         self.latest = np.vstack(self.cells)
         if self.folder is None or rank_distrib(): return
@@ -351,6 +402,9 @@ def blur_faces(
     return out
 
 # %% ../nbs/41_callbacks.ipynb #c12cdd22
+_NO_FACEMASKS = ('the images have no face masks to blur by; make the loaders with facemask=True (p3m_dls), or give '
+                 'PPTValidation a loader of blurred images')
+
 class PPTValidation(Callback):
     "Scores the model of each epoch on normal and on blurred faces; `columns` are its metrics for the table."
     order, run_train = Recorder.order - 4, False  # before the recorder asks for the values
@@ -360,8 +414,10 @@ class PPTValidation(Callback):
         names=('sad', 'mse'),  # metrics
         strength:float=.5,  # see `blur_faces`
     ):
-        self.loaders, self.names, self.strength, self.values = dict(normal=normal, blurred=blurred), metric_names(names, True, True), strength, {}
-        self.columns = [ValueMetric(partial(self._value, k), k) for k in (f'{n}_{faces}' for n in self.names for faces in ('blurred', 'normal'))]
+        self.loaders, self.names = dict(normal=normal, blurred=blurred), metric_names(names, True, True)
+        self.strength, self.values = strength, {}
+        columns = [f'{n}_{faces}' for n in self.names for faces in ('blurred', 'normal')]
+        self.columns = [ValueMetric(partial(self._value, k), k) for k in columns]
 
     def _value(self, k): return self.values.get(k, math.nan)
 
@@ -370,21 +426,25 @@ class PPTValidation(Callback):
         for b in dl:
             x, y = self.learn._set_device(b)[:2]
             if faces == 'blurred' and self.loaders['blurred'] is None:
-                if y.facemask is None: raise ValueError('the images have no face masks to blur by; make the loaders with facemask=True (p3m_dls), or give PPTValidation a loader of blurred images')
+                if y.facemask is None: raise ValueError(_NO_FACEMASKS)
                 x = blur_faces(x, y.facemask, y.trimap, self.strength)
             yield x, y
 
     def after_validate(self):
+        "Score both kinds of images."
         if hasattr(self.learn, 'gather_preds'): return
         model = getattr(self.model, 'module', self.model)
         for faces in ('normal', 'blurred'):
             scores = MattingMetrics(self.names)
-            for x, y in self._batches(faces): _update(scores, _alpha_by(model, x, y), y, range(len(scores), len(scores) + len(x)))
+            for x, y in self._batches(faces):
+                _update(scores, _alpha_by(model, x, y), y, range(len(scores), len(scores) + len(x)))
             self.values |= {f'{n}_{faces}': v for n, v in scores.compute().items()}
 
 # %% ../nbs/41_callbacks.ipynb #ae2983a2
 class FaceImages:
-    "Photographs and masks of faces that may be shown, by name from two folders; item `i` is (image, mask) as normalised tensors (3,S,S), (1,S,S)."
+    """Photographs and masks of faces that may be shown, by name from two folders.
+
+    Item `i` is (image, mask) as normalised tensors (3,S,S), (1,S,S)."""
     def __init__(self,
         images,  # folder of photographs
         masks,  # folder of face masks, same names
@@ -400,7 +460,8 @@ class FaceImages:
         resized = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
         mean, std = (torch.tensor(s)[:, None, None] for s in imagenet_stats)
         mask = cv2.resize(mask, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return (torch.from_numpy(resized.transpose(2, 0, 1) / np.float32(255)) - mean) / std, torch.from_numpy(mask > .5)[None].float()
+        image = (torch.from_numpy(resized.transpose(2, 0, 1) / np.float32(255)) - mean) / std
+        return image, torch.from_numpy(mask > .5)[None].float()
 
 # %% ../nbs/41_callbacks.ipynb #38981d41
 def _face(mask):
@@ -442,12 +503,16 @@ def paste_features(
 # %% ../nbs/41_callbacks.ipynb #57feb982
 class _FrozenStatistics:
     "While entered, batch norms of `module` in training use the statistics of the batch and do not learn from it."
-    def __init__(self, module): self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    def __init__(self, module):
+        self.norms = [
+            m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        ]
     def __enter__(self):
         self.old = [(m.running_mean, m.running_var) for m in self.norms]
         for m in self.norms: m.running_mean, m.running_var, m.track_running_stats = None, None, False
     def __exit__(self, *_):
-        for m, (mean, var) in zip(self.norms, self.old): m.running_mean, m.running_var, m.track_running_stats = mean, var, True
+        for m, (mean, var) in zip(self.norms, self.old):
+            m.running_mean, m.running_var, m.track_running_stats = mean, var, True
 
 # %% ../nbs/41_callbacks.ipynb #b6338536
 class CopyFaceFeatures(Callback):
@@ -459,46 +524,73 @@ class CopyFaceFeatures(Callback):
         p:float=.5,  # probability for each image
         seed:int=0,  # decides which, together with epoch and batch
     ):
-        self.sources, self.start_epoch, self.p, self.seed, self.paste, self.hook = sources, start_epoch, p, seed, None, None
+        self.sources, self.start_epoch, self.p, self.seed = sources, start_epoch, p, seed
+        self.paste = self.hook = None
 
     def before_fit(self):
+        "Hook the encoder's stages."
         encoder = getattr(getattr(self.model, 'module', self.model), 'encoder', None)
         if encoder is None: raise ValueError('CopyFaceFeatures needs a model with an `encoder`, see module encoders')
         self.encoder, self.hook = encoder, encoder.register_forward_hook(self._replace)
 
     def before_batch(self):
+        "Compute the features of other faces for this batch."
         self.paste = None
         if self.epoch < self.start_epoch: return
         facemask, rng = as_targets(self.yb[0]).facemask, np.random.default_rng([self.seed, self.epoch, self.iter])
-        if facemask is None: raise ValueError('the batches have no face masks to copy to; make the loaders with facemask=True (p3m_dls)')
-        chosen = (torch.from_numpy(rng.random(len(self.x)) < self.p).to(facemask.device) & (facemask.flatten(1).sum(1) > 0)).nonzero()[:, 0]
-        draws = [(int(rng.integers(len(self.sources))), dict(flip=rng.random() < .5, scale=rng.uniform(.8, 1.2), angle=rng.uniform(-30, 30))) for _ in chosen]
+        if facemask is None:
+            raise ValueError('the batches have no face masks to copy to; make the loaders with facemask=True (p3m_dls)')
+        drawn = torch.from_numpy(rng.random(len(self.x)) < self.p).to(facemask.device)
+        chosen = (drawn & (facemask.flatten(1).sum(1) > 0)).nonzero()[:, 0]
+        draws = [self._draw(rng) for _ in chosen]
         if not draws: return
-        images, masks = (torch.stack(t).to(self.x.device) for t in zip(*(self.sources[i] for i, _ in draws)))
-        if images.shape[-2:] != self.x.shape[-2:]: images, masks = (F.interpolate(t, self.x.shape[-2:], mode=m) for t, m in ((images, 'bilinear'), (masks, 'nearest')))
-        if not (masks.flatten(1).sum(1) > 0).all(): raise ValueError('a source image of CopyFaceFeatures has an empty face mask; leave it out')
+        images, masks = self._faces([i for i, _ in draws])
         theta = torch.stack([face_map(facemask[j], m, **kw) for j, m, (_, kw) in zip(chosen, masks, draws)])
         self.paste = chosen, images, facemask[chosen], theta
 
-    def _replace(self, encoder, args, features):
-        if self.paste is None or not self.training: return
-        (chosen, images, facemask, theta), self.paste = self.paste, None  # `None` also keeps the source's own pass from coming here
-        with torch.no_grad(), _FrozenStatistics(encoder): sources = encoder(images)
-        new = []
-        for t, s in zip(features[:6], sources[:6]):
-            t = t.clone()
-            t[chosen] = paste_features(t[chosen], s, facemask, theta)
-            new.append(t)
-        return type(features)(*new, *features[6:])
-
     def after_fit(self):
+        "Take the hooks away."
         if self.hook is not None: self.hook.remove()
         self.hook = None
+
+# %% ../nbs/41_callbacks.ipynb #c0fde0e3
+@patch
+def _replace(self:CopyFaceFeatures, encoder, args, features):
+    if self.paste is None or not self.training: return
+    # `None` also keeps the source's own pass from coming here
+    (chosen, images, facemask, theta), self.paste = self.paste, None
+    with torch.no_grad(), _FrozenStatistics(encoder): sources = encoder(images)
+    new = []
+    for t, s in zip(features[:6], sources[:6]):
+        t = t.clone()
+        t[chosen] = paste_features(t[chosen], s, facemask, theta)
+        new.append(t)
+    return type(features)(*new, *features[6:])
+
+# %% ../nbs/41_callbacks.ipynb #69d3771f
+@patch
+def _draw(self:CopyFaceFeatures, rng):
+    "Number of a source, and how it is turned, scaled and mirrored."
+    source = int(rng.integers(len(self.sources)))
+    return source, dict(flip=rng.random() < .5, scale=rng.uniform(.8, 1.2), angle=rng.uniform(-30, 30))
+
+# %% ../nbs/41_callbacks.ipynb #bf443599
+@patch
+def _faces(self:CopyFaceFeatures, chosen):
+    "Images and masks of the sources `chosen`, at the size of the batch."
+    images, masks = (torch.stack(t).to(self.x.device) for t in zip(*(self.sources[i] for i in chosen)))
+    size = self.x.shape[-2:]
+    if images.shape[-2:] != size:
+        images, masks = F.interpolate(images, size, mode='bilinear'), F.interpolate(masks, size, mode='nearest')
+    if not (masks.flatten(1).sum(1) > 0).all():
+        raise ValueError('a source image of CopyFaceFeatures has an empty face mask; leave it out')
+    return images, masks
 
 # %% ../nbs/41_callbacks.ipynb #a37077e9
 class FreezeBatchNorm(Callback):
     "While training, batch norms use the statistics they have and do not change them; their weights learn on."
     order, run_valid = Recorder.order - 40, False  # after fastai has set the mode, before anything runs the model
     def before_train(self):
+        "Put the batch norms into evaluation mode."
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()

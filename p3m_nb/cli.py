@@ -124,7 +124,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     from pathlib import Path
     import numpy as np
     from p3m_nb.core import alpha_to_uint, encode_image, save_image
-    from p3m_nb.jobs import same_file
+    from p3m_nb.jobs import own_file, same_file
     from p3m_nb.infer import as_background
     if out != '-':
         if same_file(source, out): raise ValueError(f'{out}: the output would overwrite the input; choose another name')
@@ -135,7 +135,8 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     if alpha_only: result = alpha_to_uint(matte.alpha)
     else: result = matte.cutout() if background is None else matte.composite(background)
     if out == '-': sys.stdout.buffer.write(encode_image(np.asarray(result)))
-    else: print(save_image(np.asarray(result), out), file=sys.stderr)
+    else:
+        with own_file(out, overwrite, 'matte') as path: print(save_image(np.asarray(result), path), file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #0742577e
 def _single_out(inputs, out, alpha_only, background):
@@ -343,7 +344,7 @@ def p3m_eval(
     # methods: our networks, .safetensors or published .pth files; the shipped weights if no method is given
     weights:list=(),
     predictions:list=(),  # methods: folders of finished mattes, named as the images
-    onnx:list=(),  # methods: ONNX files with an image as input
+    onnx:list=(),  # methods: ONNX files that take an image, or an image and its trimap
     # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
     method:list=(),
     # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again

@@ -7,8 +7,9 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'FilePath', 'MAX_PIXELS', 'MAX_BYTES
            'RAW_SUFFIXES', 'OTHER_SUFFIXES', 'ImageLike', 'write_rules', 'choose', 'same_size', 'regular_file',
            'one_line', 'picture_kind', 'source_name', 'parse_colour', 'load_image', 'load_frames', 'ImageInfo',
            'image_info', 'sample_image', 'load_alpha', 'process_mark', 'process_lives', 'atomic_write',
-           'clear_temporaries', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'read_image', 'read_alpha',
-           'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite', 'keep_memory']
+           'clear_temporaries', 'clear_left_behind', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha',
+           'read_image', 'read_alpha', 'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite',
+           'keep_memory']
 
 # %% ../nbs/00_core.ipynb #546f4865
 import contextlib, contextvars, ctypes, difflib, functools, importlib.util, io, os, platform, re, stat, struct
@@ -715,6 +716,15 @@ def clear_temporaries(
         for f in folder.glob('.*.tmp'):
             m = _TEMPORARY.fullmatch(f.name)
             if m and m[1] in names and _left_behind(f, m[2]): f.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #36785e5b
+def clear_left_behind(
+    folder:FilePath,  # a folder of results; it need not exist
+):
+    "Remove all temporary files of killed runs in `folder`; those of living processes stay."
+    for f in Path(folder).glob('.*.tmp'):
+        m = _TEMPORARY.fullmatch(f.name)
+        if m and _left_behind(f, m[2]): f.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #1f7dd5f0
 _FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.jfif': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.tif': 'TIFF',

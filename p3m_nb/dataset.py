@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .core import (MAX_BYTES, FilePath, atomic_write, image_info, one_line, picture_kind, read_alpha, read_image,
                          regular_file)
-from .jobs import FileReport, image_files, may_write, note_result, process_files
+from .jobs import FileReport, image_files, own_file, process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults
 
 # %% ../nbs/08_dataset.ipynb #332eccfb
@@ -395,8 +395,7 @@ def save_names(self:DataReport,
 ):
     "Write the names of `bad`, one a line."
     text = ''.join(f'{name}\n' for name in self.bad)
-    with atomic_write(may_write(path)) as tmp: tmp.write_text(text, encoding='utf-8')
-    note_result(path, 'check')
+    with own_file(path, run='check'), atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/08_dataset.ipynb #f680fef6
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND')

@@ -25,7 +25,9 @@ def _full_precision(x):
 # %% ../nbs/30_losses.ipynb #23c3141b
 def _same_shape(pred, alpha, name='prediction'):
     if pred.shape != alpha.shape:
-        raise ValueError(f'{name} has shape {tuple(pred.shape)} but the alpha has {tuple(alpha.shape)}; resize one of them, both must be (B,1,H,W)')
+        raise ValueError(
+            f'{name} has shape {tuple(pred.shape)} but the alpha has {tuple(alpha.shape)}; resize one of them, both must be (B,1,H,W)'
+        )
 
 # %% ../nbs/30_losses.ipynb #089e3b26
 def smooth_l1(
@@ -78,7 +80,10 @@ def laplacian_pyramid(
     levels:int=5,  # band-pass levels before the residual
 )->list:  # `levels` + 1 tensors, each half the size of the one before, the last two excepted
     "What the blur takes away at each of `levels` scales, and what remains."
-    if min(x.shape[-2:]) < 2**levels: raise ValueError(f'a pyramid of {levels} levels needs sides of at least {2**levels} pixels, got {tuple(x.shape[-2:])}')
+    if min(x.shape[-2:]) < 2**levels:
+        raise ValueError(
+            f'a pyramid of {levels} levels needs sides of at least {2**levels} pixels, got {tuple(x.shape[-2:])}'
+        )
     x, out = _wide(x), []
     for _ in range(levels):
         blurred = _Blur.apply(F.pad(x, (2, 2, 2, 2), mode='replicate'))
@@ -108,7 +113,9 @@ def trimap_classes(
     classes[trimap == 255] = 2
     if not ((trimap == 0) | (classes > 0)).all():
         odd = sorted(set(trimap.flatten().tolist()) - {0, 128, 255})
-        raise ValueError(f'a trimap holds 0, 128 and 255 only, found {odd[:5]}; resize trimaps with nearest neighbour, or make them after resizing')
+        raise ValueError(
+            f'a trimap holds 0, 128 and 255 only, found {odd[:5]}; resize trimaps with nearest neighbour, or make them after resizing'
+        )
     return classes[:, 0]
 
 # %% ../nbs/30_losses.ipynb #b58572fa
@@ -118,7 +125,9 @@ def semantic_loss(
 )->Tensor:  # scalar
     "Cross-entropy of `logits`, mean over pixels."
     if logits.shape[-2:] != classes.shape[-2:]:
-        raise ValueError(f'logits are {tuple(logits.shape[-2:])} but the trimap is {tuple(classes.shape[-2:])} (height, width); resize one of them')
+        raise ValueError(
+            f'logits are {tuple(logits.shape[-2:])} but the trimap is {tuple(classes.shape[-2:])} (height, width); resize one of them'
+        )
     with _full_precision(logits): return F.cross_entropy(_wide(logits), classes)
 
 # %% ../nbs/30_losses.ipynb #b85eac1a
@@ -130,7 +139,8 @@ def composition_loss(
 )->Tensor:  # scalar
     "Sum over channels, mean over pixels, of the difference between `image` and the composite by `pred`."
     for name, x in dict(foreground=foreground, background=background).items():
-        if x.shape != image.shape: raise ValueError(f'{name} has shape {tuple(x.shape)} but the image has {tuple(image.shape)}; they belong together')
+        if x.shape != image.shape:
+            raise ValueError(f'{name} has shape {tuple(x.shape)} but the image has {tuple(image.shape)}; they belong together')
     pred, image, foreground, background = (_wide(x) for x in (pred, image, foreground, background))
     return smooth_l1(torch.lerp(background, foreground, pred.expand_as(image)) - image).sum(1).mean()
 
@@ -151,7 +161,11 @@ class LossParts(NamedTuple):
         "The paper's four terms G, L, F and C as a dict; those that do not apply are left out."
         total = lambda *parts: sum(p for p in parts if p is not None)
         sides = [p for p in (self.side2, self.side1, self.side0) if p is not None]
-        out = dict(global_=total(3 * self.semantic, *sides), local=self.local_alpha + self.local_laplacian, fusion=self.fusion_alpha + self.fusion_laplacian)
+        out = dict(
+            global_=total(3 * self.semantic, *sides),
+            local=self.local_alpha + self.local_laplacian,
+            fusion=self.fusion_alpha + self.fusion_laplacian,
+        )
         return out if self.composition is None else out | dict(composition=self.composition)
 
     def total(self, weighting='code'):
@@ -168,14 +182,17 @@ def loss_weights(
 )->dict:  # name of the term -> weight
     "The weights called `weighting`."
     if isinstance(weighting, str):
-        if weighting not in WEIGHTINGS: raise ValueError(f"weighting='{weighting}' is unknown; choose one of {', '.join(WEIGHTINGS)} or give a dict")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting='{weighting}' is unknown; choose one of {', '.join(WEIGHTINGS)} or give a dict")
         return WEIGHTINGS[weighting]
-    if odd := set(weighting) - set(WEIGHTINGS['code']): raise ValueError(f"unknown terms {sorted(odd)} in weighting; the terms are {', '.join(WEIGHTINGS['code'])}")
+    if odd := set(weighting) - set(WEIGHTINGS['code']):
+        raise ValueError(f"unknown terms {sorted(odd)} in weighting; the terms are {', '.join(WEIGHTINGS['code'])}")
     return WEIGHTINGS['code'] | dict(weighting)
 
 # %% ../nbs/30_losses.ipynb #995fafee
 def loss_parts(
-    output,  # named fields global_logits (B,3,H,W), local_alpha and fused_alpha (B,1,H,W), side2, side1, side0 (B,3,H,W or None)
+    # named fields global_logits (B,3,H,W), local_alpha and fused_alpha (B,1,H,W), side2, side1, side0 (B,3,H,W or None)
+    output,
     alpha:Tensor,  # (B,1,H,W) in 0..1
     trimap:Tensor,  # (B,1,H,W) of 0, 128, 255
     image:Tensor=None,  # (B,3,H,W) normalised; with `foreground` and `background` the composition term is computed
@@ -190,9 +207,12 @@ def loss_parts(
     return LossParts(
         semantic=semantic_loss(output.global_logits, classes),
         **{k: None if x is None else semantic_loss(x, classes) for k, x in sides.items()},
-        local_alpha=alpha_loss(output.local_alpha, alpha, transition), local_laplacian=laplacian_loss(output.local_alpha, alpha, transition),
-        fusion_alpha=alpha_loss(output.fused_alpha, alpha), fusion_laplacian=laplacian_loss(output.fused_alpha, alpha),
-        composition=None if no_colours else composition_loss(output.fused_alpha, image, foreground, background))
+        local_alpha=alpha_loss(output.local_alpha, alpha, transition),
+        local_laplacian=laplacian_loss(output.local_alpha, alpha, transition),
+        fusion_alpha=alpha_loss(output.fused_alpha, alpha),
+        fusion_laplacian=laplacian_loss(output.fused_alpha, alpha),
+        composition=None if no_colours else composition_loss(output.fused_alpha, image, foreground, background),
+    )
 
 # %% ../nbs/30_losses.ipynb #f0e03ab6
 class P3MLoss(nn.Module):
@@ -210,10 +230,13 @@ class P3MLoss(nn.Module):
         targets,  # fields alpha, trimap, foreground and background (or None), see `loss_parts`
         image:Tensor=None,  # (B,3,H,W) normalised, for the composition term
     )->Tensor:  # scalar, or (B,)
+        "The loss of `output` against `targets`; `image` is needed for the composition term."
         fields = [targets.alpha, targets.trimap, image, targets.foreground, targets.background]
         if self.reduction == 'none':
             one = lambda x, i: None if x is None else x[i:i+1]
-            outputs = (LossOutput(*(one(getattr(output, f, None), i) for f in LossOutput._fields)) for i in range(len(targets.alpha)))
+            outputs = (
+                LossOutput(*(one(getattr(output, f, None), i) for f in LossOutput._fields)) for i in range(len(targets.alpha))
+            )
             return torch.stack([loss_parts(o, *(one(x, i) for x in fields)).total(self.weighting) for i, o in enumerate(outputs)])
         parts = loss_parts(output, *fields)
         self.parts = LossParts(*(None if p is None else p.detach() for p in parts))

@@ -19,7 +19,7 @@ from .core import choose
 from .infer import Matter, rescale_alpha
 from .jobs import image_files
 from .registry import IMAGENET_MEAN, IMAGENET_STD, Network
-from .trimaps import refine_with
+from .trimaps import published_matte, refine_with
 from .weights import load_model
 
 # %% ../nbs/60_methods.ipynb #3eab9ff9
@@ -91,22 +91,25 @@ def matter_method(
 def network_method(
     weights:object=None,  # a weights file, 'shipped', or a network; the shipped weights by default
     name:str=None,  # in tables; the architecture by default
-    **kwargs:object,  # of `Matter`, for networks that take no trimap
+    **kwargs:object,  # of `Matter`; of a network that takes a trimap only `device` and `resize`, see `published_matte`
 )->Method:
     "The network of `weights` as method: with the trimap if it takes one, else in a `Matter`."
     model = weights if isinstance(weights, Network) else load_model('shipped' if weights is None else weights)
     if model.kind == 'trimap-free': return matter_method(model, name, **kwargs)
     network = model.eval().requires_grad_(False).to(kwargs.get('device') or 'cpu')
-    settings = dict(network=model.name, weights=_weights_digest(model))
-    return Method(functools.partial(refine_with, network), name or model.name, settings, 'trimap')
+    resize = choose('resize', kwargs.get('resize') or 'default', ('default', 'paper'))
+    settings, predict = dict(network=model.name, weights=_weights_digest(model)), refine_with
+    if resize == 'paper': settings, predict = settings | dict(resize='paper'), published_matte
+    return Method(functools.partial(predict, network), name or model.name, settings, 'trimap')
 
 # %% ../nbs/60_methods.ipynb #fe952ca5
 _NORMALISE = {'half': (.5, .5), 'imagenet': (IMAGENET_MEAN, IMAGENET_STD), 'unit': (0, 1)}  # mean, deviation
 _NORMALISE = {name: tuple(map(np.float32, pair)) for name, pair in _NORMALISE.items()}
+_TRIMAP_PLANES = {3: '', 4: 'plane', 6: 'classes'}  # channels of the only input -> how it takes a trimap
 
 # %% ../nbs/60_methods.ipynb #ca235807
 def _onnx_session(path):
-    "An onnxruntime session for `path`, with one input of type float."
+    "An onnxruntime session for `path`."
     try: import onnxruntime
     except ImportError: raise ImportError('ONNX files need onnxruntime: pip install onnxruntime') from None
     path = Path(path).expanduser()
@@ -116,16 +119,19 @@ def _onnx_session(path):
     try: session = onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as e:  # they have no common base class
         raise ValueError(f'{path}: onnxruntime cannot load it ({" ".join(str(e).split())[:200]})') from e
-    _check_inputs(path, session.get_inputs())
     return session
 
 # %% ../nbs/60_methods.ipynb #7270b6f4
 def _check_inputs(path, inputs):
-    "One float input (1,3,H,W), or `ValueError`."
-    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in ('tensor(float)', 'tensor(float16)'): return
+    "How the inputs take a trimap: '' (not at all), 'plane', 'classes' or 'input'; `ValueError` for other inputs."
+    fit = all(len(i.shape) == 4 and i.type in ('tensor(float)', 'tensor(float16)') for i in inputs)
+    channels = tuple(i.shape[1] for i in inputs) if fit else ()
+    if len(channels) == 1 and not (isinstance(channels[0], int) and channels[0] not in _TRIMAP_PLANES):
+        return _TRIMAP_PLANES.get(channels[0], '')
+    if channels == (3, 1): return 'input'
     found = ', '.join(f'{i.name} {i.shape} {i.type}' for i in inputs)
-    raise ValueError(f'{path}: one float input (1,3,H,W) was expected, found {found}; '
-                     'wrap it in a function of your own')
+    raise ValueError(f'{path}: one float input (1,3,H,W) was expected, or one that also takes a trimap: (1,4,H,W), '
+                     f'(1,6,H,W), or a second one (1,1,H,W); found {found}; wrap it in a function of your own')
 
 # %% ../nbs/60_methods.ipynb #52c9f109
 def _onnx_size(size, fixed, shorter):
@@ -135,22 +141,51 @@ def _onnx_size(size, fixed, shorter):
     return tuple(f if isinstance(f, int) and f > 0 else side(n) for n, f in zip(size, fixed))
 
 # %% ../nbs/60_methods.ipynb #2961f4ed
-def _onnx_predict(session, wanted, size, normalise):
-    "The function image -> alpha of a `session`."
-    source, (mean, std) = session.get_inputs()[0], _NORMALISE[normalise]
-    kind = np.float16 if 'float16' in source.type else np.float32
-    def predict(image):
-        h, w = _onnx_size(image.shape[:2], source.shape[2:], size)
-        shrink = h < image.shape[0] or w < image.shape[1]
-        how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-        x = (cv2.resize(image, (w, h), interpolation=how) / np.float32(255) - mean) / std
-        x = np.ascontiguousarray(x.transpose(2, 0, 1)[None].astype(kind))
-        alpha = np.squeeze(session.run([wanted], {source.name: x})[0]).astype(np.float32)
-        if alpha.ndim == 2: return rescale_alpha(alpha, image.shape[:2], 'default')
-        others = ', '.join(o.name for o in session.get_outputs())
-        raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
-                         f'choose another one of {others}')
+def _scaled_colours(image, size, normalise):
+    "`image` at `size` with its colours normalised, (3,h,w)."
+    shrink = size[0] < image.shape[0] or size[1] < image.shape[1]
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+    mean, std = _NORMALISE[normalise]
+    return ((scaled / np.float32(255) - mean) / std).transpose(2, 0, 1)
+
+# %% ../nbs/60_methods.ipynb #b302ce26
+def _trimap_planes(trimap, size, how, top):
+    "`trimap` at `size` as planes: one of 0..`top`, or three of 0 and 1."
+    scaled = cv2.resize(trimap, size[::-1], interpolation=cv2.INTER_NEAREST)
+    if how == 'classes': return np.stack([scaled == v for v in (0, 128, 255)]).astype(np.float32)
+    return scaled[None].astype(np.float32) / 255 * top
+
+# %% ../nbs/60_methods.ipynb #d32bc4b1
+def _feeds(inputs, planes, trimap, how):
+    "What the `inputs` of a file are given."
+    values = [planes] if not how else [planes, trimap] if how == 'input' else [np.concatenate([planes, trimap])]
+    def as_kind(a, source): return np.ascontiguousarray(a[None], np.float16 if 'float16' in source.type else np.float32)
+    return {source.name: as_kind(a, source) for source, a in zip(inputs, values)}
+
+# %% ../nbs/60_methods.ipynb #6a031941
+def _onnx_predict(session, wanted, size, normalise, how, top):
+    "The function image -> alpha of a `session`, or (image, trimap) -> alpha where it takes a trimap."
+    inputs = session.get_inputs()
+    def predict(image, trimap=None):
+        inner = _onnx_size(image.shape[:2], inputs[0].shape[2:], size)
+        marks = _trimap_planes(trimap, inner, how, top) if how else None
+        feeds = _feeds(inputs, _scaled_colours(image, inner, normalise), marks, how)
+        alpha = np.squeeze(session.run([wanted], feeds)[0]).astype(np.float32)
+        if alpha.ndim != 2:
+            others = ', '.join(o.name for o in session.get_outputs())
+            raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
+                             f'choose another one of {others}')
+        alpha = rescale_alpha(alpha, image.shape[:2], 'default')
+        return np.where(trimap == 128, alpha.clip(0, 1), trimap / np.float32(255)) if how else alpha
     return predict
+
+# %% ../nbs/60_methods.ipynb #bc4a8af2
+def _onnx_output(path, session, output):
+    "The name of the `output` of a session."
+    outputs = [o.name for o in session.get_outputs()]
+    if isinstance(output, int) and output < len(outputs): output = outputs[output]
+    if output in outputs: return output
+    raise ValueError(f'{path}: has no output {output!r}, only {", ".join(outputs)}')
 
 # %% ../nbs/60_methods.ipynb #7937e5e4
 def onnx_method(
@@ -160,15 +195,16 @@ def onnx_method(
     output:object=0,  # which output is the alpha: number or name
     name:str=None,  # in tables; the file's name by default
 )->Method:
-    "The network in an ONNX file as method."
+    "The network in an ONNX file as method; one that takes a trimap gets it."
     choose('normalise', normalise, _NORMALISE)
     session = _onnx_session(path)
-    outputs = [o.name for o in session.get_outputs()]
-    if isinstance(output, int) and output < len(outputs): output = outputs[output]
-    if output not in outputs: raise ValueError(f'{path}: has no output {output!r}, only {", ".join(outputs)}')
+    how = _check_inputs(path, session.get_inputs())
+    output, top = _onnx_output(path, session, output), 1
+    if 'p3m_nb' in session.get_modelmeta().custom_metadata_map: normalise, top = 'unit', 255  # of p3m_export
     file = short_digest(Path(path).expanduser().read_bytes())
     settings = dict(size=size or 'full', normalise=normalise, output=output, file=file)
-    return Method(_onnx_predict(session, output, size, normalise), name or Path(path).stem, settings)
+    predict = _onnx_predict(session, output, size, normalise, how, top)
+    return Method(predict, name or Path(path).stem, settings, 'trimap' if how else 'image')
 
 # %% ../nbs/60_methods.ipynb #5b259a43
 TRIMAP_METHODS = {

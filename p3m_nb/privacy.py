@@ -522,6 +522,7 @@ def note(self:_FolderRun, path:Path, record:dict):
     "Tell the report what a finished `record` says about `path`."
     if not record['output']:
         why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
+        if record['people']: why += ', but a person is seen by the matting network: look at it'
         raise NoFaceFound(f'{path}: {why}; nothing was written. Give a facemask or another finder, '
                           'or say keep_faceless if there is none')
     if not record['faces']: self.report.faceless.append(path)

@@ -133,9 +133,12 @@ def predict(self:Network,
 
 # %% ../nbs/19_registry.ipynb #05fdf251
 def _checked_trimap(network, trimap, image):
-    if trimap is None: raise ValueError(f'{network.name or type(network).__name__} needs a trimap; give one, (B,1,H,W) of 0, 128, 255')
+    if trimap is None:
+        raise ValueError(f'{network.name or type(network).__name__} needs a trimap; give one, (B,1,H,W) of 0, 128, 255')
     if trimap.shape[-2:] != image.shape[-2:] or trimap.shape[1] != 1:
-        raise ValueError(f'the trimap is {tuple(trimap.shape)} but the image is {tuple(image.shape)}; resize with nearest neighbour')
+        raise ValueError(
+            f'the trimap is {tuple(trimap.shape)} but the image is {tuple(image.shape)}; resize with nearest neighbour'
+        )
     if not ((trimap == 0) | (trimap == 128) | (trimap == 255)).all():
         raise ValueError('a trimap holds 0, 128 and 255 only; resize trimaps with nearest neighbour')
     return trimap
@@ -161,7 +164,9 @@ _ENTRIES = {}
 def _is_taken(name, make):
     "Whether a network of the package has the `name` already, and `make` is not of the package: then the package's stays."
     inside = 'p3m_nb.'
-    taken = name in _ENTRIES and _ENTRIES[name].make.__module__.startswith(inside) and not make.__module__.startswith(inside)
+    taken = (
+        name in _ENTRIES and _ENTRIES[name].make.__module__.startswith(inside) and not make.__module__.startswith(inside)
+    )
     if taken: warnings.warn(f"a network of p3m_nb is called '{name}' already, and stays; choose another name for yours")
     return taken
 
@@ -182,7 +187,8 @@ def register_network(
             network = make(**options)
             network.name, network.kind, network.options = name, kind, dict(options)
             return network
-        if not _is_taken(name, make): _ENTRIES[name] = NetworkEntry(name, named, kind, source, terms, reconstruction, generic)
+        if not _is_taken(name, make):
+            _ENTRIES[name] = NetworkEntry(name, named, kind, source, terms, reconstruction, generic)
         return named
     return register
 

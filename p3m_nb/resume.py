@@ -59,6 +59,7 @@ class P3MLearner(Learner):
     first_epoch, in_fit, interrupt = 0, False, None
 
     def fit(self, *args, **kwargs):
+        "fastai's `fit`; an interruption waits for the end of the batch."
         try:
             with keep_memory(None), _interrupt_waits() as self.interrupt: return super().fit(*args, **kwargs)
         except (ValueError, RuntimeError, OSError) as e:
@@ -80,8 +81,10 @@ class P3MLearner(Learner):
         self._tell('end_fit')
 
     def one_batch(self, i, b):
+        "fastai's `one_batch`, unless the batch cannot be trained on."
         if self.interrupt is not None and self.interrupt.asked: raise KeyboardInterrupt
-        if self.training and len(b) > 1 and len(b[0]) == 1 and max(b[0].shape[-2:]) <= 32: raise ValueError(_ONE_SMALL_IMAGE)
+        if self.training and len(b) > 1 and len(b[0]) == 1 and max(b[0].shape[-2:]) <= 32:
+            raise ValueError(_ONE_SMALL_IMAGE)
         super().one_batch(i, b)
 
 # %% ../nbs/42_resume.ipynb #3a057b98
@@ -125,20 +128,29 @@ def export(self:P3MLearner,
 
 # %% ../nbs/42_resume.ipynb #725757ac
 class AverageWeights(Callback):
-    "Exponential moving average of weights and batch norm statistics: average <- decay * average + (1 - decay) * weights after every step."
+    """Exponential moving average of weights and batch norm statistics.
+
+    After every step: average <- decay * average + (1 - decay) * weights."""
     order, of_one_run = Recorder.order - 2, False  # swapped back after whatever scores the model
     def __init__(self,
         decay:float=.999,  # at most; (1 + n) / (10 + n) in the first steps
     ): self.decay, self.average, self.steps, self.swapped, self.skip = decay, None, 0, False, False
 
     def _weights(self): return core_model(self.learn).state_dict()
+
     def start_fit(self):
+        "Start the average from the weights, or go on with the one that was restored."
         if self.average is not None: return
         self.average, self.steps, self.swapped = {k: v.detach().clone() for k, v in self._weights().items()}, 0, False
 
-    def before_step(self): self.skip = False
-    def after_cancel_step(self): self.skip = True  # fp16 overflow: no step was made
+    def before_step(self):
+        "A step is about to be made."
+        self.skip = False
+    def after_cancel_step(self):
+        "The step was not made."
+        self.skip = True  # fp16 overflow: no step was made
     def after_step(self):
+        "Update the average, if a step was made."
         if self.skip: return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
@@ -148,17 +160,29 @@ class AverageWeights(Callback):
                 else: self.average[k].copy_(v)
 
     def before_validate(self):
+        "Validate with the average."
         if self.learn.in_fit and not self.swapped: self.swap()
     def after_validate(self):
+        "Train on with the weights."
         if self.swapped: self.swap()
     def end_fit(self):
+        "Leave the average in the model."
         self.swap()
         self.average, self.swapped = None, False
 
-    def state_dict(self): return dict(average=self.average, steps=self.steps)
-    def load_state_dict(self, state):
-        self.average = {k: v.clone() for k, v in state['average'].items()}
-        self.steps, self.swapped = state['steps'], False
+# %% ../nbs/42_resume.ipynb #eb61ab60
+@patch
+def state_dict(self:AverageWeights)->dict:
+    "What a checkpoint keeps."
+    return dict(average=self.average, steps=self.steps)
+
+@patch
+def load_state_dict(self:AverageWeights,
+    state:dict,  # from `state_dict`
+):
+    "Go on from what a checkpoint kept."
+    self.average = {k: v.clone() for k, v in state['average'].items()}
+    self.steps, self.swapped = state['steps'], False
 
 # %% ../nbs/42_resume.ipynb #d6b94506
 @patch
@@ -231,6 +255,7 @@ class Checkpoint(Callback):
     ): self.file, self.resume, self.saved_epoch = Path(file), resume, None
 
     def save(self, stopped=False):
+        "Write the file; `OSError` says what is left if that fails."
         if rank_distrib(): return
         try:
             with atomic_write(self.file) as tmp: torch.save(_state(self.learn, stopped), tmp)
@@ -242,10 +267,13 @@ class Checkpoint(Callback):
         self.saved_epoch = self.epoch
 
     def after_epoch(self):
+        "Save the epoch."
         if self.learn.in_fit: self.save()
     def after_cancel_fit(self):
+        "Save that the training was stopped early."
         if self.learn.in_fit: self.save(stopped=True)
     def start_fit(self):
+        "Go on from the file, if asked to."
         self.saved_epoch = None
         if self.resume and self.file.exists(): self.restore(read_checkpoint(self.file))
 
@@ -257,7 +285,8 @@ def reason(
     return getattr(e, 'strerror', None) or ' '.join(str(e).split())[:200]
 
 # %% ../nbs/42_resume.ipynb #16b3c2eb
-def _describe(model): return json.dumps([getattr(model, 'name', ''), getattr(model, 'config', None) or type(model).__name__])
+def _describe(model):
+    return json.dumps([getattr(model, 'name', ''), getattr(model, 'config', None) or type(model).__name__])
 
 def _pending(learn, model):
     "Gradients that wait for more images, and how many images they are of."
@@ -268,14 +297,16 @@ def _pending(learn, model):
 # %% ../nbs/42_resume.ipynb #e5f0810e
 def _callback_states(cbs):
     "What early stopping and the callbacks with a state of their own have to keep."
-    tracked = {cb.name: {k: getattr(cb, k) for k in _TRACKED if hasattr(cb, k)} for cb in cbs if isinstance(cb, TrackerCallback)}
+    trackers = [cb for cb in cbs if isinstance(cb, TrackerCallback)]
+    tracked = {cb.name: {k: getattr(cb, k) for k in _TRACKED if hasattr(cb, k)} for cb in trackers}
     return dict(trackers=tracked, callbacks={cb.name: cb.state_dict() for cb in cbs if hasattr(type(cb), 'state_dict')})
 
 # %% ../nbs/42_resume.ipynb #b9230625
 def _state(learn, stopped):
     "All that a training needs to go on after this epoch."
     model, recorder = core_model(learn), learn.recorder
-    progress = dict(epoch=learn.epoch, n_epoch=learn.n_epoch, stopped=stopped, train_iter=learn.train_iter, rng=rng_state())
+    progress = {k: getattr(learn, k) for k in ('epoch', 'n_epoch', 'train_iter')}
+    progress |= dict(stopped=stopped, rng=rng_state())
     scaler = learn.scaler.state_dict() if hasattr(learn, 'scaler') else {}
     tensors = dict(model=model.state_dict(), opt=learn.opt.state_dict(), scaler=scaler)
     recorded = {k: getattr(recorder, k) for k in _RECORDED if hasattr(recorder, k)}
@@ -291,17 +322,17 @@ def read_checkpoint(
     file = Path(file)
     if not file.exists(): raise FileNotFoundError(f'{file}: no checkpoint here')
     try: state = torch.load(regular_file(file), map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise ValueError(f'{file}: damaged, or no checkpoint ({reason(e)}); start again without --resume, perhaps from last.safetensors') from e
+    except Exception as e: raise ValueError(f'{file}: damaged, or no checkpoint ({reason(e)}); {_START_AGAIN}') from e
     if not isinstance(state, dict) or state.get('format') != 2:
         raise ValueError(f'{file}: no checkpoint of this version; weights alone are loaded with pretrained=')
     if missing := [k for k in _KEYS if k not in state]:
-        raise ValueError(f'{file}: this checkpoint lacks {", ".join(missing)}; start again without --resume, perhaps from last.safetensors')
+        raise ValueError(f'{file}: this checkpoint lacks {", ".join(missing)}; {_START_AGAIN}')
     return state
 
 # %% ../nbs/42_resume.ipynb #f11f709c
-_KEYS = ('architecture', 'epoch', 'n_epoch', 'stopped', 'train_iter', 'rng', 'model', 'opt', 'scaler', 'recorder', 'smooth_loss',
-         'pending', 'pending_count', 'trackers', 'callbacks')
+_KEYS = ('architecture', 'epoch', 'n_epoch', 'stopped', 'train_iter', 'rng', 'model', 'opt', 'scaler', 'recorder',
+         'smooth_loss', 'pending', 'pending_count', 'trackers', 'callbacks')
+_START_AGAIN = 'start again without --resume, perhaps from last.safetensors'
 
 def _restore_trackers(learn, state):
     for cb in learn.cbs:
@@ -336,7 +367,8 @@ def restore(self:Checkpoint,
     "Put the learner where it was when `state` was written; `ValueError` if it does not belong to this training."
     learn, model = self.learn, core_model(self.learn)
     if state['architecture'] != _describe(model):
-        raise ValueError(f"{self.file}: the checkpoint is of another architecture, {state['architecture']}, the model is "
+        saved = state['architecture']
+        raise ValueError(f'{self.file}: the checkpoint is of another architecture, {saved}, the model is '
                          f'{_describe(model)}; choose the one it was trained with')
     load_strictly(model, state['model'], str(self.file))
     try:
@@ -345,6 +377,7 @@ def restore(self:Checkpoint,
         _restore_trackers(learn, state)
         set_rng_state(state['rng'])
     except (KeyError, TypeError, AttributeError, IndexError) as e:
-        raise ValueError(f'{self.file}: this checkpoint does not fit the training ({reason(e)}); start again without --resume') from e
+        what = f'this checkpoint does not fit the training ({reason(e)}); start again without --resume'
+        raise ValueError(f'{self.file}: {what}') from e
     learn.train_iter, self.saved_epoch = state['train_iter'], state['epoch']
     learn.first_epoch = learn.n_epoch if state['stopped'] else state['epoch'] + 1

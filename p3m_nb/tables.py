@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import KERNEL, Result, read_matte, read_portrait
-from .core import atomic_write, choose
+from .core import atomic_write, choose, clear_left_behind
 from .dataset import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
@@ -224,14 +224,28 @@ def _reference(self:Result, test, settings):
     return found[(found.test_set == test) & found.setting.isin(settings) & found.needs.isin(classes)]
 
 # %% ../nbs/62_tables.ipynb #a9ad9057
+_SECOND_TABLE = ' Its SAD and MSE of methods with a trimap are those of the transition area.'
+
 @patch
 def _published_note(self:Result, test):
     "What to keep in mind when comparing with the published numbers of `test`."
     note = f'published: copied from the P3M paper, on the 500 images of {test}, not measured here.'
+    if 'trimap' in {r.needs for r in self.runs.values()}: note += _SECOND_TABLE
     if all(run.data.endswith(test) and run.images == 500 for run in self.runs.values()): return note
     others = ', '.join(dict.fromkeys(f'{r.data}: {r.images}' for r in self.runs.values()))
     return (f'{note} The measured rows are not on these 500 images ({others}): '
             'they cannot be compared number by number.')
+
+# %% ../nbs/62_tables.ipynb #ad70e708
+@patch
+def _guided(self:Result):
+    "Whether every method is given the trimap."
+    return all(r.needs == 'trimap' for r in self.runs.values())
+
+@patch
+def _ordered(self:Result):
+    "The metrics; those of the transition area first where every method is given the trimap, as in the paper."
+    return sorted(self.metrics, key=lambda m: not m.endswith('_t')) if self._guided() else self.metrics
 
 # %% ../nbs/62_tables.ipynb #7e917641
 @patch
@@ -251,12 +265,18 @@ def _measured_rows(self:Result, names, intervals):
         yield [label, 'measured', run.data, len(part), *cells]
 
 # %% ../nbs/62_tables.ipynb #5fcfd9bc
+def _published_value(row, metric):
+    "The published value of a `metric`; of methods with a trimap the paper gives those of the transition area."
+    if row.needs != 'trimap': return getattr(row, metric, math.nan)
+    return dict(sad_t=row.sad, mse_t=row.mse, sad=row.sad).get(metric, math.nan)  # known pixels add nothing to SAD
+
+# %% ../nbs/62_tables.ipynb #05f73bad
 @patch
 def _published_table_rows(self:Result, names, test):
     "A row for each published method."
     if not test: return
     for r in self._reference(test, ('B:B', 'B:N') if test == 'P3M-500-NP' else ('B:B',)).itertuples():
-        cells = [metric_text(m, getattr(r, m, math.nan)) for m in names]
+        cells = [metric_text(m, _published_value(r, m)) for m in names]
         yield [r.method, 'published', f'{test} ({r.setting})', 500, *cells]
 
 # %% ../nbs/62_tables.ipynb #1ebdcd88
@@ -268,7 +288,8 @@ def table(self:Result,
     published:str='auto',  # test set whose published numbers stand below: one of two, None, or 'auto': that of the data
 )->str:
     "A row for each run, the published numbers below, and how all of them came about."
-    names = self.metrics if metrics is None else list(metric_names(metrics, True, True))
+    names = self._ordered() if metrics is None else list(metric_names(metrics, True, True))
+    if intervals and self._guided(): intervals = (*intervals, 'sad_t')
     test = self._published_set(published)
     if odd := [m for m in names if m not in self.frame]:
         raise ValueError(f"'{odd[0]}' was not measured, only {', '.join(self.metrics)}")
@@ -290,8 +311,9 @@ def _cell(metrics, value):
 
 @patch
 def _two_metrics(self:Result):
-    "SAD and MSE, or what there is of them."
-    return [m for m in ('sad', 'mse') if m in self.metrics] or self.metrics[:2]
+    "SAD and MSE, or what there is of them; of the transition area where all methods are given the trimap."
+    wanted = ('sad_t', 'mse_t') if self._guided() else ('sad', 'mse')
+    return [m for m in wanted if m in self.metrics] or self.metrics[:2]
 
 # %% ../nbs/62_tables.ipynb #783ad0b8
 @patch
@@ -309,14 +331,14 @@ def _published_grid(self:Result, metrics, across):
     found = {(r.method, *r.setting.split(':')): r for r in self._reference('P3M-500-P', PPT).itertuples()}
     for method, trained in dict.fromkeys(key[:2] for key in found):
         rows = [found[method, trained, b] for b in across]
-        cells = [_cell(metrics, lambda m, r=r: getattr(r, m, math.nan)) for r in rows]
+        cells = [_cell(metrics, lambda m, r=r: _published_value(r, m)) for r in rows]
         yield [f'{method}, trained on {trained}', 'published', *cells]
 
 # %% ../nbs/62_tables.ipynb #5f0183ed
 @patch
 def grid(self:Result,
     fmt:str='markdown',  # 'markdown', 'html' or 'latex'
-    metrics:list=None,  # in each cell; None: SAD and MSE, or what there is of them
+    metrics:list=None,  # in each cell; None: SAD and MSE (with trimaps SAD-T and MSE-T), or what there is of them
     published:str='auto',  # as in `table`
 )->str:
     "The runs labelled a:b: a row for each a, a column for each b; the published ones where these are B and N."
@@ -439,6 +461,7 @@ def check_out(
 def _write_ours(out, files, facts):
     "Write `files` (name -> bytes) into `out` with a `result.json` of `facts` and digests; replace only what is ours."
     known, note = check_out(out, files), out/'result.json'
+    clear_left_behind(out)
     now = {name: [_sha256((out/name).read_bytes())] if (out/name).exists() else [] for name in files}
     digests = {name: list(dict.fromkeys([*now[name], _sha256(data)])) for name, data in files.items()}
     text = json.dumps(facts | dict(files=known | digests), indent=1, default=str)

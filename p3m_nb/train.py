@@ -7,7 +7,7 @@ __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory
            'TrialRun', 'trial_run']
 
 # %% ../nbs/44_train.ipynb #94ca50be
-import contextlib, json, math, os, random, re, time, warnings
+import contextlib, functools, json, math, os, random, re, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
-from .core import atomic_write, choose, load_alpha, read_image
+from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, require_sound
 from .jobs import folder_lock
@@ -59,15 +59,22 @@ class KeepBest(Callback):
         self.folder, self.facts, self.monitor = Path(folder), (training_data, licence), monitor
         self.best, self.best_epoch = math.inf, None
 
-    def start_scored(self, scores): self._keep(0, scores[self.monitor])
+    def start_scored(self, scores):
+        "Write the start weights, the best so far."
+        self._keep(0, scores[self.monitor])
     def after_epoch(self):
+        "Write the weights of the epoch."
         if not self.learn.in_fit: return
         columns = list(self.recorder.metric_names[1:])
         choose('monitor', self.monitor, columns)
         self._keep(self.epoch + 1, self.recorder.values[-1][columns.index(self.monitor)])
 
-    def state_dict(self): return dict(best=self.best, best_epoch=self.best_epoch)
-    def load_state_dict(self, state): self.best, self.best_epoch = state['best'], state['best_epoch']
+    def state_dict(self):
+        "What a checkpoint keeps."
+        return dict(best=self.best, best_epoch=self.best_epoch)
+    def load_state_dict(self, state):
+        "Go on from what a checkpoint kept."
+        self.best, self.best_epoch = state['best'], state['best_epoch']
 
 # %% ../nbs/44_train.ipynb #a1a3e0cc
 @patch
@@ -100,12 +107,19 @@ def _side(dls):
 class CSVHistory(CSVLogger):
     "The table of a training as a CSV file: whole again after a resume, with the start weights as epoch 0."
     order, of_one_run, times, start = Recorder.order + 5, True, (), None
-    def before_fit(self): pass  # the original empties the file here, also for a mere validation
-    def after_fit(self): pass
-    def start_fit(self): self.times = (self.times if self.learn.first_epoch else [])[:self.learn.first_epoch]
-    def start_scored(self, scores): self.start = dict(scores)
+    def before_fit(self):
+        "Nothing: fastai's empties the file here, also for a mere validation."
+    def after_fit(self):
+        "Nothing: each row is written at once."
+    def start_fit(self):
+        "Keep the times of the epochs that are done."
+        self.times = (self.times if self.learn.first_epoch else [])[:self.learn.first_epoch]
+    def start_scored(self, scores):
+        "Keep the scores for the row of epoch 0."
+        self.start = dict(scores)
 
     def after_epoch(self):
+        "Write the table."
         if not self.learn.in_fit or rank_distrib(): return
         self.times.append(str(self.recorder.log[-1]))
         names = list(self.recorder.metric_names)
@@ -114,8 +128,12 @@ class CSVHistory(CSVLogger):
         text = ''.join(','.join(str(v) for v in row) + '\n' for row in [names, *first, *rows])
         with atomic_write(self.path/self.fname) as tmp: tmp.write_text(text, encoding='utf-8')
 
-    def state_dict(self): return dict(times=list(self.times), start=self.start)
-    def load_state_dict(self, state): self.times, self.start = list(state['times']), state['start']
+    def state_dict(self):
+        "What a checkpoint keeps."
+        return dict(times=list(self.times), start=self.start)
+    def load_state_dict(self, state):
+        "Go on from what a checkpoint kept."
+        self.times, self.start = list(state['times']), state['start']
 
 # %% ../nbs/44_train.ipynb #a1bebd8f
 def plot_history(
@@ -129,7 +147,8 @@ def plot_history(
     axes = figure.subplots(2, max(4, 1 + len(metrics)))
     recorder.plot_parts(ax=axes[0, :4])
     def column(name): return [v[columns.index(name)] for v in values]
-    for name, label in dict(train_loss='train', valid_loss='held out').items(): axes[1, 0].plot(column(name), label=label)
+    for name, label in dict(train_loss='train', valid_loss='held out').items():
+        axes[1, 0].plot(column(name), label=label)
     axes[1, 0].legend(fontsize=7)
     for ax, title in zip(axes[1], ['loss'] + [f'{c}, held out' for c in metrics]): ax.set_title(title, fontsize=9)
     for ax, c in zip(axes[1, 1:], metrics): ax.plot(column(c), '.-')
@@ -146,6 +165,7 @@ class PlotHistory(Callback):
         file,  # a .jpg or .png
     ): self.file = Path(file)
     def after_epoch(self):
+        "Draw the curves again."
         if not self.learn.in_fit or rank_distrib(): return
         kind = self.file.suffix[1:].replace('jpg', 'jpeg')
         with atomic_write(self.file) as tmp: plot_history(self.recorder).savefig(tmp, format=kind, dpi=90)
@@ -164,6 +184,7 @@ class ProgressLine(Callback):
     "One bar over all epochs with the time that is left, and one line for each epoch."
     order, of_one_run = Recorder.order + 4, True
     def start_fit(self):
+        "Show the bar."
         from tqdm import tqdm
         n = len(self.dls[0])
         off = True if rank_distrib() else None  # None: where there is no terminal
@@ -171,31 +192,43 @@ class ProgressLine(Callback):
         self.began, self.done = time.monotonic(), 0
 
     def before_train(self):
+        "Say which epoch it is."
         if self.learn.in_fit: self.bar.set_description(f'epoch {self.epoch + 1}/{self.n_epoch}')
     def before_validate(self):
+        "Say that held-out images are scored."
         if self.learn.in_fit: self.bar.set_description(f'epoch {self.epoch + 1}/{self.n_epoch}, held out')
     def after_batch(self):
+        "Move the bar."
         if not self.training or not self.learn.in_fit: return
         self.bar.set_postfix_str(f'loss {float(self.learn.smooth_loss):.4f}', refresh=False)
         self.bar.update()
 
     def after_epoch(self):
+        "Print the line of the epoch."
         if not self.learn.in_fit or rank_distrib(): return
         self.done += 1
         left = (time.monotonic() - self.began) / self.done * (self.n_epoch - self.epoch - 1)
         values = _values(dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1])))
-        self.bar.write(f'epoch {self.epoch + 1}/{self.n_epoch}  {values}  ({self.recorder.log[-1]}, {_duration(left)} left)')
+        times = f'({self.recorder.log[-1]}, {_duration(left)} left)'
+        self.bar.write(f'epoch {self.epoch + 1}/{self.n_epoch}  {values}  {times}')
 
     def start_scored(self, scores):
+        "Print the scores of the start weights."
         if not rank_distrib(): print(f'start weights  {_values(scores)}')
     def after_fit(self):
+        "Close the bar."
         if getattr(self, 'bar', None) is not None: self.bar.close()
         self.bar = None
 
 # %% ../nbs/44_train.ipynb #05d480bb
+@functools.cache
+def _recipes(make):
+    "The recipes of the network that `make` builds; it is built once, without memory."
+    with torch.device('meta'): return make().recipes
+
 def _recipe_of(arch, name):
-    "The recipe called `name` of the network called `arch`; the network is built without memory for that."
-    with torch.device('meta'): recipes = network_entry(arch).make().recipes
+    "The recipe called `name` of the network called `arch`."
+    recipes = _recipes(network_entry(arch).make)
     if not recipes: return None
     return recipes[choose('recipe', name, tuple(recipes))]
 
@@ -211,7 +244,8 @@ def _check_together(s):
     "What settings must not be given without each other."
     if bool(s.copy_faces) != bool(s.copy_masks):
         raise ValueError('copy_faces and copy_masks belong together: photographs and the masks of their faces')
-    if s.valid_pct == 0: raise ValueError('valid_pct=0: the best epoch is chosen on held-out images; hold out some, at least one')
+    if s.valid_pct == 0:
+        raise ValueError('valid_pct=0: the best epoch is chosen on held-out images; hold out some, at least one')
 
 # %% ../nbs/44_train.ipynb #eb4c3065
 def _settings_of_run(out, data, given, resume):
@@ -223,7 +257,7 @@ def _settings_of_run(out, data, given, resume):
         for name, (old, new) in changed.items(): print(f'{name} was {old}, is {new} from now on')
         return settings, folders or data, True
     if out.exists() and any(p for p in out.iterdir() if not p.name.startswith('.')):
-        raise ValueError(f'{out}: this folder is not empty; choose another, or go on with the training in it with --resume')
+        raise ValueError(f'{out}: this folder is not empty; choose another, or go on with its training (--resume)')
     if resume: print(f'{out}: no training here yet, this one starts from the beginning')
     return completed(given), data, False
 
@@ -239,11 +273,13 @@ def train(
     resume:bool=False,  # go on with the training in `out`, with its settings
     **settings  # see `TrainSettings`
 )->P3MLearner:
-    "Train in the folder `out`: config.json, log.csv, curves.jpg, mattes/, checkpoint.pt, best.safetensors, last.safetensors."
+    """Train in the folder `out`.
+
+    It gets config.json, log.csv, curves.jpg, mattes/, checkpoint.pt, best.safetensors and last.safetensors."""
     given, out = checked_settings(settings), Path(out)
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
-    learn = _learner_of(out, s, folders, goes_on)  # what is wrong with the settings shows here, before anything is written
+    learn = _learner_of(out, s, folders, goes_on)  # wrong settings fail here, before anything is written
     _warn_if_few(learn.dls)
     with _alone(out, goes_on), several_processes(learn):
         if not rank_distrib(): _write_settings(out, s, folders)
@@ -258,13 +294,16 @@ def _alone(out, goes_on):
     if rank_distrib(): yield
     else:
         with folder_lock(out, 'p3m_train'):
-            if not goes_on and (out/'config.json').exists(): raise ValueError(f'{out}: another training was started here meanwhile')
+            clear_left_behind(out/'mattes')
+            if not goes_on and (out/'config.json').exists():
+                raise ValueError(f'{out}: another training was started here meanwhile')
             yield
 
 # %% ../nbs/44_train.ipynb #98a6eef8
 def _warn_if_few(dls, least=8):
     n = len(dls.valid_ds)
-    if n < least: warnings.warn(f'{n} photographs are held out: too few to choose the best epoch on; at least {least} (valid_pct)')
+    if n >= least: return
+    warnings.warn(f'{n} photographs are held out: too few to choose the best epoch; hold out {least} (valid_pct)')
 
 # %% ../nbs/44_train.ipynb #b0af0bba
 def _fit(learn, s):
@@ -339,10 +378,11 @@ def _loaders(out, s, data):
 
 # %% ../nbs/44_train.ipynb #5b3788de
 def _ppt(s):
-    "The callback that scores each epoch on the visible faces of the data set in the folder `s.ppt`, and on the same blurred."
+    "The callback that scores each epoch on the faces of the data set in the folder `s.ppt`, visible and blurred."
     faces = P3M10k(s.ppt, valid_pct=0)
     visible = [p for p in faces.train if p.facemask is not None]
-    if not visible: raise ValueError(f'{s.ppt}: no portrait here has a face mask (facemask/), without which its face cannot be blurred')
+    if not visible:
+        raise ValueError(f'{s.ppt}: no portrait here has a face mask (facemask/), without which it cannot be blurred')
     faces.train, faces.valid = visible[:1], [replace(p, held_out=True) for p in visible]
     dls = p3m_dls(faces, bs=s.bs, size=s.size, colours=False, facemask=True, n_workers=0, device=_device(s))
     return PPTValidation(normal=dls.valid)
@@ -351,18 +391,21 @@ def _ppt(s):
 def _run_callbacks(out, s, folders, goes_on):
     "The callbacks of a run in folder `out` with settings `s`."
     training_data = ', '.join(Path(d).resolve().name for d in folders)
-    cbs = [KeepBest(out, training_data, s.licence), CSVHistory((out/'log.csv').resolve()), PlotHistory(out/'curves.jpg'),
-           PreviewMattes(out/'mattes'), ProgressLine(), Checkpoint(out/'checkpoint.pt', goes_on)]
+    cbs = [KeepBest(out, training_data, s.licence), CSVHistory((out/'log.csv').resolve()), ProgressLine(),
+           PlotHistory(out/'curves.jpg'), PreviewMattes(out/'mattes'), Checkpoint(out/'checkpoint.pt', goes_on)]
     if s.patience: cbs.append(EarlyStoppingCallback('sad', comp=np.less, patience=s.patience))
     if s.ppt: cbs.append(_ppt(s))
-    if s.copy_faces: cbs.append(CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed))
+    if s.copy_faces:
+        cbs.append(CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])
 
 # %% ../nbs/44_train.ipynb #7cb7294b
 def _tensorboard(out):
     "fastai's TensorBoard callback, writing below `out`."
-    try: from fastai.callback.tensorboard import TensorBoardCallback
-    except ImportError: raise ImportError('--tensorboard needs the package tensorboard: pip install tensorboard') from None
+    try:
+        from fastai.callback.tensorboard import TensorBoardCallback
+    except ImportError:
+        raise ImportError('--tensorboard needs the package tensorboard: pip install tensorboard') from None
     cb = TensorBoardCallback(log_dir=out/'tensorboard', trace_model=False, log_preds=False)
     cb.of_one_run = True
     return cb

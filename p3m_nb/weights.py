@@ -28,7 +28,8 @@ def _read_state(source):
     state = clean_state_dict(source, name) if isinstance(source, dict) else read_torch_file(source)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, name
 
-def _shapes(model): return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
+def _shapes(model):
+    return {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
 
 # %% ../nbs/22_weights.ipynb #22692093
 @functools.cache
@@ -149,12 +150,19 @@ def _one_of(*options):
     return check
 
 # %% ../nbs/22_weights.ipynb #fd3d52cf
-_FACTS = {'architecture': json.loads, 'options': json.loads, 'shorter': _number(int, 32, 4096), 'min_part': _number(float, 0, 1),
-          'strategy': _one_of('hybrid', 'resize')}
+_FACTS = {
+    'architecture': json.loads,
+    'options': json.loads,
+    'shorter': _number(int, 32, 4096),
+    'min_part': _number(float, 0, 1),
+    'strategy': _one_of('hybrid', 'resize'),
+}
 
 def _checked_fact(path, name, text):
-    try: return _FACTS.get(name, str)(text)
-    except (ValueError, TypeError) as e: raise ValueError(f"{path}: its '{name}' is '{str(text)[:60]}', which cannot be ({e}); download it again") from e
+    try:
+        return _FACTS.get(name, str)(text)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path}: its '{name}' is '{str(text)[:60]}', which cannot be ({e}); download it again") from e
 
 # %% ../nbs/22_weights.ipynb #d0970dc3
 def _weights_file(path):
@@ -203,7 +211,10 @@ def _check_shapes(facts, path):
     with torch.device('meta'): own = _shapes(_network_of(facts, path))
     with safe_open(path, 'np') as f:
         odd = [k for k in f.keys() if k in own and tuple(f.get_slice(k).get_shape()) != own[k]]
-    if odd: raise ValueError(f'{path}: {len(odd)} tensors have another shape than the architecture it names ({odd[0]}); download it again')
+    if odd:
+        raise ValueError(
+            f'{path}: {len(odd)} tensors have another shape than the architecture it names ({odd[0]}); download it again'
+        )
 
 # %% ../nbs/22_weights.ipynb #98b7366c
 def _load_safetensors(path):
@@ -231,11 +242,19 @@ def _load_checkpoint(path):
         model = network_entry('p3mnet_r34').make(integration=_integration_in(state))
     else:
         known = identify(state)
-        if known is None: raise ValueError(f'{path}: these weights are of another architecture than any of {", ".join(list_models())} (a bare encoder goes to `encoder_weights`)')
+        if known is None:
+            raise ValueError(
+                f'{path}: these weights are of another architecture than any of {", ".join(list_models())} (a bare encoder goes to `encoder_weights`)'
+            )
         model = network_entry(known).make()
     load_strictly(model, _converted(model, state, name), name)
-    model.metadata = {'architecture': model.config, 'network': model.name, 'training_data': 'unknown (published layout)',
-                      'licence': 'unknown', 'file': Path(path).name}
+    model.metadata = {
+        'architecture': model.config,
+        'network': model.name,
+        'training_data': 'unknown (published layout)',
+        'licence': 'unknown',
+        'file': Path(path).name,
+    }
     return model
 
 # %% ../nbs/22_weights.ipynb #a08f3d96
@@ -262,9 +281,11 @@ def _no_weights(name):
     none = f'this version of p3m_nb comes without trained weights of {name}. '
     if not name.startswith('p3mnet'):
         return none + f'Train some with p3m_train, or give published ones, from: {network_entry(name).terms}'
-    return none + ('Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
-                   'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
-                   'or a .safetensors file trained with p3m_train')
+    return none + (
+        'Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
+        'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
+        'or a .safetensors file trained with p3m_train'
+    )
 
 # %% ../nbs/22_weights.ipynb #6c2bdf3e
 def shipped_weights(

@@ -225,6 +225,10 @@ class FBA(Network):
         alpha, foreground, background = seven[:, :1].clamp(0, 1), seven[:, 1:4].sigmoid(), seven[:, 4:].sigmoid()
         return FBAOutput(*fusion(alpha, image01.float(), foreground, background))
 
+    def from_known(self, unit:Tensor, known:Tensor)->FBAOutput:
+        "The output for RGB `unit` (B,3,H,W) in 0..1 and planes `known` (B,2,H,W), perhaps scaled and no longer binary."
+        distances = distance_planes(known >= .5).to(unit.dtype)
+        return self.from_planes(self.normalise(unit), unit, known.to(unit.dtype), distances)
     def forward(self, image:Tensor, trimap:Tensor|None=None)->FBAOutput:
         "Alpha, foreground and background of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
         return self.from_planes(*self.planes(image, trimap))
