@@ -41,7 +41,8 @@ class PlainDataset(torch.utils.data.Dataset):
         side, kernel = (512, 768, 1024)[rng.integers(3)], int(rng.integers(15, 31))
         if side > min(h, w): side = min(512, h, w)
         element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
-        dilated, eroded = cv2.dilate((alpha > 0).astype(np.uint8), element), cv2.erode((alpha == 255).astype(np.uint8), element)
+        dilated = cv2.dilate((alpha > 0).astype(np.uint8), element)
+        eroded = cv2.erode((alpha == 255).astype(np.uint8), element)
         trimap = np.full_like(alpha, 128)
         trimap[eroded == 1] = 255
         trimap[dilated == 0] = 0
@@ -64,9 +65,8 @@ class PlainDataset(torch.utils.data.Dataset):
         out = self.arrays(i, np.random.default_rng([0, 0, 2, i]))
         colour = lambda a: (torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1))).float() / 255 - MEAN) / STD
         x = {p: colour(out[p]) for p in ('image', *self.parts)}
-        return x | dict(
-            alpha=torch.from_numpy(out['alpha'])[None].float() / 255, trimap=torch.from_numpy(out['trimap'])[None].float()
-        )
+        alpha, trimap = (torch.from_numpy(out[k])[None].float() for k in ('alpha', 'trimap'))
+        return x | dict(alpha=alpha / 255, trimap=trimap)
 
 
 def make_data(root, source, n, height, width):
@@ -105,7 +105,9 @@ def in_turns(variants, rounds):
 
 
 def row(title, n, t):
-    return f'| {title} | {n / t["plain"][0]:.1f} | {n / t["ours"][0]:.1f} | {t["plain"][0] / t["ours"][0]:.2f} | {n / t["plain"][1]:.1f} | {n / t["ours"][1]:.1f} |'
+    plain, ours = t['plain'], t['ours']
+    wall = f'{n / plain[0]:.1f} | {n / ours[0]:.1f} | {plain[0] / ours[0]:.2f}'
+    return f'| {title} | {wall} | {n / plain[1]:.1f} | {n / ours[1]:.1f} |'
 
 
 def main():
@@ -139,10 +141,8 @@ def main():
                     and torch.equal(a['trimap'], y[j].trimap.float())
                 )
                 assert all(torch.equal(a[p], getattr(y[j], p)) for p in parts)
-            t = in_turns(
-                {'plain': lambda: torch.utils.data.default_collate([plain[i] for i in range(n)]), 'ours': dls.one_batch},
-                args.rounds,
-            )
+            collated = lambda: torch.utils.data.default_collate([plain[i] for i in range(n)])
+            t = in_turns({'plain': collated, 'ours': dls.one_batch}, args.rounds)
             print(row(f'image, alpha{", foreground, background" if parts else ""} | identical', n, t), flush=True)
         print(f'\n| workers | {head}\n|---|---|---|---|---|---|')
         many = [s for s in samples for _ in range(8)]
@@ -150,9 +150,8 @@ def main():
         for w in args.workers:
             plain = torch.utils.data.DataLoader(PlainDataset(many), batch_size=8, num_workers=w)
             dls = p3m_dls(data, bs=8, colours=False, n_workers=w, device='cpu')
-            t = in_turns(
-                {'plain': lambda: [None for _ in plain], 'ours': lambda: [None for _ in dls.train]}, max(1, args.rounds // 2)
-            )
+            loops = {'plain': lambda: [None for _ in plain], 'ours': lambda: [None for _ in dls.train]}
+            t = in_turns(loops, max(1, args.rounds // 2))
             print(row(w, len(many), t), flush=True)
 
 

@@ -100,10 +100,12 @@ def main():
             alphas[s, p] = f(image)
             times[s, p].append(time.perf_counter() - start)
     print(
-        f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.rounds}\n'
+        f'{args.arch}, {args.size[1]}x{args.size[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
+        f'median of {args.rounds}\n'
     )
     print(
-        '| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|'
+        '| strategy | variant | seconds | times faster | peak memory, MB | of plain | mean difference in alpha | '
+        'pixels off by more than 0.05 |\n|---|---|---|---|---|---|---|---|'
     )
     base = None  # of the plain run, which comes first
     for s, p, _ in runs:
@@ -120,7 +122,8 @@ def main():
         base = used if p == 'plain' else base
         d = np.abs(alphas[s, p] - alphas[s, 'plain'])
         print(
-            f'| {s.upper()} | {p} | {median(p):.2f} | {median("plain") / median(p):.2f} | {used} | {used / base:.2f} | {d.mean():.5f} | {(d > 0.05).mean():.3%} |',
+            f'| {s.upper()} | {p} | {median(p):.2f} | {median("plain") / median(p):.2f} | {used} | {used / base:.2f} '
+            f'| {d.mean():.5f} | {(d > 0.05).mean():.3%} |',
             flush=True,
         )
 

@@ -27,7 +27,8 @@ def dark(image, amount, noise, rng):
 
 def turned(a, degrees):
     h, w = a.shape[:2]
-    return cv2.warpAffine(a, cv2.getRotationMatrix2D((w / 2, h / 2), degrees, 1), (w, h), borderMode=cv2.BORDER_REPLICATE)
+    m = cv2.getRotationMatrix2D((w / 2, h / 2), degrees, 1)
+    return cv2.warpAffine(a, m, (w, h), borderMode=cv2.BORDER_REPLICATE)
 
 def beside(a, b):
     return np.hstack(
@@ -45,9 +46,9 @@ def shrunk(foreground, alpha, mask, scene, scale):
         w - round(w * scale) - (w - round(w * scale)) // 2,
         cv2.BORDER_CONSTANT,
     )
-    return composite(
-        put(foreground, cv2.INTER_AREA), put(alpha, cv2.INTER_AREA), cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)
-    ), put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
+    background = cv2.resize(scene, (w, h), interpolation=cv2.INTER_AREA)
+    image = composite(put(foreground, cv2.INTER_AREA), put(alpha, cv2.INTER_AREA), background)
+    return image, put(mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
 
 def conditions(image, alpha, mask, other, scene, rng):
     "{name: (image, mask)}"

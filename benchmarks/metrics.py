@@ -37,9 +37,8 @@ def plain_sad_family(pred, alpha, trimap):
     weight_fg, weight_bg = np.zeros(pred.shape), np.zeros(pred.shape)
     weight_fg[trimap == 255] = 1.
     weight_bg[trimap == 0] = 1.
-    return np.array(
-        [sad, mse, mad, sad_t, mse_t, mad_t, np.sum(difference * weight_fg) / 1000, np.sum(difference * weight_bg) / 1000]
-    )
+    sad_fg, sad_bg = (np.sum(difference * w) / 1000 for w in (weight_fg, weight_bg))
+    return np.array([sad, mse, mad, sad_t, mse_t, mad_t, sad_fg, sad_bg])
 
 
 def plain_grad(pred, alpha):
@@ -110,10 +109,12 @@ def main():
         mattes = [cv2.resize(m, None, fx=1080 / min(m.shape), fy=1080 / min(m.shape)) for m in mattes]
     else: mattes = [generated(s) for s in range(3)]
     print(
-        f'{len(mattes)} mattes, {min(m.size for m in mattes) / 1e6:.2f} to {max(m.size for m in mattes) / 1e6:.2f} megapixels, one thread\n'
+        f'{len(mattes)} mattes, {min(m.size for m in mattes) / 1e6:.2f} to {max(m.size for m in mattes) / 1e6:.2f} '
+        'megapixels, one thread\n'
     )
     print(
-        '| metric | prediction | published procedure, ms | p3m_nb, ms | times faster | largest relative difference |\n|---|---|---|---|---|---|'
+        '| metric | prediction | published procedure, ms | p3m_nb, ms | times faster | largest relative difference '
+        '|\n|---|---|---|---|---|---|'
     )
     for name in ('SAD family (8)', 'GRAD', 'CONN'):
         for kind, noise in (('close', .002), ('noisy', .05)):
@@ -133,7 +134,8 @@ def main():
                 )
                 rows.append(race(plain, fast))
             off = max(np.max(np.abs(t - o) / np.maximum(np.abs(t), 1e-12)) for _, _, t, o in rows)
-            p, f, ratio = (np.median(x) for x in ([r[0] for r in rows], [r[1] for r in rows], [r[0] / r[1] for r in rows]))
+            times = np.array([r[:2] for r in rows])
+            p, f, ratio = *np.median(times, 0), np.median(times[:, 0] / times[:, 1])
             print(f'| {name} | {kind} | {p:.1f} | {f:.1f} | {ratio:.1f} | {off:.0e} |')
 
 

@@ -38,9 +38,8 @@ if __name__ == '__main__':
             for k, v in dict(read=read, estimate=estimate, png=png, jpg=jpg).items():
                 parts[k] = min(v, parts.get(k, 1e9))
             for n in (1, 2):
-                t, report = timed(
-                    lambda: prepare(d, foregrounds=d / f'fg{r}{n}', backgrounds=d / f'bg{r}{n}', n_workers=n, progress=False)
-                )
+                out = dict(foregrounds=d/f'fg{r}{n}', backgrounds=d/f'bg{r}{n}')
+                t, report = timed(lambda: prepare(d, n_workers=n, progress=False, **out))
                 assert report.ok and len(report.done) == N
                 runs[n] = min(t / N, runs.get(n, 1e9))
         print('| part | s per 1920x1080 image | 9,421 images, hours |\n|---|---|---|')

@@ -26,9 +26,8 @@ def batch_of(n, size, first=0):
     items = []
     for seed in range(first, first + n):
         p = synth_portrait(seed, size)
-        items.append(
-            _to_tensors(Portrait(p.image, (p.alpha * 255 + 0.5).astype(np.uint8), p.trimap, p.foreground, p.background, None))
-        )
+        alpha = (p.alpha * 255 + .5).astype(np.uint8)
+        items.append(_to_tensors(Portrait(p.image, alpha, p.trimap, p.foreground, p.background, None)))
     to_float = PortraitToFloat()
     return tuple(to_float(torch.stack([item[i] for item in items]).as_subclass(type(items[0][i]))) for i in range(2))
 
@@ -99,13 +98,14 @@ def main():
         for i in range(a.batches):  # before any step: all have the same weights
             more, targets = batch_of(a.bs, a.size, a.bs * (i + 1))
             for v in variants.values():
-                with torch.no_grad():
-                    v.others.append(v.loss_of(more.as_subclass(torch.Tensor).contiguous(memory_format=v.memory), targets).item())
+                x = more.as_subclass(torch.Tensor).contiguous(memory_format=v.memory)
+                with torch.no_grad(): v.others.append(v.loss_of(x, targets).item())
         for _ in range(a.steps + 1):
             for v in variants.values(): v.step()
     print(f'{a.arch}, {a.bs} images of {a.size} pixels, {a.threads} threads, best and median of {a.steps} steps\n')
     print(
-        f'| variant | s/step, best | s/step, median | images/s | times faster (best) | loss of step 1 | relative difference | after all steps | mean of {a.batches + 1} batches |\n|---|---|---|---|---|---|---|---|---|'
+        '| variant | s/step, best | s/step, median | images/s | times faster (best) | loss of step 1 | relative '
+        f'difference | after all steps | mean of {a.batches + 1} batches |\n|---|---|---|---|---|---|---|---|---|'
     )
     plain = variants['float32']
     mean = lambda v: sum(v.others + v.losses[:1]) / (a.batches + 1)
@@ -113,7 +113,8 @@ def main():
         best, median = min(v.times[1:]), sorted(v.times[1:])[a.steps // 2]
         off = [abs(v.losses[i] / plain.losses[i] - 1) for i in (0, -1)]
         print(
-            f'| {name} | {best:.2f} | {median:.2f} | {a.bs / best:.2f} | {min(plain.times[1:]) / best:.2f} | {v.losses[0]:.5f} | {off[0]:.1e} | {off[1]:.1e} | {abs(mean(v) / mean(plain) - 1):.1e} |'
+            f'| {name} | {best:.2f} | {median:.2f} | {a.bs / best:.2f} | {min(plain.times[1:]) / best:.2f} | '
+            f'{v.losses[0]:.5f} | {off[0]:.1e} | {off[1]:.1e} | {abs(mean(v) / mean(plain) - 1):.1e} |'
         )
 
 

@@ -73,7 +73,8 @@ def measure(megapixels, seconds):
         yield megapixels, 'first picture', f'{settle(chrome):.2f} s', ''
         for name, (zoom, x, y) in PLACES.items():
             before = chrome.execute_script('return root.p3m.drawnAt')
-            for name_, value in dict(zoom=zoom, x=x, y=y).items(): chrome.execute_script('fromKernel(...arguments)', name_, value)
+            for name_, value in dict(zoom=zoom, x=x, y=y).items():
+                chrome.execute_script('fromKernel(...arguments)', name_, value)
             yield megapixels, f'tiles for {name}', f'{settle(chrome, before):.2f} s', ''
         frames = np.array(chrome.execute_async_script(HAND, seconds))
         share = (frames < 1000 / 60 + 2).mean()

@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, ImageColor
 
+from .multilevel import estimate_colours
+
 # %% ../nbs/00_core.ipynb #137347c2
 # of RGB in 0..1: what most networks were trained with
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
@@ -881,7 +883,7 @@ def _multi_level():
     with _ml_lock:
         if (module := sys.modules.get(name)) is None:
             package = importlib.util.find_spec('pymatting')
-            if package is None: raise ImportError('foreground estimation needs pymatting: pip install pymatting')
+            if package is None: return estimate_colours  # an installation for matting alone
             file = Path(package.origin).parent/'foreground'/'estimate_foreground_ml.py'
             spec = importlib.util.spec_from_file_location(name, file)
             module = sys.modules[name] = importlib.util.module_from_spec(spec)  # numba looks for it by this name

@@ -4,25 +4,18 @@
 
 # %% auto #0
 __all__ = ['LARGEST_STEP', 'BLOCK', 'CONTEXT', 'RUN', 'enlarge_alpha', 'detail_levels', 'Zones', 'detail_zones',
-           'guided_coefficients', 'LocalColours', 'local_colours', 'refiner_planes', 'Refiner', 'fold_refiner',
-           'save_refiner', 'load_refiner', 'shipped_refiner', 'add_detail', 'as_refiner', 'refine_alpha']
+           'guided_coefficients', 'LocalColours', 'local_colours', 'refiner_planes', 'Redraws', 'add_detail',
+           'refine_alpha']
 
 # %% ../nbs/49_detail.ipynb #4954734a
-import copy, functools, json
-from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
 from PIL import Image
 
-from .core import atomic_write, load_alpha, load_image
+from .core import load_alpha, load_image
 
 # %% ../nbs/49_detail.ipynb #5edc1f68
 def enlarge_alpha(
@@ -160,111 +153,13 @@ def refiner_planes(
     hints = projected.clip(-.3, 1.3) * 2 - 1, np.minimum(np.sqrt(length), 1) * 2 - .6, np.minimum(distance, .6) * 5
     return np.dstack([(image - .5) * 4, alpha * 2 - 1, *hints]).astype(np.float32)
 
-# %% ../nbs/49_detail.ipynb #4bd01e51
-def _conv(c_in, c_out, stride=1, dilation=1):
-    conv = nn.Conv2d(c_in, c_out, 3, stride, dilation, dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
-
-def _double(x):
-    return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
-
-# %% ../nbs/49_detail.ipynb #99b6933a
-class Refiner(nn.Module):
-    "Redraws alpha in soft areas, from the planes of `refiner_planes`."
-    def __init__(self,
-        channels:tuple=(24, 32, 56),  # at a half, a quarter and an eighth of the size
-        head:tuple=(8, 16),  # planes that come back to full size, and of the last layer but one
-    ):
-        super().__init__()
-        self.config = dict(channels=list(channels), head=list(head))
-        half, quarter, eighth = channels
-        self.at_half = nn.Sequential(_conv(28, half), _conv(half, half))
-        self.at_quarter = nn.Sequential(_conv(half, quarter, 2), _conv(quarter, quarter), _conv(quarter, quarter))
-        self.at_eighth = nn.Sequential(_conv(quarter, eighth, 2), _conv(eighth, eighth),
-                                       _conv(eighth, eighth, dilation=2))
-        self.up_quarter = _conv(eighth + quarter, quarter)
-        self.up_half = _conv(quarter + half, half)
-        self.spread = nn.Conv2d(half, 4 * head[0], 1)
-        self.last = nn.Sequential(nn.Conv2d(head[0] + 7, head[1], 3, padding=1), nn.ReLU(),
-                                  nn.Conv2d(head[1], 2, 3, padding=1))
-        nn.init.normal_(self.last[2].weight, 0, .01)
-        self.last[2].bias.data = torch.tensor([-2., 0.])  # the gate nearly shut, no correction
-
-    def forward(self,
-        planes:Tensor,  # (B,7,H,W), H and W multiples of 8
-    )->Tensor:  # (B,1,H,W), about 0..1
-        "Alpha, from the planes of `refiner_planes`."
-        half = self.at_half(F.pixel_unshuffle(planes, 2))
-        quarter = self.at_quarter(half)
-        up = self.up_quarter(torch.cat([_double(self.at_eighth(quarter)), quarter], 1))
-        up = self.up_half(torch.cat([_double(up), half], 1))
-        gate, change = self.last(torch.cat([F.pixel_shuffle(self.spread(up), 2), planes], 1)).float().chunk(2, 1)
-        alpha, projected = (planes[:, i:i+1] / 2 + .5 for i in (3, 4))
-        return alpha + torch.sigmoid(gate) * (projected.clamp(0, 1) - alpha) + change
-
-# %% ../nbs/49_detail.ipynb #dd0732b0
-def fold_refiner(
-    refiner:Refiner,  # stays as it is
-    device:str|torch.device='cpu',  # where to run
-)->Refiner:
-    "A copy of `refiner` for inference: batch norms folded, channels last."
-    fast = copy.deepcopy(refiner).eval().requires_grad_(False)
-    for module in fast.modules():
-        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
-    return fast.to(device, memory_format=torch.channels_last)
-
-# %% ../nbs/49_detail.ipynb #23aa1fbd
-def save_refiner(
-    refiner:Refiner,  # not folded
-    path:str|Path,  # a .safetensors file
-    training_data:str,  # what it was trained on
-    licence:str,  # of the weights
-    **metadata,  # more facts, kept as text
-)->Path:  # `path`
-    "Write the refiner and facts about it, atomically."
-    import safetensors.torch
-    path = Path(path)
-    if path.suffix != '.safetensors': raise ValueError(f'{path}: our weights are .safetensors files')
-    facts = dict(format='p3m_nb refiner', architecture=json.dumps(refiner.config), training_data=training_data,
-                 licence=licence)
-    state = {k: v.detach().cpu().contiguous() for k, v in refiner.state_dict().items()}
-    data = safetensors.torch.save(state, metadata={k: str(v) for k, v in (metadata | facts).items()})
-    with atomic_write(path) as tmp: tmp.write_bytes(data)
-    return path
-
-# %% ../nbs/49_detail.ipynb #b4d77841
-def _read_refiner(path):
-    "(facts, tensors) of a safetensors file."
-    import safetensors
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such weights file')
-    try:
-        with safetensors.safe_open(path, 'pt') as f:
-            return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except safetensors.SafetensorError as e:
-        raise ValueError(f'{path}: not a safetensors file, or damaged ({e})') from None
-
-# %% ../nbs/49_detail.ipynb #3609e803
-def load_refiner(
-    path:str|Path,  # a .safetensors file of `save_refiner`
-)->Refiner:  # in evaluation mode, with the facts in `.metadata`
-    "The refiner that the file holds."
-    path = Path(path).expanduser()
-    facts, state = _read_refiner(path)
-    if facts.get('format') != 'p3m_nb refiner':
-        raise ValueError(f'{path}: holds no refiner; the weights of a matting network go to Matter(weights=...)')
-    refiner = Refiner(**json.loads(facts['architecture']))
-    try: refiner.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{path}: damaged, its tensors do not fit ({e})') from None
-    refiner.metadata = facts
-    return refiner.eval()
-
-# %% ../nbs/49_detail.ipynb #342be17b
-@functools.cache
-def shipped_refiner()->Refiner:  # in evaluation mode, with the facts in `.metadata`
-    "The refiner that comes with the package."
-    return load_refiner(Path(str(resources.files('p3m_nb')/'weights'/'detail.safetensors')))
+# %% ../nbs/49_detail.ipynb #f39dbe1d
+class Redraws(Protocol):
+    "What draws hair: a `Refiner`, or the same network in onnxruntime."
+    def redraw(self,
+        planes:np.ndarray,  # (H,W,7) float32 of `refiner_planes`, H and W multiples of 8
+    )->np.ndarray:  # (H,W) float32 in 0..1
+        "Alpha of one window."
 
 # %% ../nbs/49_detail.ipynb #e760ed3c
 BLOCK, CONTEXT, RUN = 128, 24, 6  # pixels, pixels, blocks
@@ -351,9 +246,7 @@ def _redraw(level, box, alpha, refiner):
     planes = refiner_planes(level.image[inside.window], alpha, *colours)
     over = [(0, n - m) for n, m in zip(box.size, alpha.shape)]
     if np.any(over): planes = np.pad(planes, (*over, (0, 0)), mode='edge')
-    weight = next(refiner.parameters())
-    x = torch.from_numpy(planes).to(weight.device, weight.dtype)[None].permute(0, 3, 1, 2)
-    with torch.inference_mode(): return refiner(x)[0, 0].float().cpu().numpy().clip(0, 1)
+    return refiner.redraw(planes)
 
 # %% ../nbs/49_detail.ipynb #df15e655
 def _redo(level, box, refiner, out):
@@ -427,7 +320,7 @@ def _one_level(image, given, coarse, change, refiner, first):
 def add_detail(
     image:np.ndarray,  # (H,W,3) uint8
     alpha:np.ndarray,  # (h,w) float32 in 0..1, of the same shape
-    refiner:Refiner|None=None,  # folded, see `fold_refiner`; None: only the guided filter
+    refiner:Redraws|None=None,  # folded, see `as_refiner`; None: only the guided filter
     shorter:int=512,  # as in `refine_alpha`
 )->np.ndarray:  # (H,W) float32 in 0..1
     "`refine_alpha` for arrays that are known to fit."
@@ -439,28 +332,17 @@ def add_detail(
         at, change = refined, refined - base if level != levels[-1] else None
     return at if levels else enlarge_alpha(alpha, size)
 
-# %% ../nbs/49_detail.ipynb #fd031c48
-def as_refiner(
-    refiner:Refiner|str|Path|bool|None=None,  # or its file; None or True: the shipped one; False: none
-    device:str|torch.device|None=None,  # where to run; where it is by default
-)->Refiner|None:  # folded
-    "The refiner that a user means, ready for `add_detail`."
-    if refiner is False: return None
-    if refiner is None or refiner is True: refiner = shipped_refiner()
-    elif isinstance(refiner, (str, Path)): refiner = load_refiner(refiner)
-    if not isinstance(refiner, Refiner):
-        raise ValueError(f'refiner={refiner!r}: give a Refiner, its file, True or False')
-    return fold_refiner(refiner, device or next(refiner.parameters()).device)
-
 # %% ../nbs/49_detail.ipynb #9c2efbfb
 def refine_alpha(
     image:str|Path|bytes|Image.Image|np.ndarray,  # see `load_image`; an array is (H,W[,3])
     alpha:str|Path|bytes|Image.Image|np.ndarray,  # see `load_alpha`; the shape of the image, at any size
-    refiner:Refiner|str|Path|bool|None=None,  # or its file; the shipped one by default; False: only the guided filter
+    # what redraws, or its file; the shipped one by default; False: only the guided filter
+    refiner:Redraws|str|Path|bool|None=None,
     shorter:int=512,  # shorter side in pixels to which an alpha of the image's size is reduced first
 )->np.ndarray:  # (H,W) float32 in 0..1
     "`alpha` at the size of `image`, its hair and edges drawn anew from the colours of `image`."
     if shorter < 32: raise ValueError(f'shorter={shorter}: at least 32 pixels')
     image, alpha = load_image(image), load_alpha(alpha)
     _check_shape(image, alpha)
+    from p3m_nb.refiner import as_refiner  # here, because it imports torch, which the rest of this room does not need
     return add_detail(image, alpha, as_refiner(refiner), shorter)

@@ -24,10 +24,9 @@ def _full_precision(x):
 
 # %% ../nbs/30_losses.ipynb #23c3141b
 def _same_shape(pred, alpha, name='prediction'):
-    if pred.shape != alpha.shape:
-        raise ValueError(
-            f'{name} has shape {tuple(pred.shape)} but the alpha has {tuple(alpha.shape)}; resize one of them, both must be (B,1,H,W)'
-        )
+    if pred.shape == alpha.shape: return
+    raise ValueError(f'{name} has shape {tuple(pred.shape)} but the alpha has {tuple(alpha.shape)}; resize one, '
+                     'both must be (B,1,H,W)')
 
 # %% ../nbs/30_losses.ipynb #089e3b26
 def smooth_l1(
@@ -60,7 +59,9 @@ def pyramid_kernel()->Tensor:  # (1,1,5,5), sums to 1
 
 # %% ../nbs/30_losses.ipynb #201296eb
 class _Blur(torch.autograd.Function):
-    "(B,1,H,W) -> (B,1,H-4,W-4): correlation with `pyramid_kernel`, by sums of shifted copies; convolutions of a single channel are ten times slower on a CPU."
+    """(B,1,H,W) -> (B,1,H-4,W-4): correlation with `pyramid_kernel`, by sums of shifted copies.
+
+    Convolutions of a single channel are ten times slower on a CPU."""
     @staticmethod
     def forward(ctx, x):
         def along(dim, weights, x):
@@ -113,9 +114,8 @@ def trimap_classes(
     classes[trimap == 255] = 2
     if not ((trimap == 0) | (classes > 0)).all():
         odd = sorted(set(trimap.flatten().tolist()) - {0, 128, 255})
-        raise ValueError(
-            f'a trimap holds 0, 128 and 255 only, found {odd[:5]}; resize trimaps with nearest neighbour, or make them after resizing'
-        )
+        raise ValueError(f'a trimap holds 0, 128 and 255 only, found {odd[:5]}; resize trimaps with nearest neighbour, '
+                         'or make them after resizing')
     return classes[:, 0]
 
 # %% ../nbs/30_losses.ipynb #b58572fa
@@ -125,9 +125,8 @@ def semantic_loss(
 )->Tensor:  # scalar
     "Cross-entropy of `logits`, mean over pixels."
     if logits.shape[-2:] != classes.shape[-2:]:
-        raise ValueError(
-            f'logits are {tuple(logits.shape[-2:])} but the trimap is {tuple(classes.shape[-2:])} (height, width); resize one of them'
-        )
+        sizes = f'logits are {tuple(logits.shape[-2:])} but the trimap is {tuple(classes.shape[-2:])}'
+        raise ValueError(f'{sizes} (height, width); resize one of them')
     with _full_precision(logits): return F.cross_entropy(_wide(logits), classes)
 
 # %% ../nbs/30_losses.ipynb #b85eac1a
@@ -139,8 +138,9 @@ def composition_loss(
 )->Tensor:  # scalar
     "Sum over channels, mean over pixels, of the difference between `image` and the composite by `pred`."
     for name, x in dict(foreground=foreground, background=background).items():
-        if x.shape != image.shape:
-            raise ValueError(f'{name} has shape {tuple(x.shape)} but the image has {tuple(image.shape)}; they belong together')
+        if x.shape == image.shape: continue
+        shapes = f'{name} has shape {tuple(x.shape)} but the image has {tuple(image.shape)}'
+        raise ValueError(f'{shapes}; they belong together')
     pred, image, foreground, background = (_wide(x) for x in (pred, image, foreground, background))
     return smooth_l1(torch.lerp(background, foreground, pred.expand_as(image)) - image).sum(1).mean()
 
@@ -183,7 +183,8 @@ def loss_weights(
     "The weights called `weighting`."
     if isinstance(weighting, str):
         if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting='{weighting}' is unknown; choose one of {', '.join(WEIGHTINGS)} or give a dict")
+            known = ', '.join(WEIGHTINGS)
+            raise ValueError(f"weighting='{weighting}' is unknown; choose one of {known} or give a dict")
         return WEIGHTINGS[weighting]
     if odd := set(weighting) - set(WEIGHTINGS['code']):
         raise ValueError(f"unknown terms {sorted(odd)} in weighting; the terms are {', '.join(WEIGHTINGS['code'])}")
@@ -233,14 +234,16 @@ class P3MLoss(nn.Module):
         "The loss of `output` against `targets`; `image` is needed for the composition term."
         fields = [targets.alpha, targets.trimap, image, targets.foreground, targets.background]
         if self.reduction == 'none':
-            one = lambda x, i: None if x is None else x[i:i+1]
-            outputs = (
-                LossOutput(*(one(getattr(output, f, None), i) for f in LossOutput._fields)) for i in range(len(targets.alpha))
-            )
-            return torch.stack([loss_parts(o, *(one(x, i) for x in fields)).total(self.weighting) for i, o in enumerate(outputs)])
+            outputs = [getattr(output, f, None) for f in LossOutput._fields]
+            return torch.stack([self._of_one(outputs, fields, i) for i in range(len(targets.alpha))])
         parts = loss_parts(output, *fields)
         self.parts = LossParts(*(None if p is None else p.detach() for p in parts))
         return parts.total(self.weighting)
+
+    def _of_one(self, outputs, fields, i):
+        "The loss of image `i` of a batch."
+        one = lambda x: None if x is None else x[i:i+1]
+        return loss_parts(LossOutput(*map(one, outputs)), *map(one, fields)).total(self.weighting)
 
 # %% ../nbs/30_losses.ipynb #301eb5f8
 class LossOutput(NamedTuple):

@@ -62,7 +62,9 @@ def load_published(
     model:Network,  # the network to fill, from `create_model`
     source,  # path of the checkpoint, or its state dict
 )->Network:  # `model`
-    "Load weights in the published layout strictly; `ValueError` says what differs, and whose weights they are if of another network."
+    """Load weights in the published layout strictly.
+
+    `ValueError` says what differs, and whose weights they are if of another network."""
     state, name = _read_state(source)
     try: return load_strictly(model, _converted(model, state, name), name)
     except ValueError as e:
@@ -198,7 +200,8 @@ def _named(config):
 def _network_of(facts, path):
     "The network that the checked `facts` of the file `path` describe."
     try:
-        name, options = (facts['network'], facts.get('options', {})) if 'network' in facts else _named(facts['architecture'])
+        if 'network' in facts: name, options = facts['network'], facts.get('options', {})
+        else: name, options = _named(facts['architecture'])
         return network_entry(name).make(**options)
     except (TypeError, ValueError, KeyError, AttributeError) as e:
         what = facts.get('network') or facts.get('architecture')
@@ -211,17 +214,17 @@ def _check_shapes(facts, path):
     with torch.device('meta'): own = _shapes(_network_of(facts, path))
     with safe_open(path, 'np') as f:
         odd = [k for k in f.keys() if k in own and tuple(f.get_slice(k).get_shape()) != own[k]]
-    if odd:
-        raise ValueError(
-            f'{path}: {len(odd)} tensors have another shape than the architecture it names ({odd[0]}); download it again'
-        )
+    if not odd: return
+    what = f'{len(odd)} tensors have another shape than the architecture it names ({odd[0]})'
+    raise ValueError(f'{path}: {what}; download it again')
 
 # %% ../nbs/22_weights.ipynb #98b7366c
 def _load_safetensors(path):
     import safetensors.torch
     facts = read_metadata(path)
     if facts.get('format') != 'p3m_nb':
-        raise ValueError(f'{path}: no weights of p3m_nb (its metadata lacks the architecture); use `save_model` to write them')
+        what = 'no weights of p3m_nb (its metadata lacks the architecture)'
+        raise ValueError(f'{path}: {what}; use `save_model` to write them')
     _check_shapes(facts, path)
     try: state = safetensors.torch.load_file(path)
     except Exception as e: raise ValueError(f'{path}: damaged or cut off ({e}); download it again') from e
@@ -243,18 +246,12 @@ def _load_checkpoint(path):
     else:
         known = identify(state)
         if known is None:
-            raise ValueError(
-                f'{path}: these weights are of another architecture than any of {", ".join(list_models())} (a bare encoder goes to `encoder_weights`)'
-            )
+            what = f'these weights are of another architecture than any of {", ".join(list_models())}'
+            raise ValueError(f'{path}: {what} (a bare encoder goes to `encoder_weights`)')
         model = network_entry(known).make()
     load_strictly(model, _converted(model, state, name), name)
-    model.metadata = {
-        'architecture': model.config,
-        'network': model.name,
-        'training_data': 'unknown (published layout)',
-        'licence': 'unknown',
-        'file': Path(path).name,
-    }
+    model.metadata = {'architecture': model.config, 'network': model.name, 'file': Path(path).name,
+                      'training_data': 'unknown (published layout)', 'licence': 'unknown'}
     return model
 
 # %% ../nbs/22_weights.ipynb #a08f3d96
@@ -283,8 +280,8 @@ def _no_weights(name):
         return none + f'Train some with p3m_train, or give published ones, from: {network_entry(name).terms}'
     return none + (
         'Give some: Matter(weights=...) or --weights FILE takes the authors\' checkpoint '
-        'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", arXiv 2104.14222), '
-        'or a .safetensors file trained with p3m_train'
+        'p3mnet_pretrained_on_p3m10k.pth (linked from the page of the paper "Privacy-Preserving Portrait Matting", '
+        'arXiv 2104.14222), or a .safetensors file trained with p3m_train'
     )
 
 # %% ../nbs/22_weights.ipynb #6c2bdf3e
@@ -303,7 +300,7 @@ def create_model(
     encoder_weights=None,  # file or state dict with ImageNet weights to start the encoder from
     **options,  # of the network, for example `integration=()`
 )->Network:
-    "The network called `name`; `ValueError` names the nearest name if there is none, and whose weights `pretrained` is."
+    "The network called `name`; `ValueError` names the nearest name if there is none, or whose weights `pretrained` is."
     entry = network_entry(name)
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
@@ -315,7 +312,7 @@ def start_encoder(
     model:Network,  # whose encoder is filled
     source,  # file or state dict with ImageNet weights
 ):
-    "Start the encoder of `model`; a network may know itself how to start from weights of three colours (`load_encoder`)."
+    "Start the encoder of `model`; a network may know itself how to use weights for three colours (`load_encoder`)."
     if hasattr(model, 'load_encoder'): model.load_encoder(source)
     else: load_encoder_weights(model.encoder, source)
 

@@ -85,7 +85,8 @@ def test_import_lines_in_a_sub_folder(line, names):
 def repository(folder, sources):
     "A small repository with a module for each of `sources`: dict of dotted name -> source."
     for i, (name, source) in enumerate(sources.items()):
-        cells = [dict(source=[f'# {name}\n', '\n', f'> What {name} is for, a | b.']), dict(source=[f'#| default_exp {name}'])]
+        cells = [dict(source=[f'# {name}\n', '\n', f'> What {name} is for, a | b.']), dict(source=['#| default_exp '
+                                                                                                   f'{name}'])]
         *inside, last = name.split('.')
         notebook = folder.joinpath('nbs', *inside, f'{last}.ipynb' if inside else f'{i:02d}_{last}.ipynb')
         module = folder.joinpath('p3m_nb', *inside, f'{last}.py')
@@ -129,12 +130,10 @@ def test_graph_with_sub_folders(tmp_path):
         and modules(root)['networks.gfm'][0] == 'networks/gfm.ipynb'
     )
     found = graph(root)
-    assert found['networks.gfm'] == {'at once': ['low', 'networks.dim'], 'when needed': []} and found['networks.dim'][
-        'at once'
-    ] == ['low']
-    assert found['high'] == {'at once': [], 'when needed': ['networks.gfm', 'networks']} and found['top']['at once'] == [
-        'networks.gfm'
-    ]
+    assert found['networks.gfm'] == {'at once': ['low', 'networks.dim'], 'when needed': []}
+    assert found['networks.dim']['at once'] == ['low']
+    assert found['high'] == {'at once': [], 'when needed': ['networks.gfm', 'networks']}
+    assert found['top']['at once'] == ['networks.gfm']
     assert read_table(table(root)) == found and levels(found)['networks.gfm'] == 2
     assert collapse(found) == {
         'low': {'at once': [], 'when needed': []},

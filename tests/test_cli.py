@@ -1,9 +1,10 @@
 "p3m_matte as people use it, with bad input among the good."
-import io, os, pickle, re, time
+import io, os, pickle, re, subprocess, sys, time
 
 import numpy as np
 from PIL import Image
 
+from conftest import ROOT
 from p3m_nb.core import load_alpha, load_image
 
 
@@ -15,14 +16,25 @@ def one_line(result):
     return lines[0]
 
 
-def test_help_is_quick(command):
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = command('p3m_matte', '--help')
-        times.append(time.perf_counter() - start)
-    assert result.returncode == 0 and '--background' in result.stdout
-    assert min(times) < 1
+HEAVY = set('torch torchvision fastai numpy scipy pandas cv2 PIL matplotlib ipywidgets IPython onnxruntime'.split())
+
+
+def test_help_and_import_load_nothing_heavy(command):
+    "What takes time is loading: `import p3m_nb` and `--help` of each command do without every large library."
+    code = f"""import sys, p3m_nb
+few = len(sys.modules)
+from p3m_nb import cli
+for name in [n for n in dir(cli) if n.startswith('p3m_') and callable(getattr(cli, n))]:
+    sys.argv = [name, '--help']
+    try: getattr(cli, name)()
+    except SystemExit as e: assert e.code == 0, name
+print(few, len(sys.modules), sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"""
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('show this help message') >= 8 and '--background' in done.stdout
+    few, many, heavy = done.stderr.split(maxsplit=2)
+    assert heavy.strip() == '[]' and int(few) < 150 and int(many) < 400, done.stderr
 
 
 def test_folder_with_bad_files(command, weights, photo, tmp_path):
@@ -54,7 +66,8 @@ def test_single_file_and_pipes(command, weights, photo, tmp_path):
     cut = command('p3m_matte', photo, '-o', tmp_path/'me.png', '--weights', weights)
     assert cut.returncode == 0 and Image.open(tmp_path/'me.png').mode == 'RGBA'
     assert 'exists already' in one_line(command('p3m_matte', photo, '-o', tmp_path/'me.png', '--weights', weights))
-    piped = command('p3m_matte', '-', '-o', '-', '--alpha-only', '--weights', weights, stdin=photo.read_bytes(), text=False)
+    arguments = 'p3m_matte', '-', '-o', '-', '--alpha-only', '--weights', weights
+    piped = command(*arguments, stdin=photo.read_bytes(), text=False)
     assert piped.returncode == 0, piped.stderr
     assert np.asarray(Image.open(io.BytesIO(piped.stdout))).shape == load_image(photo).shape[:2]
     teal = command('p3m_matte', photo, '-o', tmp_path/'teal.jpg', '--background', 'teal', '--weights', weights)
@@ -63,7 +76,8 @@ def test_single_file_and_pipes(command, weights, photo, tmp_path):
 
 def test_output_equal_to_input(command, weights, photo):
     before = photo.read_bytes()
-    assert 'overwrite the input' in one_line(command('p3m_matte', photo, '-o', photo, '--overwrite', '--weights', weights))
+    onto_itself = command('p3m_matte', photo, '-o', photo, '--overwrite', '--weights', weights)
+    assert 'overwrite the input' in one_line(onto_itself)
     assert photo.read_bytes() == before
 
 
@@ -115,8 +129,9 @@ def test_folders_without_permission(command, weights, photo, tmp_path):
 
 def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     for n in range(6): (photo.parent/f'{n}.png').write_bytes(photo.read_bytes())
-    import signal, subprocess, sys
-    code = f"import sys; sys.argv = ['p3m_matte', {str(photo.parent)!r}, '-o', {str(tmp_path / 'out')!r}, '--weights', {str(weights)!r}, '--strategy', 'resize']; from p3m_nb.cli import p3m_matte; p3m_matte()"
+    import signal
+    arguments = ['p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize']
+    code = f'import sys; sys.argv = {list(map(str, arguments))}; from p3m_nb.cli import p3m_matte; p3m_matte()'
     process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE)
     deadline = time.time() + 120
     while time.time() < deadline and process.poll() is None and len(list((tmp_path / 'out').glob('*_alpha.png'))) < 2:
@@ -127,4 +142,5 @@ def test_interrupted_run_is_resumed(command, weights, photo, tmp_path):
     result = command('p3m_matte', photo.parent, '-o', tmp_path/'out', '--weights', weights, '--strategy', 'resize')
     assert result.returncode == 0, result.stderr
     names = {p.name for p in (tmp_path/'out').iterdir()}
-    assert {f'{n}_{k}' for n in [*map(str, range(6)), 'grace'] for k in ('alpha.png', 'cutout.png', 'preview.jpg')} <= names
+    kinds = 'alpha.png', 'cutout.png', 'preview.jpg'
+    assert {f'{n}_{k}' for n in [*map(str, range(6)), 'grace'] for k in kinds} <= names

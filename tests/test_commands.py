@@ -1,4 +1,5 @@
-"Every command that README and tutorials print is run as it is printed, in a folder that holds what the text takes for granted."
+"""Every command that README and tutorials print is run as it is printed, in a folder that holds what the text takes for
+granted."""
 import json, os, re, shlex, shutil, signal, subprocess, sys, time
 
 import cv2
@@ -7,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
+from p3m_nb.film import write_film
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 
@@ -16,7 +18,8 @@ FRAGMENTS = re.compile(r'^p3m_\w+ --')  # `p3m_train --arch NAME` names an optio
 
 def text_of(path):
     if path.suffix == '.md': return path.read_text(encoding='utf-8')
-    return '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
 
 
 def printed():
@@ -25,14 +28,20 @@ def printed():
     for path in PAGES:
         text = text_of(path)
         inline = re.findall(r'`(p3m_\w+ [^`\n]*)`', text)
-        blocks = [line for block in re.findall(r'```sh\n(.*?)```', text, re.S) for line in block.splitlines() if line.startswith('p3m_')]
+        blocks = [
+            line
+            for block in re.findall(r'```sh\n(.*?)```', text, re.S)
+            for line in block.splitlines()
+            if line.startswith('p3m_')
+        ]
         for line in [*inline, *blocks]:
             if not FRAGMENTS.match(line): found.setdefault(line.strip(), path.name)
     return found
 
 
 def heads(folder, photo, n=9):
-    "A data set of one's own: `n` portraits, cropped differently and of different light, every other one mirrored, and their mattes."
+    """A data set of one's own: `n` portraits, cropped differently and of different light, every other one mirrored, and
+    their mattes."""
     alpha = load_alpha(ROOT/'tests'/'data'/'grace_hopper_hybrid.png')
     alpha = cv2.resize(alpha, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     for i in range(n):
@@ -49,9 +58,11 @@ def desk(tmp_path_factory):
     photo = load_image(sample_image())[::2, ::2]
     for name in ('photos/grace.jpg', 'photos/more/mirrored.png', 'sunset.png'):
         save_image(photo[:, ::-1] if 'mirrored' in name else photo, folder/name)
+    write_film(folder/'film.mp4', [np.roll(photo[:200, :200], 2 * i, 1) for i in range(3)])
     make_mini_p3m(folder/'P3M-10k', n=9, n_test=2, size=96)
     heads(folder/'heads', photo)
-    for name in ('trained_on_blurred', 'trained_on_normal'): (folder/f'{name}.safetensors').write_bytes(shipped_weights().read_bytes())
+    for name in ('trained_on_blurred', 'trained_on_normal'):
+        (folder / f'{name}.safetensors').write_bytes(shipped_weights().read_bytes())
     return folder
 
 
@@ -62,7 +73,9 @@ def run(line, folder, seconds):
     env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'}
     out = folder/'log.txt'
     with open(out, 'w') as log:
-        process = subprocess.Popen([sys.executable, '-c', code, *args], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, *args], cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT
+        )
         deadline, interrupted = time.monotonic() + seconds, False
         while process.poll() is None and time.monotonic() < deadline:
             if name == 'p3m_train' and 'start weights' in out.read_text() and not interrupted:
@@ -73,7 +86,7 @@ def run(line, folder, seconds):
     return process.wait(), out.read_text(), interrupted
 
 
-ORDER = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_check', 'p3m_train', 'p3m_eval']
+ORDER = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_check', 'p3m_train', 'p3m_eval', 'p3m_export']
 
 
 @pytest.mark.parametrize('line', sorted(printed(), key=lambda line: ORDER.index(line.split()[0])))
@@ -82,7 +95,8 @@ def test_printed_command(line, desk):
     status, said, interrupted = run(line, desk, 240)
     assert 'Traceback' not in said, said[-2000:]
     if interrupted: assert status == 1 and 'interrupted; what is finished stays' in said, said[-1000:]
-    elif line.startswith('p3m_audit'): assert status in (0, 1), said[-1000:]  # 1: a face is still seen, or not every file was judged
+    # 1: a face is still seen, or not every file was judged
+    elif line.startswith('p3m_audit'): assert status in (0, 1), said[-1000:]
     else: assert status == 0, f'{printed()[line]}: {line}\n{said[-1500:]}'
 
 

@@ -64,7 +64,8 @@ def test_extraction_killed(tmp_path):
     content = {f'P3M-10k/train/mask/{i:04d} ü.png': rng.bytes(60_000) for i in range(300)}
     with zipfile.ZipFile(archive, 'w') as z:
         for name, data in content.items(): z.writestr(name, data)
-    code = 'import sys; from p3m_nb.dataset import extract_archive; r = extract_archive(sys.argv[1], sys.argv[2]); assert r.ok, r'
+    code = ('import sys; from p3m_nb.dataset import extract_archive; '
+            'r = extract_archive(sys.argv[1], sys.argv[2]); assert r.ok, r')
     assert kill_and_resume(code, archive, tmp_path/'out', len(content)) == content
 
 
@@ -115,8 +116,10 @@ def test_a_quick_look_is_cheap(tmp_path):
 from p3m_nb.cli import p3m_check
 try: p3m_check()
 except SystemExit as e: assert e.code == 0, e.code
-used, peak = resource.getrusage(resource.RUSAGE_SELF), [l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0]
-print(used.ru_utime + used.ru_stime, int(peak) / 1024, *[m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules])"""
+used = resource.getrusage(resource.RUSAGE_SELF)
+peak = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0]
+heavy = [m for m in ('torch', 'fastai', 'matplotlib', 'pandas') if m in sys.modules]
+print(used.ru_utime + used.ru_stime, int(peak) / 1024, *heavy)"""
     runs = [
         subprocess.run(
             [sys.executable, '-c', code, str(tmp_path)],
@@ -280,7 +283,8 @@ def test_workers_and_epochs(mini, augment):
                 assert all(torch.equal(x, y) for x, y in zip(b, e, strict=True))
     dls = make(2)
     set_epoch(dls, 2)
-    assert all(torch.equal(x, y) for b, e in zip(batches(dls), expected[2], strict=True) for x, y in zip(b, e, strict=True))
+    for b, e in zip(batches(dls), expected[2], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(b, e, strict=True))
     import hashlib
     digest = lambda bs: hashlib.sha256(b''.join(t.numpy().tobytes() for b in bs for t in b)).hexdigest()
     code = f'''import sys, hashlib; from p3m_nb.data import *

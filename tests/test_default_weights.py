@@ -8,8 +8,8 @@ import pytest
 
 from p3m_nb.model import P3MNet
 from p3m_nb.core import load_alpha, load_image, sample_image
-from p3m_nb.detail import shipped_refiner
 from p3m_nb.infer import Matter
+from p3m_nb.refiner import shipped_refiner
 from p3m_nb.weights import read_metadata, shipped_weights
 
 STORED = {

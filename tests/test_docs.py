@@ -51,9 +51,8 @@ def copy(tmp_path_factory):
 
 def test_configuration_is_what_nbdev_makes(copy):
     (copy/'nbs'/'nbdev.yml').unlink()
-    subprocess.run(
-        [sys.executable, '-c', 'from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()'], cwd=copy, check=True
-    )
+    code = 'from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()'
+    subprocess.run([sys.executable, '-c', code], cwd=copy, check=True)
     for name in ('nbdev.yml', '_quarto.yml'): assert (copy/'nbs'/name).read_bytes() == (NBS/name).read_bytes(), name
     ours = read('_quarto.yml')
     assert ours['metadata-files'] == ['nbdev.yml', 'sidebar.yml'] and ours['project']['type'] == 'website'
@@ -62,7 +61,8 @@ def test_configuration_is_what_nbdev_makes(copy):
     theirs = yaml.safe_load(_quarto_yml)
     assert theirs | {'project': theirs['project'] | {'resources': ours['project']['resources']}} == ours
     sidebar = (copy/'nbs'/'sidebar.yml').read_bytes()
-    subprocess.run([sys.executable, '-c', 'from nbdev.quarto import nbdev_sidebar; nbdev_sidebar()'], cwd=copy, check=True)
+    code = 'from nbdev.quarto import nbdev_sidebar; nbdev_sidebar()'
+    subprocess.run([sys.executable, '-c', code], cwd=copy, check=True)
     assert (copy / 'nbs' / 'sidebar.yml').read_bytes() == sidebar, (
         'nbdev would write its own sidebar: custom_sidebar must be True in settings.ini'
     )

@@ -114,7 +114,8 @@ class Plain(torch.nn.Module):
         return P3MOutput(y[:, :3], a, a, *(y[:, :3] * k for k in (1, 2, 3) if self.training))
 torch.set_num_threads(1)
 dls = p3m_dls(P3M10k(sys.argv[1], valid_pct=.6), bs=int(sys.argv[3]), size=64, n_workers=0, device='cpu')
-learn = p3m_learner(dls, Plain(), lr=1e-2, metrics=['sad', 'mse_t'], cbs=Checkpoint(Path(sys.argv[2])/f'{sys.argv[3]}.pt'))
+kept = Checkpoint(Path(sys.argv[2])/f'{sys.argv[3]}.pt')
+learn = p3m_learner(dls, Plain(), lr=1e-2, metrics=['sad', 'mse_t'], cbs=kept)
 if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
 learn.logger = lambda row: None
 if len(sys.argv) > 4:  # score given weights
@@ -123,7 +124,8 @@ if len(sys.argv) > 4:  # score given weights
     sys.exit()
 with several_processes(learn): learn.fit(2)
 scored = list(learn.recorder.values[-1])[2:4]
-torch.save(dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_ds), len(dls.valid_ds)]), Path(sys.argv[2])/f'{sys.argv[3]}_{rank_distrib()}.pth')
+result = dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_ds), len(dls.valid_ds)])
+torch.save(result, Path(sys.argv[2])/f'{sys.argv[3]}_{rank_distrib()}.pth')
 '''
 
 
@@ -135,7 +137,8 @@ def test_two_processes_share_a_training(tree, tmp_path):
         'OMP_NUM_THREADS': '1',
     }
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
-    # four images to train on: one batch of four, or of two in each process; then the weights of the latter scored by one process
+    # four images to train on: one batch of four, or of two in each process; then the weights of the latter scored by
+    # one process
     for command, *args in (([sys.executable], '4'), (launch, '2'), ([sys.executable], '4', tmp_path / '2_0.pth')):
         done = subprocess.run(
             [*command, script, tree, tmp_path, *args], env=env, capture_output=True, text=True, timeout=600
@@ -146,7 +149,8 @@ def test_two_processes_share_a_training(tree, tmp_path):
     assert first['n'] == [4, 5]  # five images to validate on, uneven for two processes
     for k, v in first['model'].items():
         assert torch.equal(v, second['model'][k])
-        # the steps are nearly those of one process: only the local loss is divided by each process's own count of transition pixels
+        # the steps are nearly those of one process: only the local loss is divided by each process's own count of
+        # transition pixels
         assert torch.allclose(v, alone['model'][k], atol=0.004), (k, (v - alone['model'][k]).abs().max())
     assert first['scored'] == second['scored']
     assert np.allclose(
@@ -228,7 +232,9 @@ def test_bad_input(command, tree, tmp_path):
     assert '0 held out' in failure(command, lonely, '-o', tmp_path/'a', *SMALL)
     save_image(np.zeros((64, 64, 3), np.uint8), lonely / 'image' / 'b.jpg')
     save_alpha(np.tri(64, 60, dtype=np.float32), lonely / 'alpha' / 'b.png')
-    assert 'b.png: 60x64 pixels, but its image has 64x64' in failure(command, lonely, '-o', tmp_path/'b', *SMALL, '--bs', 1)
+    assert 'b.png: 60x64 pixels, but its image has 64x64' in failure(
+        command, lonely, '-o', tmp_path / 'b', *SMALL, '--bs', 1
+    )
     assert 'README.md: the file is damaged or not a torch file' in failure(
         command, tree, '-o', tmp_path / 'c', *SMALL, '--pretrained', ROOT / 'README.md'
     )

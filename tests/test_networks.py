@@ -192,7 +192,8 @@ def test_overfits_one_portrait(name):
 
 
 def test_a_name_of_the_package_is_not_taken_over():
-    "Notebooks that are run in one process, and users, may register a name that the package has: the package's network stays."
+    """Notebooks that are run in one process, and users, may register a name that the package has: the package's network
+    stays."""
     from p3m_nb.registry import network_entry, register_network
     with pytest.warns(UserWarning, match="called 'p3mnet_lite' already"):
         register_network('p3mnet_lite')(lambda: None)

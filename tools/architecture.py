@@ -118,11 +118,11 @@ def table(root=ROOT):
         notebook, line = known[name]
         line = line.replace('|', chr(92) + '|')
         rows.append(
-            f'| `{name}` | [{notebook}]({notebook}) | {line} | {cell(kinds["at once"])} | {cell(kinds["when needed"])} |'
+            f'| `{name}` | [{notebook}]({notebook}) | {line} | {cell(kinds["at once"])} | '
+            f'{cell(kinds["when needed"])} |'
         )
-    return '\n'.join(
-        ['| module | notebook | what it is for | imports at once | imports when needed |', '|---|---|---|---|---|', *rows]
-    )
+    head = '| module | notebook | what it is for | imports at once | imports when needed |'
+    return '\n'.join([head, '|---|---|---|---|---|', *rows])
 
 
 def read_table(text):
@@ -148,7 +148,8 @@ def levels(graph):
     done = {}
     def level(name, above=()):
         if name in above:
-            raise ValueError(f'modules import each other in a circle: {" -> ".join([*above[above.index(name) :], name])}')
+            raise ValueError('modules import each other in a circle: '
+                             f'{" -> ".join([*above[above.index(name) :], name])}')
         if name not in done:
             done[name] = 1 + max(
                 (level(n, (*above, name)) for kind in graph[name].values() for n in kind if n in graph), default=-1

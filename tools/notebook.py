@@ -55,6 +55,11 @@ def build(text_file, nb_file):
 def write(path, nb): path.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n')
 
 
+WIDGET = 'application/vnd.jupyter.widget-view+json'  # nobody can reach that widget; its still picture stays
+
+def _shown(output): return output.get('name') != 'stderr' and output['output_type'] != 'error'
+
+
 def dump(nb_file):
     for cell in json.loads(Path(nb_file).read_text())['cells']:
         kind, src = key(cell)
@@ -78,11 +83,8 @@ def run(*nb_files):
         nb = json.loads(path.read_text())
         for cell in nb['cells']:
             if 'outputs' in cell:
-                cell['outputs'] = [o for o in cell['outputs'] if o.get('name') != 'stderr' and o['output_type'] != 'error']
-                for o in cell['outputs']:
-                    o.get('data', {}).pop(
-                        'application/vnd.jupyter.widget-view+json', None
-                    )  # nobody can reach that widget; its still picture stays
+                cell['outputs'] = list(filter(_shown, cell['outputs']))
+                for o in cell['outputs']: o.get('data', {}).pop(WIDGET, None)
         write(path, nb)
         nbdev_clean(str(path))
         print(f'{path.name}: {path.stat().st_size // 1000} KB')

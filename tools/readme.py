@@ -36,11 +36,16 @@ def render(cells):
     return re.sub(r'\]\((?!nbs/)([\w/]+\.ipynb)', r'](nbs/\1', text) + '\n', pictures
 
 
+def command(n):
+    "The `n`-th shell block of README.md."
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    return re.findall(r'```sh\n(.*?)```', text, re.S)[n - 1].strip()
+
+
 def main(args):
     text, pictures = render(json.loads((ROOT/'nbs'/'index.ipynb').read_text())['cells'])
     readme = ROOT/'README.md'
-    if args[:1] == ['--command']:
-        return print(re.findall(r'```sh\n(.*?)```', readme.read_text(), re.S)[int(args[1]) - 1].strip())
+    if args[:1] == ['--command']: return print(command(int(args[1])))
     files = {readme: ('<!-- made from nbs/index.ipynb by tools/readme.py -->\n' + text).encode()} | {
         ROOT / p: b for p, b in pictures.items()
     }
@@ -49,7 +54,9 @@ def main(args):
         if stale: sys.exit(f'out of date: {", ".join(stale)}; run python tools/readme.py')
     elif args: sys.exit(__doc__)
     else:
-        for p, b in files.items(): p.parent.mkdir(exist_ok=True); p.write_bytes(b)
+        for p, b in files.items():
+            p.parent.mkdir(exist_ok=True)
+            p.write_bytes(b)
 
 
 if __name__ == '__main__': main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Train the refiner of `p3m_nb.detail`: one command, resumable, from labelled photographs to the shipped file.
+"""Train the refiner of `p3m_nb.refiner`: one command, resumable, from labelled photographs to the shipped file.
 
     python tools/make_labels.py --teacher modnet.onnx --out labels --openpeople openpeople \\
         --sets people/interfaces,people/faker,openpeople
@@ -30,9 +30,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import alpha_to_uint, atomic_write, estimate_foreground, load_alpha, load_image
-from p3m_nb.detail import (Refiner, detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes,
-                           save_refiner)
+from p3m_nb.detail import detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes
 from p3m_nb.jobs import image_files
+from p3m_nb.refiner import Refiner, load_refiner, save_refiner
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring
@@ -455,7 +455,6 @@ class RefinerRun(Run):
         torch.manual_seed(args.seed)
         net = Refiner()
         if args.start:
-            from p3m_nb.detail import load_refiner
             net.load_state_dict(load_refiner(args.start).state_dict())
         super().__init__(args, net, torch.optim.AdamW(net.parameters(), args.lr, weight_decay=1e-3))
 

@@ -113,7 +113,8 @@ if __name__ == '__main__':
     with torch.no_grad(): z = net(torch.tensor(x[held]))[:, 0].numpy()
     for t in (-2, 0, 2):
         print(
-            f'held-out quarter, log odds above {t}: {np.mean(z[y[held] > 0] > t):.1%} of the faces, {np.mean(z[y[held] == 0] > t):.1%} of the others'
+            f'held-out quarter, log odds above {t}: {np.mean(z[y[held] > 0] > t):.1%} of the faces, '
+            f'{np.mean(z[y[held] == 0] > t):.1%} of the others'
         )
     net = fit(x, y)
     w1, b1, w2, b2 = (p.detach().numpy().astype(np.float16) for p in net.parameters())

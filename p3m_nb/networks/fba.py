@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..losses import smooth_l1
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, check_inputs, register_network
 from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import binomial_laplacian_loss, unknown_alpha_loss, unknown_composition_loss, unknown_region
 
@@ -213,6 +213,7 @@ class FBA(Network):
 
     def planes(self, image:Tensor, trimap:Tensor)->tuple:
         "The four inputs: normalised photograph, photograph in 0..1, known pixels, distances."
+        check_inputs(image, trimap, self.multiple)
         known = known_planes(trimap)
         return image, self.unit(image), known.to(image.dtype), distance_planes(known).to(image.dtype)
 

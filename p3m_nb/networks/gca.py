@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .dim import check_inputs
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, check_inputs, register_network
 from ..state_dicts import read_state_dict, whose_weights
 from ..trimap_losses import region_mean, unknown_region
 

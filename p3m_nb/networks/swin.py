@@ -25,7 +25,7 @@ WINDOW, SHIFT = 7, 3  # side of a window, and the shift of every second block
 
 def _padded(n):
     "The smallest multiple of the window that is at least `n`."
-    return -(-n // WINDOW) * WINDOW
+    return (n + WINDOW - 1) // WINDOW * WINDOW
 
 # %% ../../nbs/networks/swin.ipynb #a9c98c9b
 def _classes(n, shift):
@@ -128,6 +128,27 @@ class StochasticDepth(nn.Module):
         "`p`, for printing."
         return f'p={self.p:.3g}'
 
+# %% ../../nbs/networks/swin.ipynb #a7c0de02
+def _traced_shift(n, shift):
+    "For a side of `n` tokens: the class of each place of the padded and shifted grid, and the order that shifts it."
+    length = torch.as_tensor(_padded(n))
+    shift = torch.where(torch.as_tensor(n) > WINDOW, shift, 0)
+    place = torch.arange(length)
+    order = (place + shift) % length
+    return torch.where(place >= length - shift, 2, (order >= n).long()), order
+
+# %% ../../nbs/networks/swin.ipynb #a7c0de01
+def _traced_attention(block, x):
+    "`SwinBlock.attend` for a graph of any size: what depends on the size is computed, not decided."
+    sides = x.shape[1:3]
+    x = F.pad(x, (0, 0, 0, _padded(sides[1]) - sides[1], 0, _padded(sides[0]) - sides[0]))
+    kinds, orders = zip(*(_traced_shift(n, block.shift) for n in sides))
+    windows = to_windows(x[:, orders[0]][:, :, orders[1]])
+    kinds = to_windows((kinds[0][:, None] * 3 + kinds[1])[None, :, :, None])[0, :, :, 0]
+    x = from_windows(block.attn(windows, kinds[:, :, None] != kinds[:, None, :]), *x.shape[1:3])
+    back = [(torch.arange(o.shape[0]) + o.shape[0] - o[0]) % o.shape[0] for o in orders]
+    return x[:, back[0]][:, :, back[1]][:, :sides[0], :sides[1]]
+
 # %% ../../nbs/networks/swin.ipynb #db8311b1
 class SwinBlock(nn.Module):
     "Attention in windows of a shifted or unshifted grid, then a feed-forward network, each with a shortcut."
@@ -145,6 +166,7 @@ class SwinBlock(nn.Module):
 
     def attend(self, x:Tensor)->Tensor:  # (B,h,w,C), normalised
         "Attention: pad, shift, cut into windows, and back."
+        if torch.jit.is_tracing(): return _traced_attention(self, x)
         _, h, w, _ = x.shape
         shifts = tuple(self.shift if n > WINDOW else 0 for n in (h, w))
         x = F.pad(x, (0, 0, 0, _padded(w) - w, 0, _padded(h) - h))
@@ -234,7 +256,8 @@ P3MNetTokens.recipes = TOKEN_RECIPES
 EXTENSION = ('Ma, Li, Zhang, Zhang, Tao: Rethinking Portrait Matting with Privacy Preserving, IJCV 2023, '
              'arXiv 2203.16828')
 
-@register_network('p3mnet_swin_t', source=EXTENSION, terms='only the ImageNet encoder is published; code MIT')
+@register_network('p3mnet_swin_t', source=EXTENSION,
+                  terms="code MIT, ViTAE-Transformer/P3M-Net; of this encoder's P3M-Net we know no published weights")
 def p3mnet_swin_t(
     integration:tuple=INTEGRATION,  # see `P3MNet`
     unpool:str='framework',  # see `P3MNet`

@@ -81,7 +81,7 @@ class Performer(nn.Module):
     def attend(self, k:Tensor, q:Tensor, v:Tensor)->Tensor:  # (B,T,C)
         "The mean of `v`, weighted by phi(q) . phi(k)."
         q, k = self.features(q), self.features(k)
-        weighted, total = q @ (k.mT @ v), q @ k.sum(1)[..., None]
+        weighted, total = q @ (k.transpose(1, 2) @ v), q @ k.sum(1)[..., None]
         return weighted / (total + 1e-8)
 
 # %% ../../nbs/networks/vitae.ipynb #b3326fbc

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .fba import with_planes
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, check_inputs, register_network
 from ..state_dicts import load_strictly, read_state_dict
 from ..trimap_losses import binomial_laplacian_loss, region_mean, sobel, unknown_region
 
@@ -282,6 +282,7 @@ class ViTMatte(Network):
 
     def planes(self, image:Tensor, trimap:Tensor)->Tensor:
         "The four planes of the input."
+        check_inputs(image, trimap, self.multiple)
         trimap = trimap.to(image.dtype)
         return torch.cat([image, torch.where(trimap == 128, .5, trimap / 255) if self.training else trimap / 255], 1)
 

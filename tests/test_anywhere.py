@@ -1,0 +1,72 @@
+"Matting without PyTorch: nothing of it is imported, the ONNX files belong to the weights, the mattes are the same."
+import hashlib, subprocess, sys
+
+import numpy as np
+import pytest
+
+from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.infer import Matter
+from p3m_nb.onnx_engine import read_onnx, shipped_onnx
+from p3m_nb.synth import synth_portrait
+from p3m_nb.weights import read_metadata, shipped_weights
+
+BLOCKED = """
+import sys
+sys.modules['torch'] = None  # importing it is an error now
+sys.argv = ['p3m_matte', *sys.argv[1:]]
+from p3m_nb.cli import p3m_matte
+try: p3m_matte()
+except SystemExit as e: status = e.code
+loaded = {name.split('.')[0] for name, module in sys.modules.items() if module}
+heavy = {'torch', 'fastai', 'pandas', 'matplotlib', 'safetensors'} & loaded
+print(sorted(heavy))
+sys.exit(status)
+"""
+
+
+def test_p3m_matte_imports_no_torch(tmp_path):
+    command = [sys.executable, '-c', BLOCKED, 'sample', '-o', str(tmp_path), '--backend', 'onnx']
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, '[]'), run.stderr
+    alpha = load_alpha(tmp_path/'grace_hopper_alpha.png')
+    assert np.abs(alpha - Matter(device='cpu', backend='torch')(sample_image()).alpha).max() < 1.5 / 255  # and rounding
+
+
+@pytest.mark.parametrize(('name', 'form'), [('p3mnet_lite', 'p3m_nb onnx'), ('detail', 'p3m_nb onnx refiner')])
+def test_onnx_files_belong_to_the_weights(name, form):
+    weights = shipped_weights().with_name(f'{name}.safetensors')
+    facts = read_onnx(shipped_onnx(name), form)[1]
+    assert facts['source'] == hashlib.sha256(weights.read_bytes()).hexdigest(), 'run python tools/export_weights.py'
+
+
+def test_onnx_settings_are_those_of_the_weights():
+    ours, theirs = read_onnx(shipped_onnx())[1], read_metadata(shipped_weights())
+    asked = [name for name in ('sha256', 'strategy', 'shorter', 'min_part', 'licence') if name in theirs]
+    assert {name: ours[name] for name in asked} == {name: theirs[name] for name in asked}
+
+
+@pytest.mark.parametrize('strategy', ['hybrid', 'resize'])
+def test_same_matte_as_torch(strategy):
+    image = synth_portrait(seed=5, size=(1000, 800)).image
+    onnx, torch = (Matter(backend=b, device='cpu', strategy=strategy) for b in ('onnx', 'torch'))
+    assert repr(onnx.engine).startswith('onnxruntime') and repr(torch.engine).startswith('torch')
+    assert onnx.refiner is not None and (onnx.strategy, onnx.shorter, onnx.min_part) == (
+        torch.strategy,
+        torch.shorter,
+        torch.min_part,
+    )
+    off = np.abs(onnx.alpha(image) - torch.alpha(image))
+    assert off.max() < 1 / 255
+    assert np.array_equal(onnx.trimap(image), torch.trimap(image))
+
+
+def test_an_onnx_file_is_run_by_onnxruntime(tmp_path):
+    copy = tmp_path/'net.onnx'
+    copy.write_bytes(shipped_onnx().read_bytes())
+    matter, image = Matter(copy), load_image(sample_image())
+    assert matter.engine.backend == 'onnx'
+    assert np.array_equal(matter.alpha(image), Matter(backend='onnx').alpha(image))
+    with pytest.raises(ValueError, match="refine needs backend='torch'"): Matter(copy, refine='vitmatte_s')
+    with pytest.raises(ValueError, match='choose one of torch, onnx'): Matter(backend='tensorflow')
+    copy.write_bytes(copy.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match='net.onnx: not an ONNX file'): Matter(copy)
