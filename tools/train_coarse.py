@@ -307,7 +307,9 @@ class CoarseRun(Run):
         with torch.autocast('cpu', torch.bfloat16, enabled=self.args.precision == 'bf16'):
             out = self.net(image.contiguous(memory_format=torch.channels_last))
         parts = loss_parts(out, alpha, trimap)
-        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha
+        # without the last term the matting pass forgets the background, which HYBRID's confidence compares
+        everywhere = (out.local_alpha - alpha).abs().mean()
+        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha + 2 * everywhere
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5)
         self.optimizer.step()
