@@ -90,19 +90,33 @@ class SteadyAlpha:
 
 # %% ../nbs/53_video.ipynb #a2c90449
 @patch
+def _moved_matte(self:SteadyAlpha, gray, flow):
+    "(difference of the moved old frame, how far it can be trusted in 0..1, the moved old matte) for one `flow`."
+    off = np.abs(_moved(self.gray, flow).astype(np.float32) - gray)
+    same, size = np.exp(-np.square(cv2.blur(off, (5, 5)) / 14)), self.alpha.shape[::-1]
+    enlarge = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_LINEAR)
+    scale = np.float32(size) / np.float32(gray.shape[::-1])
+    return off, enlarge(same), np.clip(_moved(self.alpha, enlarge(flow) * scale), 0, 1)
+
+# %% ../nbs/53_video.ipynb #aba2571c
+def _jumping_parts(alpha, old):
+    "Weights (H,W) in 0..1 of areas, not edges, in which the mattes differ: parts that come or go from frame to frame."
+    differ = (np.abs(old - alpha) > .3).astype(np.uint8)
+    parts = cv2.morphologyEx(differ, cv2.MORPH_OPEN, np.ones((5, 5)))
+    return cv2.GaussianBlur(cv2.dilate(parts, np.ones((5, 5))).astype(np.float32), (0, 0), 2)
+
+# %% ../nbs/53_video.ipynb #f2178ff8
+@patch
 def _mixed(self:SteadyAlpha, gray, alpha):
     "`alpha` with the moved old matte mixed in, or `alpha` itself after a cut."
-    flow = _flow_of_person(self.motion.calc(gray, self.gray, None), alpha)
-    off = np.abs(_moved(self.gray, flow).astype(np.float32) - gray)
+    flow = self.motion.calc(gray, self.gray, None)
+    off, same, old = self._moved_matte(gray, _flow_of_person(flow, alpha))
     if off.mean() > CUT: return alpha
-    same = np.exp(-np.square(cv2.blur(off, (5, 5)) / 14))
-    size, scale = alpha.shape[::-1], np.float32(alpha.shape[::-1]) / np.float32(gray.shape[::-1])
-    enlarge = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_LINEAR)
-    old = np.clip(_moved(self.alpha, enlarge(flow) * scale), 0, 1)
     soft = (np.minimum(alpha, old) < .98) & (np.maximum(alpha, old) > .02)
     agree = np.clip(1.5 - 3 * np.abs(cv2.blur(old - alpha, (5, 5))), 0, 1)
-    weight = self.strength * enlarge(same) * agree * soft
-    return alpha + weight * (old - alpha)
+    out = alpha + self.strength * same * agree * soft * (old - alpha)
+    _, same, old = self._moved_matte(gray, flow)
+    return out + self.strength * same * _jumping_parts(alpha, old) * (old - out)
 
 # %% ../nbs/53_video.ipynb #379f0735
 FILM_KINDS = ('prores', 'vp9')  # of cut-outs
