@@ -8,7 +8,7 @@ __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESET
            'trimap_of_logits', 'preset', 'output_files', 'MatteReport']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import functools, importlib.util, warnings
+import functools, importlib.util, threading, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -505,10 +505,10 @@ def _folder_run(self:Matter, out, alpha_only, background):
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    unsure = {}
+    unsure, network = {}, threading.Lock()
     def work(loaded, outputs):
         path, image = loaded
-        matte = self(image)
+        with network: matte = self(image)  # it has all processors; what is before and after it has one
         if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
         _write(matte, outputs, background)
     return dict(out=out, endings=endings, work=work, desc='matte', read=lambda p: (p, load_image(p))), unsure
@@ -526,10 +526,12 @@ def files(self:Matter,
     background=None,  # a colour or an image: also write a composite
     overwrite:bool=False,  # make results again that exist
     progress:bool=True,  # show a progress bar on a terminal
+    n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
     run, unsure = self._folder_run(out, alpha_only, background)
-    with keep_memory(): report = process_folder(inputs, **run, overwrite=overwrite, progress=progress)
+    options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
+    with keep_memory(): report = process_folder(inputs, **run, **options)
     return _with_unsure(report, unsure)
 
 # %% ../nbs/50_infer.ipynb #df0c2c34
