@@ -77,9 +77,9 @@ MAY_IMPORT = {
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders '
-                     'model weights losses metrics data callbacks resume learner train trimaps detail infer methods '
-                     'benchmark tables',
+        'widgets.*': 'core jobs synth dataset faces privacy audit deblur identity prepare crops registry '
+                     'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
+                     'infer methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
