@@ -42,7 +42,9 @@ def in_fork(command, words, log):
     sys.argv = [command, *map(str, words)]
     print('\n$', *sys.argv, flush=True)
     try: status = getattr(cli, command)() or 0
-    except SystemExit as e: status = e.code or 0
+    except SystemExit as e:
+        status = e.code or 0
+        if isinstance(status, str): print(status)
     except BaseException as e:
         print(f'{type(e).__name__}: {e}')
         status = 1

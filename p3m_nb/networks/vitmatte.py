@@ -312,9 +312,9 @@ def layer_decay(
     blocks:int=12,  # of the backbone
 )->dict:  # prefix of a parameter's name -> factor of the learning rate
     "Factors of the learning rate that fall towards the input."
-    first = {f'backbone.{name}': factor**(blocks + 1) for name in ('pos_embed', 'patch_embed')}
-    groups = first | {f'backbone.blocks.{i}.': factor**(blocks - i) for i in range(blocks)}
-    return groups | {f'backbone.blocks.{i}.residual.': 1. for i in range(2, blocks, 3)}
+    groups = {f'backbone.blocks.{i}.residual.': 1. for i in range(2, blocks, 3)}  # before their blocks: the first counts
+    groups |= {f'backbone.{name}': factor**(blocks + 1) for name in ('pos_embed', 'patch_embed')}
+    return groups | {f'backbone.blocks.{i}.': factor**(blocks - i) for i in range(blocks)}
 
 # %% ../../nbs/networks/vitmatte.ipynb #c0ecf2c8
 ViTMatte.recipes = {
