@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent/'tests')]
 from p3m_nb.core import cover, load_image, sample_image
-from p3m_nb.infer import Matter, _enlarge, _to_tensor, network_sizes
+from p3m_nb.infer import Matter, network_sizes, rescale_alpha
 from p3m_nb.model import fuse, p3mnet_r34
 from p3m_nb.weights import load_model, load_published, shipped_weights, create_model
 from reference_weights import reference_state_dict
@@ -49,18 +49,25 @@ def published_forward(net, x):
     return logits, local, fuse(logits, local)
 
 
+def tensor(model, image, size):
+    "(1,3,h,w) of `image` scaled to `size` as `model` wants it, the border repeated to multiples of 32."
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    scaled = cv2.copyMakeBorder(scaled, 0, -size[0] % 32, 0, -size[1] % 32, cv2.BORDER_REPLICATE)
+    return model.normalise(torch.from_numpy(scaled.astype(np.float32) / 255).permute(2, 0, 1)[None])
+
+
 def plain(model, image, strategy):
     "Eager fp32: the whole network for every pass."
     low, high = network_sizes(image.shape[:2], strategy)
     with torch.inference_mode():
         crop = lambda out, size: [t[..., :size[0], :size[1]] for t in out]
-        logits, _, alpha = crop(published_forward(model, _to_tensor(image, low, 'default')), low)
+        logits, _, alpha = crop(published_forward(model, tensor(model, image, low)), low)
         if low != high:
             alpha = fuse(
                 F.interpolate(logits, high, mode='bilinear'),
-                crop(published_forward(model, _to_tensor(image, high, 'default')), high)[1],
+                crop(published_forward(model, tensor(model, image, high)), high)[1],
             )
-    return _enlarge(alpha[0, 0].numpy(), image.shape[:2], 'default')
+    return rescale_alpha(alpha[0, 0].numpy(), image.shape[:2])
 
 
 def variants(arch):

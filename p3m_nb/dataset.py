@@ -508,7 +508,7 @@ def require_sound(
     errors = [text for _, text, error in _found_in(looks) if error]
     if not errors: return
     more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''
-    raise ValueError(f'{errors[0]}{more}; nothing to {what} on until that is mended: '
+    raise ValueError(f'{errors[0]}{more}; nothing to {what} on until that is corrected: '
                      'p3m_check lists everything, and can write the names to leave out')
 
 # %% ../nbs/08_dataset.ipynb #7d20e6f6

@@ -94,6 +94,11 @@ def _upright(frame):
     return np.ascontiguousarray(np.rot90(image, (frame.rotation // 90) % 4))
 
 # %% ../nbs/52_film.ipynb #44e3422f
+def _seconds(container, stream):
+    "The length of the pictures as the film says it; 0 where it says only how long pictures or sound are."
+    if stream.duration: return stream.duration * stream.time_base
+    return 0 if container.streams.audio else Fraction(container.duration or 0, 1_000_000)
+
 @dataclass
 class Frame:
     "One frame of a film."
@@ -112,7 +117,9 @@ def read_film(
             time = Fraction(frame.pts or 0) * frame.time_base
             last = time if time > last else last + 1 / Fraction(stream.average_rate or 25)  # broken times go on evenly
             if n > start: yield Frame(n - 1, last, _upright(frame))
-        if n < .9 * (stream.frames or 0): raise ValueError(f'{path}: ends after {n} of {stream.frames} frames')
+        length = _seconds(container, stream)
+        if n < .9 * (stream.frames or 0) or last < .9 * length - 1:
+            raise ValueError(f'{path}: cut off, it ends after {float(last):.1f} of {float(length):.1f} seconds')
 
 # %% ../nbs/52_film.ipynb #1aa65793
 def ahead(

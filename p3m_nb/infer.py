@@ -8,7 +8,7 @@ __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESET
            'trimap_of_logits', 'preset', 'output_files', 'MatteReport']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import functools, importlib.util, warnings
+import functools, importlib.util, threading, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from fastcore.meta import delegates
 from PIL import Image
 
 from . import core, jobs
-from .core import choose, keep_memory, load_image, save_alpha, save_image, source_name
+from .core import FilePath, choose, keep_memory, load_image, save_alpha, save_image, source_name
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import process_folder
+from .watch import watch_folder
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
 def _along(a, size, axis):
@@ -503,6 +504,27 @@ class MatteReport(jobs.FileReport):
 
 # %% ../nbs/50_infer.ipynb #6d36e119
 @patch
+def _folder_run(self:Matter, out, alpha_only, background):
+    "What `process_folder` and `watch_folder` need to know."
+    out = Path(out).expanduser()
+    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    background = None if background is None else as_background(background)
+    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
+    unsure, network, read = {}, threading.Lock(), lambda p: (p, core.load_with_dpi(p))
+    def work(loaded, outputs):
+        path, (image, dpi) = loaded
+        with network: matte = self(image)  # it has all processors; what is before and after it has one
+        matte.dpi = dpi
+        if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
+        _write(matte, outputs, background)
+    return dict(out=out, endings=endings, work=work, desc='matte', read=read), unsure
+
+def _with_unsure(report, unsure):
+    "The `report` with the photographs that should be looked at."
+    return MatteReport(**vars(report), look_at={p: unsure[p] for p in report.done if p in unsure})
+
+# %% ../nbs/50_infer.ipynb #87e071ed
+@patch
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
     out,  # folder for the results, made if needed
@@ -510,20 +532,25 @@ def files(self:Matter,
     background=None,  # a colour or an image: also write a composite
     overwrite:bool=False,  # make results again that exist
     progress:bool=True,  # show a progress bar on a terminal
+    n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    out = Path(out).expanduser()
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
-    background = None if background is None else as_background(background)
-    endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    unsure = {}
-    def work(loaded, outputs):
-        path, (image, dpi) = loaded
-        matte = self(image)
-        matte.dpi = dpi
-        if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
-        _write(matte, outputs, background)
-    read = lambda p: (p, core.load_with_dpi(p))
-    options = dict(overwrite=overwrite, progress=progress)
-    with keep_memory(): report = process_folder(inputs, out, endings, work, 'matte', read=read, **options)
-    return MatteReport(**vars(report), look_at={p: unsure[p] for p in report.done if p in unsure})
+    run, unsure = self._folder_run(out, alpha_only, background)
+    options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
+    with keep_memory(): report = process_folder(inputs, **run, **options)
+    return _with_unsure(report, unsure)
+
+# %% ../nbs/50_infer.ipynb #df0c2c34
+@patch
+def watch(self:Matter,
+    inputs:object,  # a folder, or a list of folders
+    out:FilePath,  # folder for the results, made if needed
+    alpha_only:bool=False,  # only write the alpha
+    background:object=None,  # a colour or an image: also write a composite
+    overwrite:bool=False,  # make results again that exist, and again when a photograph changes
+    **kwargs,  # `arrivals`, `say` and `going` of `watch_folder`
+)->MatteReport:
+    "Matte the photographs in a folder, and those that come later, until Ctrl-C."
+    run, unsure = self._folder_run(out, alpha_only, background)
+    with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
+    return _with_unsure(report, unsure)

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['published_adam', 'OWN_OPTIONS', 'p3m_splitter', 'prefix_splitter', 'optimizer_by_name', 'lr_schedule', 'ScheduleRate',
-           'MovingClip', 'Precision', 'start_weights', 'p3m_learner', 'several_processes']
+           'MovingClip', 'Precision', 'start_weights', 'p3m_learner', 'agree_on_word', 'AverageStatistics',
+           'several_processes']
 
 # %% ../nbs/43_learner.ipynb #393dafd8
-import contextlib, math, os
+import contextlib, math, os, time, uuid
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.learner import Recorder
 from fastai.optimizer import SGD, Adam, RAdam, RMSProp
 from fastai.torch_core import num_distrib, params, rank_distrib
 from fastcore.foundation import L
@@ -254,6 +257,7 @@ def p3m_learner(
 def _trainer(sync_bn, **kwargs):
     "fastai's `DistributedTrainer` for any device."
     try:
+        from accelerate import DistributedDataParallelKwargs
         from fastai.distributed import DistributedDL, DistributedTrainer
     except (ImportError, NameError):
         raise ImportError('training in several processes needs accelerate: pip install accelerate') from None
@@ -268,9 +272,58 @@ def _trainer(sync_bn, **kwargs):
         "fastai's trainer for several processes, on any device."
         def _wrap_dl(self, dl):
             return dl if isinstance(dl, DistributedDL) else AnyDeviceDL(dl, device=self.learn.model.device)
+    if not sync_bn: kwargs['kwargs_handlers'] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     return AnyDeviceTrainer(sync_bn, **kwargs)
 
-# %% ../nbs/43_learner.ipynb #0daeb7c8
+# %% ../nbs/43_learner.ipynb #e3d4f030
+def _answered(store, key, seconds=2.):
+    "Whether the `key` is in the `store` within some `seconds`."
+    try: store.wait([key], timedelta(seconds=seconds))
+    except RuntimeError: return False  # torch's errors for a time that is over
+    return True
+
+def agree_on_word(
+    store:object,  # shared by the processes, perhaps with what dead ones left in it
+    rank:int,  # of this process
+    n:int,  # processes
+    seconds:float=300.,  # to wait for the others
+)->str:
+    "A word that all `n` processes of this start have, and no earlier start had."
+    mine, end = uuid.uuid4().hex, time.monotonic() + seconds
+    if rank == 0:
+        store.set('p3m_nb/word', mine)
+        for other in range(1, n):
+            store.wait([f'p3m_nb/{mine}/{other}'], timedelta(seconds=seconds))
+            store.set('p3m_nb/heard/' + store.get(f'p3m_nb/{mine}/{other}').decode(), mine)
+        return mine
+    while time.monotonic() < end:  # a word of the dead is never answered
+        word = store.get('p3m_nb/word').decode()
+        store.set(f'p3m_nb/{word}/{rank}', mine)
+        if _answered(store, f'p3m_nb/heard/{mine}'): return store.get(f'p3m_nb/heard/{mine}').decode()
+    raise RuntimeError(f'process {rank} of {n}: the first process did not answer for {seconds:.0f} s')
+
+# %% ../nbs/43_learner.ipynb #6970427b
+def _join(backend):
+    "Join the process group of the launch, which may be a second start by torchrun."
+    if torch.distributed.is_initialized() or 'TORCHELASTIC_RUN_ID' not in os.environ: return
+    store, rank, n = next(torch.distributed.rendezvous('env://'))
+    store = torch.distributed.PrefixStore(agree_on_word(store, rank, n), store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=n)
+
+# %% ../nbs/43_learner.ipynb #2b832941
+class AverageStatistics(Callback):
+    "Averages the running statistics of batch norms over the processes, where they are not synchronised."
+    order = Recorder.order - 50
+    def after_train(self):
+        if not torch.distributed.is_initialized(): return
+        n = torch.distributed.get_world_size()
+        for m in self.model.modules():
+            if not isinstance(m, nn.modules.batchnorm._BatchNorm) or m.running_mean is None: continue
+            for statistic in (m.running_mean, m.running_var):
+                torch.distributed.all_reduce(statistic)
+                statistic /= n
+
+# %% ../nbs/43_learner.ipynb #aca04bf9
 @contextlib.contextmanager
 def several_processes(
     learn:P3MLearner,  # as made by `p3m_learner`, the same in each process
@@ -280,10 +333,12 @@ def several_processes(
         yield learn
         return
     cpu = next(learn.model.parameters()).device.type == 'cpu'
+    _join('gloo' if cpu else 'nccl')
     trainer = _trainer(sync_bn=not cpu, cpu=cpu)
-    learn.add_cb(trainer)
+    own = [trainer] + [AverageStatistics()] * cpu
+    learn.add_cbs(own)
     if rank_distrib() and hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     try: yield learn
     finally:
         if isinstance(learn.model, nn.parallel.DistributedDataParallel): learn.model = learn.model.module
-        learn.remove_cb(trainer)
+        learn.remove_cbs(own)

@@ -66,6 +66,14 @@ def _weights_digest(model):
     return short_digest(*parts)
 
 # %% ../nbs/60_methods.ipynb #c37928f6
+def _computed_by(engine):
+    "What tells the weights and the arithmetic of a `Matter`'s `engine` from others."
+    if isinstance(getattr(engine, 'model', None), nn.Module):
+        precision = str(engine.dtype).removeprefix('torch.')
+        return dict(precision=precision, device=str(engine.device).split(':')[0], weights=_weights_digest(engine.model))
+    return dict(precision='float32', device=str(engine.device), backend='onnx', weights=engine.metadata.get('sha256'))
+
+# %% ../nbs/60_methods.ipynb #ffba8c7a
 def _architecture(matter):
     "What to call the network of `matter`."
     config = matter.metadata.get('architecture', {})
@@ -82,10 +90,9 @@ def matter_method(
     if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
     settings = dict(strategy=matter.strategy, resize=matter.resize,
                     shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
-                    precision=str(matter.dtype).split('.')[-1], device=matter.device.type,
-                    weights=_weights_digest(matter.model))
+                    **_computed_by(matter.engine))
     known = {k: v for k, v in settings.items() if v is not None}
-    return Method(matter.alpha, name or _architecture(matter), known)
+    return Method(matter.alpha, name or _architecture(matter), known, keep='weights' in known)
 
 # %% ../nbs/60_methods.ipynb #f515eaa1
 def network_method(

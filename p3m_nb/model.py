@@ -365,7 +365,7 @@ def p3mnet_lite(
     return P3MNet('mobilenetv2', integration, depth=2)
 
 # %% ../nbs/21_model.ipynb #31c0632f
-@register_network('p3mnet', source='ours, after ' + PAPER, generic=True)
+@register_network('p3mnet', source='ours, after ' + PAPER, terms='none published: any encoder', generic=True)
 def p3mnet(
     encoder:str='resnet34',  # name of an encoder, see `make_encoder`
     integration:tuple=INTEGRATION,  # see `P3MNet`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'MAY_CHANGE', 'option', 'TrainSettings', 'NetworkSettings', 'MatteSettings', 'HideSettings',
-           'EvalSettings', 'checked_settings', 'resolved', 'read_settings', 'merged_settings']
+           'EvalSettings', 'PPTSettings', 'checked_settings', 'resolved', 'read_settings', 'merged_settings']
 
 # %% ../nbs/07_settings.ipynb #6a434b6f
 import json
@@ -76,13 +76,14 @@ class NetworkSettings:
 # %% ../nbs/07_settings.ipynb #3a85621a
 @dataclass
 class MatteSettings(NetworkSettings):
-    "What `p3m_matte` tells `infer.Matter`."
+    "What `p3m_matte` tells `infer.Matter`, and whether it watches."
     weights: str = option('.safetensors, published .pth or .onnx file (default: the shipped weights)')
     min_part: float = option('detached parts smaller than this share of the largest are removed; 0 keeps all '
                              '(default: what the weights ask for)')
     detail: bool = option("draw hair at the photograph's own size (default: with the shipped weights)")
     refine: str = option('a second network for the transition area, e.g. vitmatte_s; the first makes its trimap')
     refine_weights: str = option('file with the weights of that network')
+    watch: bool = option('also matte what comes into the folders later, until Ctrl-C', False)
     backend: str = option('what runs the network: torch, or onnx without it '
                           '(default: torch where it is installed, onnx for .onnx files)', None, ('torch', 'onnx'))
 
@@ -116,6 +117,19 @@ class EvalSettings(NetworkSettings):
     gallery: int = option('how many of the worst images to show; 0: none', 4)
     published: str = option('test set whose published numbers are shown: P3M-500-P, P3M-500-NP, none, or auto', 'auto')
 
+# %% ../nbs/07_settings.ipynb #66e248c6
+@dataclass
+class PPTSettings(TrainSettings):
+    "Everything that decides the paper's experiment beside its methods and data: each training, and how it is tested."
+    weights: str = option('which weights of a training to test: of its best epoch on the held-out part, or of the last',
+                          'best', ('best', 'last'))
+    strategy: str = option("of networks without trimap: one pass as in the paper's tables, or two", 'resize',
+                           ('resize', 'hybrid'))
+    resize: str = option('scaling of the tested photographs: ours, or as published', 'default', ('default', 'paper'))
+    finder: str = option('finds faces that are still to be hidden: centerface, rfb, haar, all, or an .onnx file',
+                         'centerface')
+    first: int = option('test on this many portraits only, the first ones', low=1)
+
 # %% ../nbs/07_settings.ipynb #b610890f
 _NUMBERS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', list: 'a list'}
 
@@ -139,15 +153,16 @@ def _check_setting(f, value):
 # %% ../nbs/07_settings.ipynb #26d2e30c
 def checked_settings(
     values:dict,  # name -> value; None: not given
+    kind:type=TrainSettings,  # the dataclass that they belong to
 )->TrainSettings:
     "The settings `values`; `ValueError` names the first that is unknown or cannot be."
     from p3m_nb.core import choose
-    known = {f.name: f for f in fields(TrainSettings)}
+    known = {f.name: f for f in fields(kind)}
     for name, value in values.items():
         choose('setting', name, tuple(known))
         value = str(value) if isinstance(value, Path) else value
         if value is not None: _check_setting(known[name], value)
-    return TrainSettings(**{name: str(v) if isinstance(v, Path) else v for name, v in values.items()})
+    return kind(**{name: str(v) if isinstance(v, Path) else v for name, v in values.items()})
 
 # %% ../nbs/07_settings.ipynb #af1e76da
 def resolved(

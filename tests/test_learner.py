@@ -159,13 +159,20 @@ def test_two_processes_share_a_training(tree, tmp_path):
     assert (tmp_path / '2.pt').exists()
 
 
-def launch(*args, n=2):
+def launched(*args, n=2, start=('--standalone',), **kwargs):
     "Start p3m_train itself in `n` processes, as the documentation says: torchrun --no-python p3m_train ..."
     env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')}
     env |= {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
-    command = [Path(sys.executable).parent/'torchrun', '--standalone', '--nproc-per-node', n, '--no-python',
+    command = [Path(sys.executable).parent/'torchrun', *start, '--nproc-per-node', n, '--no-python',
                Path(sys.executable).parent/'p3m_train', *args]
-    return subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.Popen([str(c) for c in command], env=env, text=True, **kwargs)
+
+
+def launch(*args, n=2):
+    "Wait for p3m_train in `n` processes."
+    launcher = launched(*args, n=n, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = launcher.communicate(timeout=600)
+    return subprocess.CompletedProcess(args, launcher.returncode, out, err)
 
 
 def test_the_documented_command_in_two_processes(tree, tmp_path):
@@ -177,6 +184,37 @@ def test_the_documented_command_in_two_processes(tree, tmp_path):
     rows = (tmp_path/'run'/'log.csv').read_text().splitlines()
     assert [r.split(',')[0] for r in rows] == ['epoch', '0', '1', '2']
     assert len(list((tmp_path/'run'/'mattes').iterdir())) == 3 and weights(tmp_path/'run')
+
+
+def children(pid):
+    "The processes that `pid` has started."
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try: fields = stat.read_text().rpartition(')')[2].split()
+        except OSError: continue  # it has gone
+        if int(fields[1]) == pid: yield int(stat.parent.name)
+
+
+def log_rows(run):
+    table = run/'log.csv'
+    return [r.split(',') for r in table.read_text().splitlines()] if table.exists() else []
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='finds the processes of torchrun in /proc')
+def test_torchrun_restarts_a_killed_process(tree, tmp_path):
+    "The first start with --resume is a fresh one; after kill -9 of one process both go on from the checkpoint."
+    run, log = tmp_path/'run', open(tmp_path/'log.txt', 'w')
+    options = [tree, '-o', run, '--resume', *SMALL, '--bs', 2, '--epochs', 8]
+    elastic = ('--nnodes=1', '--max-restarts=2', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0')
+    launcher = launched(*options, stdout=log, stderr=subprocess.STDOUT, start=elastic)
+    deadline = time.monotonic() + 400
+    while len(log_rows(run)) < 4 and launcher.poll() is None and time.monotonic() < deadline: time.sleep(.02)
+    first, second = sorted(children(launcher.pid))[:2]
+    os.kill(second, signal.SIGKILL)
+    assert launcher.wait(400) == 0, (tmp_path/'log.txt').read_text()[-3000:]
+    assert [r[0] for r in log_rows(run)] == ['epoch', *map(str, range(9))]
+    said = (tmp_path/'log.txt').read_text()
+    assert said.count('no training here yet') == 2  # once in each process
+    assert not {first, second} & set(children(launcher.pid))
 
 
 def test_one_training_in_a_folder(tree, tmp_path):

@@ -33,6 +33,7 @@ MAY_IMPORT = {
         'core': 'multilevel',
         'settings': 'core',
         'jobs': 'core',
+        'watch': 'core jobs',
         'synth': 'core',
         'mattes': '',
         'dataset': 'core jobs mattes',
@@ -67,16 +68,18 @@ MAY_IMPORT = {
         'torch_engine': 'core encoders model refiner registry weights',
         'onnx_engine': 'core',
         'detail': 'core refiner',
-        'infer': 'core jobs detail onnx_engine torch_engine trimaps',
+        'infer': 'core jobs watch detail onnx_engine torch_engine trimaps',
         'film': 'core',
         'video': 'core faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
-        'ppt': 'core dataset metrics data learner train infer methods benchmark tables',
-        'widgets.*': 'core jobs synth dataset faces privacy audit prepare crops registry encoders model weights '
-                     'losses metrics data callbacks resume learner train trimaps detail infer methods benchmark tables',
+        'paired': 'benchmark tables',
+        'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
+        'widgets.*': 'core jobs synth dataset faces privacy audit deblur identity prepare crops registry '
+                     'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
+                     'infer methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -84,6 +87,7 @@ WITHOUT_TORCH = (
     'core',
     'settings',
     'jobs',
+    'watch',
     'mattes',
     'synth',
     'dataset',

@@ -11,7 +11,8 @@ cases made by composition: people against the light and as dark as the ground, g
 people cut by the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night,
 and scenes without anybody. What a person holds belongs to the person, as in P3M-10k, because the teacher says so.
 A checkpoint every few minutes; the best average on held-out photographs goes to `--out`. The same command goes on.
-(3) `--sharpen 1 1.1 1.2`: no training; the factor for the logits of alpha that suits held-out photographs best.
+(3) `--calibrate`: no training; how much wider the transition area of `--start` should be and how sharp its alpha, by
+held-out photographs, folded into the weights.
 
 Who starts from weights (`--start`) keeps their ancestry: the shipped ones of November 2026 were taught by RVM (GPL) and
 MODNet. From ImageNet (`--encoder`, as in `tools/train_lite.py`) no GPL teacher is involved. The 16 photographs of
@@ -306,7 +307,9 @@ class CoarseRun(Run):
         with torch.autocast('cpu', torch.bfloat16, enabled=self.args.precision == 'bf16'):
             out = self.net(image.contiguous(memory_format=torch.channels_last))
         parts = loss_parts(out, alpha, trimap)
-        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha
+        # without the last term the matting pass forgets the background, which HYBRID's confidence compares
+        everywhere = (out.local_alpha - alpha).abs().mean()
+        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha + 2 * everywhere
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5)
         self.optimizer.step()
@@ -391,16 +394,29 @@ def train(args):
     run.check(held[:args.held])
 
 
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+def calibrated(model, widen, sharpen):
+    "A copy whose transition class has a logit `widen` higher, and the logits of alpha `sharpen` times as large."
+    model = sharpened(model, sharpen)
+    last = [m for m in model.decoder0_g.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    with torch.no_grad(): last.bias[1] += widen
+    return model
+
+
 def calibrate(args):
-    "Measures `--start` with each factor of `--sharpen` on held-out photographs and writes the best."
-    model, held, sads = load_model(args.start), cached(args)[1], {}
-    for factor in args.sharpen:
-        scores = measured(sharpened(model, factor), held, args)
-        sads[factor] = scores['sad']
-        print(factor, scores, flush=True)
-    best = min(sads, key=sads.get)
+    "Finds the best of `--widen` on the held-out photographs, then the best of `--sharpen`, and writes the result."
+    model, held, chosen = load_model(args.start), cached(args)[1], dict(widen=0., sharpen=1.)
+    for name in chosen:
+        sads = {}
+        for value in getattr(args, name):
+            scores = measured(calibrated(model, **chosen | {name: value}), held, args)
+            sads[value] = scores['sad']
+            print(name, value, scores, flush=True)
+        chosen[name] = min(sads, key=sads.get)
     facts = {k: v for k, v in read_metadata(args.start).items() if k not in ('format', 'architecture', 'sha256')}
-    save_model(sharpened(model, best), args.out, half=True, **facts | dict(sharpened=str(best)))
+    facts |= dict(widened=str(chosen['widen']), sharpened=str(chosen['sharpen']))
+    save_model(calibrated(model, **chosen), args.out, half=True, **facts)
 
 
 def arguments():
@@ -416,7 +432,9 @@ def arguments():
     p.add_argument('--out', default='coarse_work/p3mnet_lite.safetensors')
     p.add_argument('--face-finder', default='centerface')
     p.add_argument('--licence', default='MIT; trained on photographs published for research, see the model card')
-    p.add_argument('--sharpen', nargs='*', type=float, help='no training: calibrate --start')
+    p.add_argument('--calibrate', action='store_true', help='no training: the best of the next two for --start')
+    p.add_argument('--widen', nargs='+', type=float, default=[0, .5, 1, 1.5], help='added to the logit of transition')
+    p.add_argument('--sharpen', nargs='+', type=float, default=[.8, .9, 1], help='factors for the logits of alpha')
     p.add_argument('--steps', type=int, default=20000)
     p.add_argument('--lr', type=float, default=4e-4)
     p.add_argument('--precision', default='bf16', choices=('bf16', 'fp32'))
@@ -441,7 +459,7 @@ def main():
     torch.set_flush_denormal(True)
     if not args.cached_only: build_cache(args)
     if args.cache_only: return
-    with keep_memory(None): calibrate(args) if args.sharpen else train(args)
+    with keep_memory(None): calibrate(args) if args.calibrate else train(args)
 
 
 if __name__ == '__main__': main()

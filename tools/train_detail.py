@@ -238,7 +238,18 @@ def store(path, image, alpha, matter):
     "A picture, its alpha and what the coarse network makes of it, as one file."
     low = matter.coarse_alpha(image)
     with atomic_write(path) as tmp:
-        with open(tmp, 'wb') as f: np.savez(f, image=image, alpha=alpha_to_uint(alpha), low=alpha_to_uint(low))
+        coarse = matter.metadata.get('sha256', '')
+        with open(tmp, 'wb') as f:
+            np.savez(f, image=image, alpha=alpha_to_uint(alpha), low=alpha_to_uint(low), coarse=coarse)
+
+
+def renew(args, matter):
+    "What another coarse network made of the pictures is made again."
+    for path in sorted((Path(args.work)/'data').glob('*.npz')):
+        with np.load(path) as stored:
+            if 'coarse' in stored and str(stored['coarse']) == matter.metadata.get('sha256', ''): continue
+            image, alpha = stored['image'], stored['alpha'].astype(np.float32) / 255
+        store(path, image, alpha, matter)
 
 
 def prepare_one(args, name, photo, alpha, matter):
@@ -275,6 +286,7 @@ def prepare(args):
     matter, jobs = Matter(args.coarse, device='cpu', detail=False), labelled(args.labels)
     for job in jobs: prepare_one(args, *job, matter)
     prepare_composites(args, jobs, matter)
+    renew(args, matter)
     print(f'{len(jobs)} photographs, {args.composites} composites', flush=True)
     return matter.metadata.get('sha256', '')
 

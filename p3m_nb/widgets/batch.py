@@ -136,6 +136,7 @@ class BatchMatter(View):
         **state:object,  # the traits, e.g. alpha=True
     ):
         self.matter, self.zip, self.report, self.previews, self._made = matter, None, None, [], {}
+        self.states = {}  # file -> 'waiting', 'working ...', 'done', or why it failed
         super().__init__(**state)
 
     @property
@@ -153,14 +154,29 @@ def run(self:BatchMatter,
 )->FileReport:
     "Matte `files`; the zip is in `zip`, and `save()` writes it."
     if self.matter is None: self.matter = Matter()
-    previews = []
-    def progress(i, n, name): self.done, self.total = i, n
+    files, previews = _checked_files(files, self.kinds, limits), []
+    self.states, self.report = {str(name): 'waiting' for name in files}, None
+    def progress(i, n, name):
+        self.done, self.total = i, n
+        self._begin(str(name))
     def each(matte):
+        self.states[str(matte.name)] = 'done'
         if len(previews) < 10: previews.append((matte.name, np.asarray(matte.preview(180))))
     made = mattes_zip(files, self.matter, self.kinds, self.background, limits, progress, each)
     (self.zip, self.report), self.previews = made, previews
+    for name, reason in self.report.failed.items(): self.states[str(name)] = reason.removeprefix(f'{name}: ')
     self._refresh()
     return self.report
+
+# %% ../../nbs/widgets/batch.ipynb #0936d350
+@patch
+def _begin(self:BatchMatter, name):
+    "The photograph `name` is worked on now; one before it that is not done has failed."
+    for before, state in self.states.items():
+        if before == name: break
+        if state in ('waiting', 'working ...'): self.states[before] = 'failed'
+    if name: self.states[name] = 'working ...'
+    if hasattr(self, 'message'): self.message.value = self.text()
 
 # %% ../../nbs/widgets/batch.ipynb #eb3ed9ff
 @patch
@@ -200,14 +216,16 @@ def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
 # %% ../../nbs/widgets/batch.ipynb #123a9813
 @patch
 def text(self:BatchMatter)->str:  # HTML
-    "The link to the zip, how many were done, and each file that failed beside its reason."
-    if self.report is None: return ''
-    n = len(self.report.done)
-    lines = [self.link(), f'{n} of {self.total} done' + ', shown are the first ten' * (n > 10)]
-    failed = [(str(name), reason.removeprefix(f'{name}: ')) for name, reason in self.report.failed.items()]
-    rows = [['<b>not done</b>', '<b>why</b>'], *(map(html.escape, f) for f in failed)]
-    table = html_table(rows, 'left') if failed else ''
-    return '<br>'.join(filter(None, lines)) + table
+    "The link to the zip, how many are done, and every file with its state or the reason why it failed."
+    if not self.states: return ''
+    states = list(self.states.values())
+    n, open_ = states.count('done'), states.count('waiting') + states.count('working ...')
+    failed = len(states) - n - open_
+    counts = f'{n} of {len(states)} done' + f', {failed} failed' * bool(failed) + f', {open_} to do' * bool(open_)
+    lines = [self.link(), counts + ', shown are the first ten' * (n > 10)]
+    rows = [['<b>file</b>', '<b>state</b>'], *(map(html.escape, row) for row in self.states.items())]
+    scrolled = f'<div style="max-height:240px; overflow:auto" tabindex="0">{html_table(rows, "left")}</div>'
+    return '<br>'.join(filter(None, lines)) + scrolled
 
 # %% ../../nbs/widgets/batch.ipynb #dcce9881
 @patch

@@ -1,0 +1,112 @@
+"""Matting at 512x512 by every way that the package has, and peers, in turns in one process.
+
+    python benchmarks/speed.py [--modnet FILE] [--rvm FILE] [--busy 2] [--rounds 15]
+    python benchmarks/speed.py --folder FOLDER             # images per second, one after the other and overlapped
+    python benchmarks/speed.py --accuracy DATA [DATA ...]  # SAD of each precision; folders with image and alpha
+
+Milliseconds of the network alone, median of the rounds; processor time beside it, which other work on the machine
+disturbs less. `--busy` keeps so many other processes computing meanwhile.
+"""
+import argparse, multiprocessing, os, statistics, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from p3m_nb.core import cover, load_alpha, load_image, sample_image
+from p3m_nb.infer import Matter
+from p3m_nb.jobs import image_files
+from p3m_nb.onnx_engine import open_session
+
+
+def shipped(backend, precision):
+    "The shipped network in one pass at 512."
+    matter = Matter(backend=backend, device='cpu', strategy='resize', shorter=512, detail=False, precision=precision)
+    return matter.alpha
+
+
+def modnet(path):
+    "MODNet's ONNX file."
+    session = open_session(Path(path).read_bytes(), path)
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1})[0]
+
+
+def rvm(path):
+    "RVM's ONNX file, one frame."
+    session = open_session(Path(path).read_bytes(), path)
+    rest = {f'r{i}i': np.zeros((1, 1, 1, 1), np.float32) for i in range(1, 5)}
+    rest['downsample_ratio'] = np.float32([1])
+    return lambda image: session.run(None, rest | {'src': image.transpose(2, 0, 1)[None].astype(np.float32) / 255})[1]
+
+
+def spin():
+    "Keep a processor busy."
+    a = np.random.default_rng(0).random((300, 300))
+    while True: a = a @ a / 150
+
+
+def timed(ways, image, rounds):
+    "Median wall and processor milliseconds of each way, all in turns."
+    wall, used = {n: [] for n in ways}, {n: [] for n in ways}
+    for i in range(rounds + 2):  # two rounds warm up
+        for name, way in ways.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            way(image)
+            if i < 2: continue
+            wall[name].append(1000 * (time.perf_counter() - start))
+            used[name].append(1000 * (time.process_time() - cpu))
+    return {n: (statistics.median(wall[n]), statistics.median(used[n])) for n in ways}
+
+
+def folder(path):
+    "Images per second of a folder run, one after the other and overlapped, in turns."
+    matter, rates = Matter(device='cpu'), {0: [], 3: []}
+    for _ in range(2):
+        for n in rates:
+            with tempfile.TemporaryDirectory() as out:
+                start = time.perf_counter()
+                report = matter.files(path, out, progress=False, n_workers=n)
+                rates[n].append(len(report.done) / (time.perf_counter() - start))
+    print(f'{len(report.done)} photographs, {matter.engine}: {max(rates[0]):.2f} images a second one after the other, '
+          f'{max(rates[3]):.2f} overlapped ({max(rates[3]) / max(rates[0]):.2f} times)')
+
+
+def accuracy(roots):
+    "Mean SAD of the shipped network in each precision, at 512 in one pass."
+    ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
+    sad, n = dict.fromkeys(ways, 0.), 0
+    for root in roots:
+        for path, _ in image_files(Path(root)/'image'):
+            image, truth = load_image(path), load_alpha(Path(root)/'alpha'/f'{path.stem}.png')
+            n += 1
+            for name, way in ways.items(): sad[name] += np.abs(way(image) - truth).sum() / 1000
+    print(f'{n} photographs; mean SAD: ' + ', '.join(f'{name} {s / n:.3f}' for name, s in sad.items()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--modnet')
+    parser.add_argument('--rvm')
+    parser.add_argument('--busy', type=int, default=0)
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--folder')
+    parser.add_argument('--accuracy', nargs='+')
+    args = parser.parse_args()
+    if args.folder: return folder(args.folder)
+    if args.accuracy: return accuracy(args.accuracy)
+    ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
+    ways |= {'MODNet, onnx fp32': modnet(args.modnet)} if args.modnet else {}
+    ways |= {'RVM, onnx fp32': rvm(args.rvm)} if args.rvm else {}
+    others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(args.busy)]
+    for process in others: process.start()
+    result = timed(ways, cover(load_image(sample_image()), (512, 512)), args.rounds)
+    for process in others: process.kill()
+    first = result['torch fp32']
+    print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {args.busy} busy processes beside it\n')
+    print('| way | ms | times faster | processor ms | times less |\n|---|---|---|---|---|')
+    for name, (wall, used) in result.items():
+        print(f'| {name} | {wall:.0f} | {first[0] / wall:.2f} | {used:.0f} | {first[1] / used:.2f} |')
+
+
+if __name__ == '__main__': main()
