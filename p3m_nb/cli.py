@@ -81,6 +81,15 @@ def _settings_class(address):
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 
 # %% ../nbs/80_cli.ipynb #d0912c43
+def _said(e):
+    "The line about the error `e`; a library that is not installed comes with the way to get it."
+    if not isinstance(e, ModuleNotFoundError) or not e.name or e.name.startswith('p3m_nb'):
+        from p3m_nb.core import one_line
+        return one_line(e)
+    return (f'this command needs {e.name.partition(".")[0]}, which is not installed; install p3m_nb with all that it '
+            "requires: pip install . in its folder (see README, Install)")
+
+# %% ../nbs/80_cli.ipynb #0e429724
 def _run(func, name, settings):
     "Parse the command line, call `func` and leave with its status."
     options = vars(_parser(func, name, settings).parse_args())
@@ -92,8 +101,7 @@ def _run(func, name, settings):
     except BrokenPipeError: os._exit(1)  # the reader of our output has gone; nothing can be said any more
     except _EXPECTED as e:
         if debug: traceback.print_exc()
-        from p3m_nb.core import one_line
-        sys.exit(f'{name}: {one_line(e)}')
+        sys.exit(f'{name}: {_said(e)}')
     if not hasattr(result, 'failed'): return
     print(result, file=sys.stderr)
     sys.exit(0 if result.ok else 1)

@@ -178,7 +178,7 @@ class PortraitFolder:
         alphas:str=None,  # name of the sub-folder with the mattes; None: the usual names
     ):
         self.folder, self.folders = Path(folder), part_folders(folder, images, alphas)
-        if not {'image', 'alpha'} <= set(self.folders): raise ValueError(f'{folder}: {_expected()}')
+        if not {'image', 'alpha'} <= set(self.folders): raise ValueError(f'{folder}: expected a folder {_expected()}')
         flat = self.folders['image'] == self.folders['alpha']
         parts = {part: PartFolder(place, part, recursive=not flat) for part, place in self.folders.items()}
         self.twins = [twin for part, p in parts.items() for twin in p.twins if not (flat and part == 'alpha')]
@@ -212,8 +212,8 @@ class PortraitFolder:
 def _expected():
     "What a folder of portraits should hold."
     image, alpha = ', '.join(FOLDERS['image'][:5]), ', '.join(FOLDERS['alpha'])
-    return (f'needs a sub-folder with images ({image} ...) and one with mattes ({alpha}), '
-            'or NAME.jpg and NAME_alpha.png side by side; give other names as images= and alphas=')
+    return (f'with a sub-folder of images ({image} ...) and one of mattes ({alpha}), '
+            'or with NAME.jpg and NAME_alpha.png side by side; other names can be given (images, alphas)')
 
 # %% ../nbs/08_dataset.ipynb #535dfdde
 def find_splits(
@@ -271,7 +271,7 @@ class P3M10k:
         if images or alphas: where.setdefault('train', self.root)
         if not where:
             raise ValueError(f'{root}: no portraits with mattes here; expected train/blurred_image and train/mask '
-                             f'as in P3M-10k, or a folder that {_expected()}')
+                             f'as in P3M-10k, or a folder {_expected()}')
         given = {'train': (images, alphas)}
         self.splits = {name: PortraitFolder(f, *given.get(name, ())) for name, f in where.items()}
         keep = [s for s in self.splits.get('train', []) if unicodedata.normalize('NFC', s.name) not in self.skip]

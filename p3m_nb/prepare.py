@@ -44,7 +44,8 @@ def train_folders(
         if given is not None: return Path(given)
         found = [n for n in names if (root/n).is_dir()]
         if not found:
-            raise FileNotFoundError(f'{root}: no folder of {what} in it (looked for {", ".join(names)}); name it')
+            looked = f'looked for {", ".join(names)}'
+            raise FileNotFoundError(f'{root}: no folder of {what} in it ({looked}); give its name (images, alphas)')
         return root/found[0]
     images, alphas = choose(images, _IMAGES, 'photographs'), choose(alphas, _ALPHAS, 'mattes')
     return TrainFolders(images, alphas, images.parent/'fg', images.parent/'bg')

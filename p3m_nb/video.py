@@ -218,8 +218,8 @@ def obfuscate_film(
         faces = found[frame.index] if frame.index < len(found) else []
         if not faces: return [frame.image]
         done = obfuscate_checked(frame.image, finder=finder, found=faces, **options)
-        if done.seen: raise FaceStillSeen(f'{source}: in frame {frame.index + 1} a face is still seen after it was hidden')
-        return [done.image]
+        if not done.seen: return [done.image]
+        raise FaceStillSeen(f'{source}: in frame {frame.index + 1} a face is still seen after it was hidden')
     settings = {'finder': str(finder), 'faces': sum(map(len, found))} | {k: str(v) for k, v in options.items()}
     process_film(source, {Path(out): 'h264'}, work, settings, progress=progress)
     return sum(map(bool, found))
