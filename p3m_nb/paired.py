@@ -229,7 +229,8 @@ def settings_plot(self:Result,
         return f'{column}\ntrained on {trained}\ntested on {tested}'
     ax.set_xticks(range(len(columns)), [told(c) for c in columns], fontsize=8)
     data = ', '.join(dict.fromkeys(run.data for run in self.runs.values()))
-    ax.set(ylabel=f'{metric_title(metric)}, mean over images', title=data, ylim=(0, None), xlim=(-.5, len(columns) - .5))
+    ax.set(ylabel=f'{metric_title(metric)}, mean over images', title=data, ylim=(0, None))
+    ax.set_xlim(-.5, len(columns) - .5)
     ax.grid(axis='y', alpha=.3)
     ax.legend(fontsize=8)
     return fig
