@@ -7,7 +7,7 @@ __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 
            'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, difflib, functools, importlib, inspect, os, sys, traceback, warnings
+import argparse, difflib, functools, importlib, inspect, os, sys, traceback
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -219,6 +219,7 @@ def p3m_matte(
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
+    import warnings
     with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
     if watch:
@@ -324,6 +325,7 @@ def p3m_train(
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
 
     Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."""
+    import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, **settings).keep_best
@@ -421,6 +423,7 @@ def p3m_eval(
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     from pathlib import Path
+    import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.benchmark import evaluate_grid
     from p3m_nb.settings import EvalSettings, resolved
