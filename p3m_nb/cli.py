@@ -135,6 +135,8 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     from p3m_nb.jobs import own_file, same_file
     from p3m_nb.infer import as_background
     if out != '-':
+        channels = () if alpha_only else (4,) if background is None else (3,)
+        encode_image(np.zeros((1, 1, *channels), np.uint8), Path(out).suffix)  # a suffix that cannot hold the result
         if same_file(source, out): raise ValueError(f'{out}: the output would overwrite the input; choose another name')
         if Path(out).exists() and not overwrite:
             raise ValueError(f'{out}: exists already; choose another name or give --overwrite')
@@ -142,9 +144,11 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     matte = matter(sys.stdin.buffer.read() if source == '-' else source)
     if alpha_only: result = alpha_to_uint(matte.alpha)
     else: result = matte.cutout() if background is None else matte.composite(background)
-    if out == '-': sys.stdout.buffer.write(encode_image(np.asarray(result)))
-    else:
-        with own_file(out, overwrite, 'matte') as path: print(save_image(np.asarray(result), path), file=sys.stderr)
+    if out == '-':
+        sys.stdout.buffer.write(encode_image(np.asarray(result), dpi=matte.dpi))
+        return
+    with own_file(out, overwrite, 'matte') as path: save_image(np.asarray(result), path, dpi=matte.dpi)
+    print(path, file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #0742577e
 def _single_out(inputs, out, alpha_only, background):
@@ -184,6 +188,11 @@ def _watch(matter, inputs, *how):
     return matter.watch(inputs, *how, say=say)
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
+def _say(remarks):
+    "Print recorded warnings, each in one line."
+    for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
+
+# %% ../nbs/80_cli.ipynb #1cf9c093
 @command(settings='p3m_nb.settings:MatteSettings')
 def p3m_matte(
     # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
@@ -210,14 +219,19 @@ def p3m_matte(
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
-    matter = Matter(**settings)
+    import warnings
+    with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
-    if watch: return _watch(matter, inputs, out, alpha_only, background, overwrite)
+    if watch:
+        _say(remarks)
+        return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if films:
         from p3m_nb.video import matte_films
-        return matte_films(matter, films, out, film, background, overwrite)
-    if single: return _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    return matter.files(inputs, out, alpha_only, background, overwrite)
+        report = matte_films(matter, films, out, film, background, overwrite)
+    elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
+    else: report = matter.files(inputs, out, alpha_only, background, overwrite)
+    _say(remarks)
+    return report
 
 # %% ../nbs/80_cli.ipynb #0fd2b6a1
 _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
@@ -408,8 +422,8 @@ def p3m_eval(
     **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
-    import warnings
     from pathlib import Path
+    import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.benchmark import evaluate_grid
     from p3m_nb.settings import EvalSettings, resolved

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'FilePath', 'MAX_PIXELS', 'MAX_BYTES', 'RASTER_FORMATS', 'IMAGE_SUFFIXES',
            'RAW_SUFFIXES', 'OTHER_SUFFIXES', 'ImageLike', 'write_rules', 'choose', 'same_size', 'regular_file',
-           'one_line', 'picture_kind', 'source_name', 'parse_colour', 'load_image', 'load_frames', 'ImageInfo',
-           'image_info', 'sample_image', 'load_alpha', 'process_mark', 'process_lives', 'atomic_write',
+           'one_line', 'picture_kind', 'source_name', 'parse_colour', 'load_image', 'load_with_dpi', 'load_frames',
+           'ImageInfo', 'image_info', 'sample_image', 'load_alpha', 'process_mark', 'process_lives', 'atomic_write',
            'clear_temporaries', 'clear_left_behind', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha',
            'read_image', 'read_alpha', 'make_trimap', 'estimate_foreground', 'cutout', 'cover', 'composite',
            'keep_memory']
@@ -325,6 +325,8 @@ def _turned(im, turn):
     "`im` transposed; its colour profile and transparency stay with it."
     out = im.transpose(turn)
     out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency', 'dpi')}
+    lying = turn in (_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270)
+    if lying and (dpi := _dpi(im)): out.info['dpi'] = dpi[::-1]
     return out
 
 # %% ../nbs/00_core.ipynb #6130b3d5
@@ -485,13 +487,27 @@ def load_image(
 )->np.ndarray:  # (H,W,3) uint8, RGB, upright
     "Read `source` as RGB `uint8`; `ValueError` or `FileNotFoundError` says which file is wrong and why."
     name = source_name(source)
-    if isinstance(source, np.ndarray): a = source
-    else: a = np.asarray(_to_srgb(_open_pil(source, max_pixels, frame), name))
+    if isinstance(source, np.ndarray): return _rgb_of(source, name, transparent, max_pixels)
+    im = _open_pil(source, max_pixels, frame)
+    return _rgb_of(np.asarray(_to_srgb(im, name)), name, transparent, max_pixels)
+
+# %% ../nbs/00_core.ipynb #c35d7c66
+def _rgb_of(a, name, transparent, max_pixels):
+    "The array `a` as RGB `uint8`."
     _check_array(a, name, max_pixels)
     a = _scale_to_uint8(a, name)
     if a.ndim == 2: a = a[..., None]
     if a.shape[2] == 1: a = np.repeat(a, 3, axis=2)
     return np.ascontiguousarray(_flatten(a, transparent) if a.shape[2] == 4 else a)
+
+# %% ../nbs/00_core.ipynb #079694fc
+def load_with_dpi(
+    source:ImageLike,  # as of `load_image`
+)->tuple:  # (H,W,3) uint8 RGB, and (x, y) pixels per inch or None
+    "What `load_image` gives, and the resolution that the file names."
+    if isinstance(source, np.ndarray): return load_image(source), None
+    im = _open_pil(source, MAX_PIXELS)
+    return _rgb_of(np.asarray(_to_srgb(im, source_name(source))), source_name(source), 'white', MAX_PIXELS), _dpi(im)
 
 # %% ../nbs/00_core.ipynb #4ad9f4b5
 def load_frames(
@@ -543,9 +559,9 @@ def _header_orientation(im, data):
 
 # %% ../nbs/00_core.ipynb #e82cd39b
 def _dpi(im):
-    "Pixels per inch of `im`, or None."
+    "Pixels per inch of `im`, or None; 1 is what Pillow says of a TIFF without a unit."
     dpi = im.info.get('dpi')
-    try: return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(0 < v < 1e6 for v in dpi) else None
+    try: return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(1 < v < 1e6 for v in dpi) else None
     except (TypeError, ValueError, ZeroDivisionError): return None
 
 # %% ../nbs/00_core.ipynb #af3a67e8
@@ -584,7 +600,9 @@ def _info_of(data, name):
         if main: im.seek(main)
         (w, h), turn = im.size, _header_orientation(im, data)
     except Exception as e: raise ValueError(f'{name}: the file is damaged or cut off ({one_line(e)})') from e
-    return ImageInfo(*((h, w) if turn > 4 else (w, h)), len(frames), main, im.format, _dpi(im))
+    dpi = _dpi(im)
+    if turn > 4: w, h, dpi = h, w, dpi and dpi[::-1]
+    return ImageInfo(w, h, len(frames), main, im.format, dpi)
 
 # %% ../nbs/00_core.ipynb #fa59a3b1
 def sample_image()->Path:  # path of a JPEG, 512x600
@@ -789,9 +807,10 @@ def save_alpha(
     alpha:np.ndarray,  # (H,W) float in 0..1
     path:FilePath,  # .png (8 or 16 bit), or any image suffix for 8 bit
     bits:int=8,  # 8 or 16
+    dpi:tuple=None,  # (x, y) pixels per inch to note in the file
 )->Path:  # `path`
     "Write `alpha` as a gray picture, atomically."
-    return save_image(alpha_to_uint(alpha, bits), path)
+    return save_image(alpha_to_uint(alpha, bits), path, dpi=dpi)
 
 # %% ../nbs/00_core.ipynb #084efcd8
 def _profile_is_idle(icc, mode):

@@ -79,7 +79,8 @@ class Matte:
         alpha:np.ndarray,  # (H,W) float32 in 0..1
         name:str='',  # where the photograph came from
         confidence:float|None=None,  # 0..1, see `matte_confidence`; None where it is not known
-    ): self.image, self.alpha, self.name, self.confidence = image, alpha, name, confidence
+        dpi:tuple|None=None,  # (x, y) pixels per inch of the photograph, noted in the files that are written
+    ): self.image, self.alpha, self.name, self.confidence, self.dpi = image, alpha, name, confidence, dpi
 
     @functools.cached_property
     def foreground(self)->np.ndarray:  # (H,W,3) uint8
@@ -100,14 +101,14 @@ class Matte:
         path,  # .png, .webp or .tif
     )->Path:  # `path`
         "Write the cut-out, atomically."
-        return save_image(np.asarray(self.cutout()), path)
+        return save_image(np.asarray(self.cutout()), path, dpi=self.dpi)
 
     def save_alpha(self,
         path,  # .png
         bits:int=8,  # 8 or 16
     )->Path:  # `path`
         "Write the alpha as a gray picture, atomically."
-        return save_alpha(self.alpha, path, bits)
+        return save_alpha(self.alpha, path, bits, self.dpi)
 
     def _repr_jpeg_(self): return core.encode_image(np.asarray(self.preview()), '.jpg', 85)
     def __repr__(self):
@@ -227,9 +228,9 @@ class Matter:
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
     )->Matte:
         "Matte one photograph."
-        array = load_image(image)
+        array, dpi = core.load_with_dpi(image)
         coarse, confidence = self.judged_alpha(array)
-        return Matte(array, self._at_full_size(array, coarse), Path(source_name(image)).name, confidence)
+        return Matte(array, self._at_full_size(array, coarse), Path(source_name(image)).name, confidence, dpi)
 
 # %% ../nbs/50_infer.ipynb #f39834a0
 @patch
@@ -264,7 +265,10 @@ def _set_detail(self:Matter, detail):
     if detail is False or (detail is None and self.resize == 'paper'): return
     refiner = self.engine.refiner(None if detail is True else detail)
     if self._behind(refiner): self.refiner = refiner
-    elif detail is not None:
+    elif detail is None:
+        warnings.warn('detail is off: the refiner was trained behind the shipped weights, not these; '
+                      'detail=True uses it all the same, detail=False takes away this warning')
+    else:
         self.refiner = refiner
         warnings.warn('the refiner was trained behind other weights than these: it works, but draws less well')
 
@@ -483,7 +487,8 @@ def _write(matte, outputs, background):
         kind = path.stem.rpartition('_')[2]
         if kind == 'alpha': matte.save_alpha(path)
         elif kind == 'cutout': matte.save(path)
-        else: save_image(np.asarray(matte.preview() if kind == 'preview' else matte.composite(background)), path)
+        elif kind == 'preview': save_image(np.asarray(matte.preview()), path)  # another size, so no resolution
+        else: save_image(np.asarray(matte.composite(background)), path, dpi=matte.dpi)
 
 # %% ../nbs/50_infer.ipynb #ce919f6c
 @dataclass
@@ -505,13 +510,14 @@ def _folder_run(self:Matter, out, alpha_only, background):
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    unsure, network = {}, threading.Lock()
+    unsure, network, read = {}, threading.Lock(), lambda p: (p, core.load_with_dpi(p))
     def work(loaded, outputs):
-        path, image = loaded
+        path, (image, dpi) = loaded
         with network: matte = self(image)  # it has all processors; what is before and after it has one
+        matte.dpi = dpi
         if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
         _write(matte, outputs, background)
-    return dict(out=out, endings=endings, work=work, desc='matte', read=lambda p: (p, load_image(p))), unsure
+    return dict(out=out, endings=endings, work=work, desc='matte', read=read), unsure
 
 def _with_unsure(report, unsure):
     "The `report` with the photographs that should be looked at."

@@ -24,10 +24,17 @@ def _is_picture(entry):
     "Whether a folder's `entry` looks like a picture: by suffix, or by its first bytes where the suffix says nothing."
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in _PICTURES: return True
-    if (suffix and mimetypes.guess_type(f'x{suffix}')[0]) or not entry.is_file(): return False
+    if suffix and mimetypes.guess_type(f'x{suffix}')[0]: return False
     try:
+        if not entry.is_file(): return False
         with open(entry.path, 'rb') as f: return picture_kind(f.read(64)) is not None
     except OSError: return suffix == ''  # may not be read: said in the report
+
+# %% ../nbs/02_jobs.ipynb #b3310cff
+def _is_folder(entry):
+    "Whether `entry` is a folder; a link that leads to itself is none."
+    try: return entry.is_dir()
+    except OSError: return False
 
 # %% ../nbs/02_jobs.ipynb #670ff726
 def _listed(folder):
@@ -46,7 +53,7 @@ def _walk(folder, recursive, seen, links):
         yield Path(folder)
         return
     for entry in entries:
-        if not entry.is_dir():
+        if not _is_folder(entry):
             if _is_picture(entry): yield Path(entry.path)
         elif recursive and entry.is_symlink(): links.append(entry.path)
         elif recursive: yield from _walk(entry.path, recursive, seen, links)

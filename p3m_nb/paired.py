@@ -206,6 +206,8 @@ def _published_points(ax, methods, columns, shift, metric):
         ax.plot(np.array(at) + shift, [known[columns[i]] for i in at], 'D', mfc='none', label=f'{method} (published)')
 
 # %% ../nbs/62_paired.ipynb #a93fa3a7
+def _has_published(methods): return published().method.isin(methods).any()
+
 @patch
 def settings_plot(self:Result,
     metric:str='sad',
@@ -218,15 +220,17 @@ def settings_plot(self:Result,
     methods = list(dict.fromkeys(s.method for s in settings))
     fig = Figure(figsize=(max(6, 1.7 * len(columns) + .25 * len(methods) * len(columns)), 4), layout='constrained')
     ax = fig.subplots()
-    shifts = np.linspace(-.3, .3, len(methods) + 1) if len(methods) > 1 or published else [0, 0]
+    beside = published and metric in ('sad', 'mse') and _has_published(methods)
+    shifts = np.linspace(-.25, .25, len(methods) + beside) if len(methods) + beside > 1 else [0]
     for method, shift in zip(methods, shifts): _method_points(ax, self, method, columns, shift, metric)
-    if published and metric in ('sad', 'mse'): _published_points(ax, methods, columns, shifts[-1], metric)
+    if beside: _published_points(ax, methods, columns, shifts[-1], metric)
     def told(column):
         trained, tested = (names.get(k, k) for k in column.split(':'))
         return f'{column}\ntrained on {trained}\ntested on {tested}'
     ax.set_xticks(range(len(columns)), [told(c) for c in columns], fontsize=8)
     data = ', '.join(dict.fromkeys(run.data for run in self.runs.values()))
     ax.set(ylabel=f'{metric_title(metric)}, mean over images', title=data, ylim=(0, None))
+    ax.set_xlim(-.5, len(columns) - .5)
     ax.grid(axis='y', alpha=.3)
     ax.legend(fontsize=8)
     return fig

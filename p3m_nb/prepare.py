@@ -14,13 +14,9 @@ import numpy as np
 from fastcore.meta import delegates
 
 from .core import alpha_to_uint, estimate_foreground, load_alpha, load_image, same_size, save_alpha, save_image
+from .dataset import FOLDERS, SPLITS, find_splits, part_folders
 from .jobs import FileReport, image_files, process_files
 from .privacy import ObfuscationReport, obfuscate_folder, Partners
-
-# %% ../nbs/15_prepare.ipynb #c2dbfe2a
-_IMAGES = ('train/blurred_image', 'train/facemask_blurred', 'train/original_image', 'train/image',
-           'blurred_image', 'original_image', 'image', 'images')
-_ALPHAS = ('train/mask', 'train/alpha', 'mask', 'masks', 'alpha', 'alphas')
 
 # %% ../nbs/15_prepare.ipynb #c6240441
 @dataclass
@@ -40,15 +36,18 @@ def train_folders(
     "Photographs, mattes, and where foregrounds (`fg`) and backgrounds (`bg`) belong, of the data set `root`."
     root = Path(root).expanduser()
     if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder; give the folder of the data set')
-    def choose(given, names, what):
-        if given is not None: return Path(given)
-        found = [n for n in names if (root/n).is_dir()]
-        if not found:
-            looked = f'looked for {", ".join(names)}'
-            raise FileNotFoundError(f'{root}: no folder of {what} in it ({looked}); give its name (images, alphas)')
-        return root/found[0]
-    images, alphas = choose(images, _IMAGES, 'photographs'), choose(alphas, _ALPHAS, 'mattes')
+    train = next((root/n for n in SPLITS['train'] if (root/n).is_dir()), root)
+    found = part_folders(find_splits(root).get('train', train))
+    if found.get('image') == found.get('alpha'): found.pop('alpha', None)  # side by side: no place for `fg`
+    images = Path(images) if images is not None else _part(found, 'image', root, 'photographs')
+    alphas = Path(alphas) if alphas is not None else _part(found, 'alpha', root, 'mattes')
     return TrainFolders(images, alphas, images.parent/'fg', images.parent/'bg')
+
+def _part(found, part, root, what):
+    "The folder of `part`; `FileNotFoundError` says what was looked for in `root`."
+    if part in found: return found[part]
+    looked = f'looked for {", ".join(FOLDERS[part])}'
+    raise FileNotFoundError(f'{root}: no folder of {what} in it ({looked}); give its name (images, alphas)')
 
 # %% ../nbs/15_prepare.ipynb #971ad0fe
 @dataclass

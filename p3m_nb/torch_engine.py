@@ -69,6 +69,10 @@ class _ConvReLU(nn.Conv2d):
 
 class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
 
+class _PlainConv(_ConvReLU):
+    "A convolution alone. Unlike those of `nn.Conv2d`, its sums do not depend on the number of threads."
+    activation = 'none', []
+
 # %% ../nbs/46_torch_engine.ipynb #62e04e09
 @functools.cache
 def _can_fuse(dtype):
@@ -103,7 +107,22 @@ def _fuse_relus(module):
         module.relu = nn.Identity()
     for child in module.children(): _fuse_relus(child)
 
-# %% ../nbs/46_torch_engine.ipynb #ae0cb92b
+# %% ../nbs/46_torch_engine.ipynb #973f4399
+class _Enlarge(nn.Upsample):
+    "`nn.Upsample`; with a fourth channel torch takes the same way for any number of threads."
+    def forward(self, x):
+        wide = torch.cat([x, x[:, :1]], 1) if x.shape[1] == 3 else x
+        return super().forward(wide)[:, :x.shape[1]]
+
+# %% ../nbs/46_torch_engine.ipynb #2570aab2
+def _steady(module):
+    "Let the convolutions and enlargements in `module` not depend on the number of threads, in place."
+    for child in module.modules():
+        plain = type(child) is nn.Conv2d and child.padding_mode == 'zeros' and not isinstance(child.padding, str)
+        if plain: child.__class__ = _PlainConv
+        elif type(child) is nn.Upsample: child.__class__ = _Enlarge
+
+# %% ../nbs/46_torch_engine.ipynb #c3cece5c
 def optimise(
     model:P3MNet,  # a network; it stays as it is
     device='cpu',  # where to run
@@ -115,7 +134,9 @@ def optimise(
     fast = _fold(fast)
     if torch.device(device).type != 'cpu': fast.unpool = 'deterministic'
     else:
-        if _can_fuse(dtype): _fuse_relus(fast)
+        if _can_fuse(dtype):
+            _fuse_relus(fast)
+            _steady(fast)
         if dtype != torch.float32: _half_relus(fast)
     return fast.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 

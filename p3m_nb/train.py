@@ -22,7 +22,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
+from .callbacks import CopyFaceFeatures, FaceCopy, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, require_sound
@@ -387,6 +387,14 @@ def _ppt(s):
     dls = p3m_dls(faces, bs=s.bs, size=s.size, colours=False, facemask=True, n_workers=0, device=_device(s))
     return PPTValidation(normal=dls.valid)
 
+# %% ../nbs/44_train.ipynb #73c95fc2
+def _copied_faces(s):
+    "The callback of P3M-FCP with the settings `s`."
+    try: scale = tuple(map(float, s.copy_scale or (.8, 1.2)))
+    except ValueError: raise ValueError(f'copy_scale={s.copy_scale}: two numbers were expected') from None
+    how = FaceCopy(s.copy_variant, scale, s.copy_shuffle)
+    return CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed, how=how)
+
 # %% ../nbs/44_train.ipynb #a7c95eb9
 def _run_callbacks(out, s, folders, goes_on):
     "The callbacks of a run in folder `out` with settings `s`."
@@ -396,7 +404,7 @@ def _run_callbacks(out, s, folders, goes_on):
     if s.patience: cbs.append(EarlyStoppingCallback('sad', comp=np.less, patience=s.patience))
     if s.ppt: cbs.append(_ppt(s))
     if s.copy_faces:
-        cbs.append(CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed))
+        cbs.append(_copied_faces(s))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])
 
 # %% ../nbs/44_train.ipynb #7cb7294b

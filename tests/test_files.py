@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import fuzz
-from p3m_nb.core import image_info, load_image, save_image
+from p3m_nb.core import image_info, load_image, sample_image, save_image
 from p3m_nb.jobs import LOCK, RECORD, FileReport, is_result, process_folder
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
@@ -196,6 +196,68 @@ for n in (0, 1, 2):
     run = python(code, tmp_path)
     out, err = run.communicate(timeout=200)
     assert run.returncode == 0 and len(out.split()) == 3 and len(set(out.split())) == 1, (out, err[-2000:])
+
+
+def test_threads_do_not_change_results(tmp_path):
+    "One and two threads write the same bytes: alpha, cut-out and preview, in two passes with detail, and in one."
+    import cv2, torch
+    from p3m_nb import Matter
+    photo = load_image(sample_image())
+    save_image(photo[:431, :377], tmp_path/'in'/'odd.png')
+    save_image(cv2.resize(photo, None, fx=1.2, fy=1.2), tmp_path/'in'/'large.png')  # two passes and detail
+    before, written = torch.get_num_threads(), {}
+    try:
+        for strategy in ('hybrid', 'resize'):
+            matter = Matter(device='cpu', backend='torch', precision='fp32', strategy=strategy)
+            for n in (1, 2):
+                torch.set_num_threads(n)
+                cv2.setNumThreads(n)
+                assert matter.files(tmp_path/'in', tmp_path/f'{strategy}{n}', progress=False).ok
+                written[n] = [(tmp_path/f'{strategy}{n}'/p).read_bytes() for p in visible(tmp_path/f'{strategy}{n}')]
+            assert len(written[1]) == 6 and written[1] == written[2]
+    finally:
+        torch.set_num_threads(before)
+        cv2.setNumThreads(-1)
+
+
+def test_resolution_stays(command, weights, tmp_path):
+    "dpi goes into alpha, cut-out and composite, turned with the photograph; nothing else of the metadata does."
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131], exif[0x010e] = 6, 'secret software', 'secret title'
+    small = Image.fromarray(load_image(sample_image())[::4, ::4])
+    (tmp_path/'in').mkdir()
+    small.save(tmp_path/'in'/'a.jpg', dpi=(300, 150), exif=exif, comment=b'secret comment')
+    matte = lambda *args: command('p3m_matte', tmp_path/'in'/'a.jpg', *args, '--weights', weights, '--no-detail')
+    assert matte('-o', tmp_path/'out', '--background', 'teal').returncode == 0
+    assert matte('-o', tmp_path/'one.png').returncode == 0
+    written = [tmp_path/'one.png', *(tmp_path/'out').glob('a_*')]
+    assert len(written) == 4
+    for path in written:
+        assert image_info(path).dpi == pytest.approx((150, 300), abs=.1), path
+        assert b'secret' not in path.read_bytes()
+
+
+def test_detail_that_is_off_is_said(command, weights, photo, tmp_path):
+    "With weights that the refiner does not belong to, p3m_matte says that hair is not drawn, in one line."
+    said = command('p3m_matte', photo, '-o', tmp_path/'a.png', '--weights', weights)
+    assert said.returncode == 0 and len(said.stderr.splitlines()) == 2 and 'detail is off' in said.stderr, said.stderr
+    chosen = command('p3m_matte', photo, '-o', tmp_path/'b.png', '--weights', weights, '--no-detail')
+    assert chosen.returncode == 0 and len(chosen.stderr.splitlines()) == 1, chosen.stderr
+
+
+def test_odd_entries_do_not_stop_a_folder(tmp_path):
+    "Links to themselves, to nowhere and to a device, a pipe, a folder in a circle: each is named, the rest is done."
+    place = tmp_path/'in'
+    save_image(np.zeros((4, 4, 3), np.uint8), place/'ok.png')
+    links = {'one.png': 'two.png', 'two.png': 'one.png', 'gone.png': 'nowhere', 'zero.png': '/dev/zero', 'self': '.'}
+    for name, target in links.items(): os.symlink(target, place/name)
+    os.mkfifo(place/'pipe.png')
+    (place/'a\nb.png').write_bytes((place/'ok.png').read_bytes())
+    work = lambda image, outputs: save_image(image, outputs[0])
+    report = process_folder(place, tmp_path/'out', ('.png',), work, 'copy', read=load_image, progress=False)
+    assert {p.name for p in report.done} == {'ok.png', 'a\nb.png'}
+    assert {p.name for p in report.failed} == {'one.png', 'two.png', 'gone.png', 'zero.png', 'pipe.png'}
+    assert all('\n' not in reason for reason in report.failed.values())
 
 
 def test_formats_in_a_folder(tmp_path):

@@ -357,6 +357,7 @@ def cached(args):
     "(files to train on, as often as they are seen; files held out, those first whose name's checksum is lowest)."
     files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in SETS}
     held = [f for fs in files.values() for f in fs if is_held_out(f.stem)]
+    if not held: raise ValueError(f'{args.work}/cache: no photograph to measure on (1 in 22); label more photographs')
     held = sorted(held, key=lambda f: zlib.crc32(f.stem.encode()))
     return [f for s, n in SETS.items() for f in files[s] if not is_held_out(f.stem) for _ in range(n)], held
 

@@ -110,8 +110,8 @@ class Studio {
     this.hint = make('p', {
       class: 'p3s-hint',
       text:
-        'Is something missing, or too much? Press add or remove below and paint over it. ' +
-        'Drag the white line at the left to compare with the photograph.',
+        'Something missing, or too much? Press add or remove and paint over it. ' +
+        'Drag the white line to compare with the photograph.',
     });
     this.correct = make('div', { class: 'p3s-correct' }, this.hint, this.undo, this.redo);
     const step = (n, title, ...children) =>
