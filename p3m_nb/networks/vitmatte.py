@@ -312,7 +312,7 @@ def layer_decay(
     blocks:int=12,  # of the backbone
 )->dict:  # prefix of a parameter's name -> factor of the learning rate
     "Factors of the learning rate that fall towards the input."
-    groups = {f'backbone.blocks.{i}.residual.': 1. for i in range(2, blocks, 3)}  # before their blocks: the first counts
+    groups = {f'backbone.blocks.{i}.residual.': 1. for i in range(2, blocks, 3)}  # the first that fits counts
     groups |= {f'backbone.{name}': factor**(blocks + 1) for name in ('pos_embed', 'patch_embed')}
     return groups | {f'backbone.blocks.{i}.': factor**(blocks - i) for i in range(blocks)}
 
