@@ -10,6 +10,7 @@ __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'DEFAULT_METHOD', 'PURPOSES', 'privat
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
 import dataclasses, hashlib, json, os, re, threading, unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from .core import (atomic_write, choose, clear_temporaries, encode_image, image_
                          make_trimap, one_line, same_size)
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
-from .jobs import FileReport, folder_lock, image_files, process_files
+from .jobs import FileReport, folder_lock, image_files, output_names, process_files
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
 # jaw line and brows of `FIVE_POINTS`; half a face's width is about 70 mm, eyes to chin 115 mm
@@ -440,7 +441,12 @@ class _FolderRun:
         self.options = {k: getattr(settings, k) for k in kept}
         self.options['finder'] = finder_name(self.finder) if settings.masks is None else 'facemask'
 
-    def target(self, rel:Path): return self.out/Path(rel).with_suffix('.jpg' if self.settings.jpeg else '.png')
+    def target(self, path:Path): return Path(f'{self.names[path]}{".jpg" if self.settings.jpeg else ".png"}')
+
+    def source(self, path:Path, rel:Path):
+        "What the manifest calls `path`: its relative path; where two folders hold the same one, that of its result."
+        if self.times[rel] == 1: return Path(rel).as_posix()
+        return f'{self.names[path].relative_to(self.out).as_posix()}{path.suffix}'
 
     def inputs(self, path:Path, rel:Path):
         "What the result depends on: digests of matte and facemask, that of the photograph if wanted, and the settings."
@@ -501,7 +507,8 @@ def _hide_mask(image, alpha, facemask, options):
 def work(self:_FolderRun, path:Path, rel:Path):
     "Hide the faces of `path`; the record goes to the journal before the file appears."
     done, alpha = self.hide(path, rel)
-    record = {'source': Path(rel).as_posix(), 'output': None, 'output_sha256': None} | self.inputs(path, rel)
+    target = self.target(path)
+    record = {'source': self.source(path, rel), 'output': None, 'output_sha256': None} | self.inputs(path, rel)
     if self.settings.masks: record['outside'] = len(done.seen)
     record |= dict(width=done.image.shape[1], height=done.image.shape[0], faces=len(done.faces),
                    boxes=[[round(v, 1) for v in f.box] for f in done.faces],
@@ -509,11 +516,11 @@ def work(self:_FolderRun, path:Path, rel:Path):
                    hidden_pixels=int(done.mask.sum()), spared=round(done.spared, 4),
                    people=0 if alpha is None or self.settings.masks else people_without_face(alpha, done.faces))
     if done.faces or self.settings.keep_faceless:
-        data = encode_image(done.image, self.target(rel).suffix, self.settings.jpeg or 95)
-        record |= dict(output=self.target(rel).relative_to(self.out).as_posix(), output_sha256=_sha256(data))
+        data = encode_image(done.image, target.suffix, self.settings.jpeg or 95)
+        record |= dict(output=target.relative_to(self.out).as_posix(), output_sha256=_sha256(data))
     self.manifest.add(record)
     if record['output']:
-        with atomic_write(self.target(rel)) as tmp: tmp.write_bytes(data)
+        with atomic_write(target) as tmp: tmp.write_bytes(data)
     self.note(path, record)
 
 # %% ../nbs/11_privacy.ipynb #bb11a260
@@ -534,7 +541,7 @@ def note(self:_FolderRun, path:Path, record:dict):
 @patch
 def finished(self:_FolderRun, path:Path, rel:Path):
     "Whether an earlier run did this file alike; `ValueError` where something else is in its place."
-    target, record = self.target(rel), self.manifest.records.get(Path(rel).as_posix())
+    target, record = self.target(path), self.manifest.records.get(self.source(path, rel))
     if target.exists(): self._check_own(path, target, record)
     elif record is None or record['output'] or self.settings.keep_faceless: return False
     differs = [k for k, v in self.options.items() if record.get(k) != v]
@@ -562,14 +569,11 @@ def _check_own(self:_FolderRun, path, target, record):
 @patch
 def plan(self:_FolderRun, files:list, overwrite:bool):
     "The files that are left: (path, target)."
-    jobs, names = [], {}
+    jobs, self.names, self.times = [], output_names(files, self.out), Counter(rel for _, rel in files)
     for path, rel in files:
         try:
-            twin = names.setdefault(self.target(rel), path)
-            if twin is not path:
-                raise ValueError(f'{path}: its output would overwrite that of {twin}; rename one of them')
             if not overwrite and self.finished(path, rel): self.report.skipped.append(path)
-            else: jobs.append((path, self.target(rel)))
+            else: jobs.append((path, self.target(path)))
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
     return jobs
 
