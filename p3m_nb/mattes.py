@@ -104,6 +104,7 @@ FAULTS = dict(
     full='the matte is 255 everywhere, there is no background; leave the image out if that is not meant',
     constant='the matte has the same value everywhere; it cannot be meant, make it again',
     inverted='the matte is inverted, the background is white; invert it (255 - value)',
+    faint='no pixel of the matte is above 200 of 255, nothing is wholly in front; scale the matte to 0..255',
     mirrored='the matte is mirrored against its photograph; mirror it back',
     upside_down='the matte stands on its head against its photograph; turn it back',
     turned='the matte is turned by 180 degrees against its photograph; turn it back',
@@ -128,6 +129,7 @@ def matte_faults(
     if facts.lowest == 255: return ['full']
     if facts.lowest == facts.highest: return ['constant']
     if facts.corners >= .9 and facts.centre <= .1: return ['inverted']
+    if facts.highest <= 200: return ['faint']
     found = _misplaced(facts.fit) if facts.fit else None
     return [found] if found else []
 
