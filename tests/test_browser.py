@@ -82,7 +82,7 @@ batch''',
 )
 
 
-def until(condition, seconds=30, what='the page'):
+def until(condition, seconds=90, what='the page'):
     "The first true value of `condition()`."
     end = time.monotonic() + seconds
     while True:

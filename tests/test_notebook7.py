@@ -20,7 +20,7 @@ from p3m_nb.widgets.viewer import Viewer
 Viewer(picture_scene(np.full((300, 400, 3), (10, 200, 30), np.uint8)), height=240)'''
 
 
-def until(condition, seconds=60, what='it'):
+def until(condition, seconds=180, what='it'):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f'{what}: not within {seconds} s'

@@ -35,9 +35,9 @@ class Page:
 
     def open(self, url):
         self.chrome.get(url)
-        self.until(lambda: self.js('return document.querySelector(".p3s-studio")?.offsetHeight > 0'), 60, 'the page')
+        self.until(lambda: self.js('return document.querySelector(".p3s-studio")?.offsetHeight > 0'), 180, 'the page')
 
-    def until(self, condition, seconds=30, what='it'):
+    def until(self, condition, seconds=90, what='it'):
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, f'{what}: not within {seconds} s; {self.text()}'
@@ -61,7 +61,7 @@ class Page:
 
     def ready(self, *names):
         def done(): return all(self.photos().get(n, {}).get('state') in ('ready', 'failed') for n in names)
-        self.until(done, 60, 'mattes')
+        self.until(done, 180, 'mattes')
 
     def download(self, button, name):
         file = self.downloads / name
@@ -181,7 +181,7 @@ def test_a_dead_kernel_loses_nothing(studio, page):
     page.until(lambda: 'The studio does not answer' in page.text())
     page.shot('dead')
     page.button('Continue').click()
-    page.until(lambda: page.js('return p && p.state.photos.length === 4'), 60)
+    page.until(lambda: page.js('return p && p.state.photos.length === 4'), 180)
     assert {p['state'] for p in page.state()['photos']} == {'ready', 'failed'}
     page.until(lambda: page.find('.p3m-viewer').is_displayed())
 
@@ -193,5 +193,5 @@ def test_the_command_starts_and_ends(tmp_path):
     assert 'http://127.0.0.1:' in process.stdout.readline()
     assert list(tmp_path.glob('p3m_studio_*/sessions'))
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=120)
     assert 'The studio is closed.' in said and process.returncode == 0 and not list(tmp_path.glob('p3m_studio_*'))

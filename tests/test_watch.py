@@ -13,7 +13,7 @@ def test_watch_until_interrupted(photo, tmp_path, weights):
         process = subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stderr=said,
                                    env=os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'})
 
-    def until(condition, seconds=60):
+    def until(condition, seconds=180):
         end = time.monotonic() + seconds
         while not condition():
             assert process.poll() is None and time.monotonic() < end, log.read_text()
@@ -22,19 +22,19 @@ def test_watch_until_interrupted(photo, tmp_path, weights):
     try:
         until((out/'grace_alpha.png').exists)
         data = photo.read_bytes()
-        with (source/'later.png').open('wb') as file:  # in two parts, two looks apart
-            file.write(data[:len(data) // 2])
-            file.flush()
-            time.sleep(.7)
-            file.write(data[len(data) // 2:])
-            file.flush()
+        step = len(data) // 5 + 1
+        with (source/'later.png').open('wb') as file:  # in parts: it is seen while it grows
+            for part in (data[i:i + step] for i in range(0, len(data), step)):
+                file.write(part)
+                file.flush()
+                time.sleep(.3)
         (source/'broken.png').write_bytes(data[:100])
         until(lambda: (out/'later_alpha.png').exists() and 'broken.png: ' in log.read_text())
         second = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True,
-                                env=os.environ | {'PYTHONPATH': str(ROOT)}, timeout=60)
+                                env=os.environ | {'PYTHONPATH': str(ROOT)}, timeout=180)
         assert second.returncode == 1 and 'another run works in this folder' in second.stderr
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 1  # a file failed
+        assert process.wait(120) == 1  # a file failed
     finally: process.kill()
     assert '2 done in' in log.read_text() and '1 failed:' in log.read_text() and 'Traceback' not in log.read_text()
     assert load_alpha(out/'later_alpha.png').shape == load_image(photo).shape[:2]
