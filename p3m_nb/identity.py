@@ -148,7 +148,7 @@ class Hiding:
     "How faces are hidden: what an attacker knows."
     method: str  # one of `METHODS`, or 'none'
     strength: float = None  # share of the face's size
-    margin: float = .25  # likewise
+    margin: float = None  # likewise; default that of the method
 
     def __call__(self, look):
         "The image of `look` with its face hidden, and the mask."
@@ -284,7 +284,7 @@ def _person(rel): return rel.parts[0] if len(rel.parts) > 1 else rel.with_suffix
 def _hiding_of(record):
     "How the manifest's `record` says that a face was hidden."
     if not record or record.get('method') not in METHODS: return Hiding('none')
-    return Hiding(record['method'], record.get('strength') or None, record.get('margin', .25))
+    return Hiding(record['method'], record.get('strength') or None, record.get('margin'))
 
 # %% ../nbs/14_identity.ipynb #007a541d
 def _pair(path, rel, original, finder, record):

@@ -19,7 +19,7 @@ from ..deblur import FaceDeblurrer
 from ..faces import Face, face_finder, find_faces
 from ..identity import DlibRecogniser, Hiding, descriptions
 from ..identity import Look as FaceLook
-from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, obfuscate
+from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, check_margin, obfuscate
 from .common import as_folder, control_row, fit_window, message_line, view_window, write_own
 from .tiles import Layer, Pane, Scene, Stretched, photo_layer
 from .viewer import View
@@ -47,6 +47,11 @@ class ObfuscationStudio(View):
         self.recogniser, self._deblur = recogniser, None
         self.load(image, alpha)
         super().__init__(**state)
+
+    @traitlets.observe('method')
+    def _margin_follows(self, change):
+        "Another method brings its margin, unless another was chosen."
+        if change.old in METHODS and self.margin == check_margin(change.old): self.margin = check_margin(change.new)
 
     @traitlets.validate('box')
     def _valid_box(self, proposal):
