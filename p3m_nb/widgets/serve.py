@@ -122,8 +122,9 @@ def run_studio(
     "Serve the studio until Ctrl-C; what was uploaded is deleted then."
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end is an end like Ctrl-C
     with studio_server(port) as (url, server):
-        print(f'The studio is open at {url}\nCtrl-C ends it and deletes what was uploaded.', flush=True)
-        if browser: webbrowser.open(url)
-        try: code = server.wait()
+        try:
+            print(f'The studio is open at {url}\nCtrl-C ends it and deletes what was uploaded.', flush=True)
+            if browser: webbrowser.open(url)
+            code = server.wait()
         except KeyboardInterrupt: return print('The studio is closed.')
     raise RuntimeError(f'the server of the studio has ended by itself (status {code}); start it again')
