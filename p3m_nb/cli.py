@@ -89,10 +89,19 @@ def _said(e):
     return (f'this command needs {e.name.partition(".")[0]}, which is not installed; install p3m_nb with all that it '
             "requires: pip install . in its folder (see README, Install)")
 
+# %% ../nbs/80_cli.ipynb #fd2d472d
+def _parsed(parser):
+    "The options that the command line gives; an empty one, as an unset variable of a shell makes it, is an error."
+    options = vars(parser.parse_args())
+    for name, value in options.items():
+        empty = '' in value if isinstance(value, list) else value == ''
+        if empty and value != parser.get_default(name): parser.error(f'{name} is empty; give a value, or leave it out')
+    return options
+
 # %% ../nbs/80_cli.ipynb #0e429724
 def _run(func, name, settings):
     "Parse the command line, call `func` and leave with its status."
-    options = vars(_parser(func, name, settings).parse_args())
+    options = _parsed(_parser(func, name, settings))
     debug = options.pop('debug')
     for f in fields(settings) if settings else ():
         if options[f.name] is None: del options[f.name]  # not given

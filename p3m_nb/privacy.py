@@ -77,7 +77,9 @@ def check_strength(
     method = named_method(method)
     if strength is not None and not 0 <= float(strength) <= 4:
         raise ValueError(f'strength {strength}: 0 to 4 were expected')
-    if method not in WEAKEST or strength is None: return METHODS[method]
+    if method not in WEAKEST and strength:
+        raise ValueError(f'strength {strength}: {method} has no strength; leave it out, or choose another method')
+    if strength is None or method not in WEAKEST: return METHODS[method]
     if strength < WEAKEST[method]:
         raise ValueError(f"strength {strength} of {method}: give {WEAKEST[method]} to 4 times the face's size "
                          f'(default {METHODS[method]}); less leaves the face visible')

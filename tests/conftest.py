@@ -1,6 +1,6 @@
 """What the tests share: the repository's root, photographs, weights that anyone can generate, and a way to run our
 commands."""
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 
 
-def pytest_configure(config): config.addinivalue_line('markers', 'browser: needs Chromium, see test_browser.py')
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'browser: needs Chromium, see test_browser.py')
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores Ctrl-C
 
 
 @pytest.fixture(scope='session')

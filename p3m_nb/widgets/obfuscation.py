@@ -80,6 +80,12 @@ def load(self:ObfuscationStudio,
 @patch
 def _at(self:ObfuscationStudio, size): return fit_window(self.image, view_window(self.image.shape[:2]), size)
 
+# %% ../../nbs/widgets/obfuscation.ipynb #e9dac87d
+@patch
+def _taken_strength(self:ObfuscationStudio):
+    "The strength of the slider, if the method has one, and at least the weakest that is taken."
+    return max(self.strength, WEAKEST[self.method]) if self.method in WEAKEST else None
+
 # %% ../../nbs/widgets/obfuscation.ipynb #850fcf2a
 @patch
 def _hide(self:ObfuscationStudio, scale):
@@ -90,7 +96,7 @@ def _hide(self:ObfuscationStudio, scale):
     def finder(_): return [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
     kernel = max(1, round(15 * scale))
     how = dict(finder=finder, margin=self.margin, kernel=kernel)
-    return image, obfuscate(image, alpha, self.method, max(self.strength, WEAKEST.get(self.method, 0)), **how)
+    return image, obfuscate(image, alpha, self.method, self._taken_strength(), **how)
 
 # %% ../../nbs/widgets/obfuscation.ipynb #29f3343f
 @patch
@@ -146,8 +152,7 @@ def attacked(self:ObfuscationStudio)->dict:  # 'copy', 'sharpened', 'restored' -
     if not done.faces: return {}
     if self.recogniser is None: self.recogniser = DlibRecogniser()
     if self._deblur is None: self._deblur = FaceDeblurrer()
-    strength = max(self.strength, WEAKEST.get(self.method, 0))
-    look, hiding = FaceLook('', before, done.faces[0]), Hiding(self.method, strength, self.margin)
+    look, hiding = FaceLook('', before, done.faces[0]), Hiding(self.method, self._taken_strength(), self.margin)
     described = descriptions(look, hiding, self.recogniser, self._deblur, (done.image, done.mask))
     return {name: float(np.linalg.norm(described[0] - described[i])) for name, i in _ATTACKS.items()}
 
