@@ -163,12 +163,17 @@ def cut(rng, stock, kind):
     return over(stock.behind(rng, shape), 0., *layer(item, m, shape, scale))
 
 
-def against_light(rng, stock, kind):
-    "A dark person before a bright scene; the ground below is as dark, of planks, grass, or whatever is drawn."
+def parted(rng, stock, kind):
+    "A person's colours and alpha, and another scene for behind."
     item, shape = stock.item(rng), kind['shape']
     m, _, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
-    colours, alpha = layer(item, m, shape, scale)
-    image = stock.behind(rng, shape)
+    return *layer(item, m, shape, scale), stock.behind(rng, shape)
+
+
+def against_light(rng, stock, kind):
+    "A dark person before a bright scene; the ground below is as dark, of planks, grass, or whatever is drawn."
+    colours, alpha, image = parted(rng, stock, kind)
+    shape = kind['shape']
     image = np.clip(image * rng.uniform(.8, 1.3) + rng.uniform(.05, .4), 0, 1)
     dark = np.float32(rng.uniform(.04, .45))
     if rng.random() < .6:
@@ -198,10 +203,8 @@ def thing(rng, shape, colours, alpha):
 
 def among_things(rng, stock, kind):
     "Things behind and beside the person, now and then one in front, which is not the person."
-    item, shape = stock.item(rng), kind['shape']
-    m, _, scale = view(rng, shape, item[..., 6], kind['whole'], kind['zoom'])
-    colours, alpha = layer(item, m, shape, scale)
-    image = stock.behind(rng, shape)
+    colours, alpha, image = parted(rng, stock, kind)
+    shape = kind['shape']
     for _ in range(rng.integers(1, 5)):
         cover, look, shade = thing(rng, shape, colours, alpha)
         pattern = (.6 + .8 * stock.behind(rng, shape)) if rng.random() < .6 else 1
