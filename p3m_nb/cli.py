@@ -465,7 +465,8 @@ def p3m_ppt(
     "Train each method on each kind of faces, test it on each, and write the tables of the paper; run again to go on."
     import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
-    from p3m_nb.ppt import duration, experiment_of, run_experiment
+    from p3m_nb.ppt import experiment_of, run_experiment
+    from p3m_nb.train import duration
     experiment = experiment_of(data, methods, train, test, test_data, **settings)
     if not dry_run:
         report = run_experiment(experiment, out)
@@ -473,7 +474,7 @@ def p3m_ppt(
         return report
     experiment.check()
     steps = experiment.plan(out)
-    print(*steps, f'in all about {duration(sum(s.seconds for s in steps if not s.done))}', sep='\n')
+    print(*steps, f'in all about {duration(sum(s.seconds for s in steps if not s.done), 1)}', sep='\n')
 
 # %% ../nbs/80_cli.ipynb #e70c11a0
 @command

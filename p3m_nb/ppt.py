@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainedMethod', 'trained_method', 'short_name', 'images_of', 'Part', 'training_part', 'testing_part', 'Experiment',
-           'experiment_of', 'Training', 'seconds_of_log', 'Cell', 'Step', 'duration', 'PPTReport', 'run_experiment']
+           'experiment_of', 'Training', 'seconds_of_log', 'Cell', 'Step', 'PPTReport', 'run_experiment']
 
 # %% ../nbs/63_ppt.ipynb #a8d95b27
 import functools, gc, json, os, re, time
@@ -25,7 +25,7 @@ from .paired import Setting
 from .prepare import obfuscate_dataset
 from .registry import network_entry
 from .settings import PPTSettings, TrainSettings, checked_settings
-from .train import completed, train, trial_run
+from .train import completed, duration, train, trial_run
 from .weights import create_model
 
 # %% ../nbs/63_ppt.ipynb #daff0db5
@@ -427,16 +427,7 @@ class Step:
     done: bool = False
 
     def __str__(self):
-        return f'{self.what}: {"done" if self.done else "about " + duration(self.seconds)} ({self.where})'
-
-# %% ../nbs/63_ppt.ipynb #abf6b6f5
-def duration(
-    seconds:float,
-)->str:
-    "`seconds` as people say it."
-    if seconds < 90: return f'{max(seconds, 1):.0f} s'
-    if seconds < 5400: return f'{seconds / 60:.0f} min'
-    return f'{seconds / 3600:.1f} h' if seconds < 172800 else f'{seconds / 86400:.1f} days'
+        return f'{self.what}: {"done" if self.done else "about " + duration(self.seconds, 1)} ({self.where})'
 
 # %% ../nbs/63_ppt.ipynb #296ff35c
 @patch
@@ -516,7 +507,7 @@ def _training_note(training, weights):
     how = f'{s.optimizer} {s.lr:g} {s.schedule}, augmentation {s.augment}, seed {s.seed}'
     return (f'{training.method.name} on {short_name(training.part.name)}: {s.arch}, recipe {s.recipe}, '
             f'{s.epochs} epochs, batches of {s.bs}, {s.size} pixels, {how}, '
-            f'start weights {s.pretrained or "random"}; weights of {epoch}; {duration(facts["seconds"])}.')
+            f'start weights {s.pretrained or "random"}; weights of {epoch}; {duration(facts["seconds"], 1)}.')
 
 # %% ../nbs/63_ppt.ipynb #b8aa98d3
 @patch
