@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
 
-from .core import (IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, FilePath, clear_left_behind, clear_temporaries,
-                         one_line, picture_kind, process_lives, process_mark, write_rules)
+from .core import FilePath, clear_left_behind, clear_temporaries, one_line, write_rules
+from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
+from .process import process_lives, process_mark
 
 # %% ../nbs/02_jobs.ipynb #e48d8fc0
 _PICTURES = frozenset(IMAGE_SUFFIXES + RAW_SUFFIXES + OTHER_SUFFIXES)
