@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from p3m_nb.formats import (
-    MAX_PIXELS, frame_numbers, header_orientation, open_header, picture_kind, resolution, upright
+    MAX_PIXELS, frame_numbers, go_to, header_orientation, open_header, picture_kind, resolution, upright
 )
 from .process import process_lives, process_mark
 from .profiles import colour_space, parse_colour, profile_is_idle, to_srgb
@@ -121,14 +121,13 @@ def _check_pixels(size, name, max_pixels):
 def _decode_frame(im, frame, name, max_pixels):
     "Picture number `frame` of Pillow's `im`, decoded and upright."
     try:
-        if frame: im.seek(frame)
+        go_to(im, frame)
         _check_pixels(im.size, name, max_pixels)
         im.load()
         return upright(im)
     except Exception as e:
         if isinstance(e, ValueError) and name in str(e): raise
         raise ValueError(f'{name}: the file is damaged or cut off ({one_line(e)})') from e
-
 
 # %% ../nbs/00_core.ipynb #6130b3d5
 def _open_pil(source, max_pixels, frame=None):
@@ -256,6 +255,13 @@ class ImageInfo(NamedTuple):
     format: str   # Pillow's name
     dpi: tuple    # (x, y) pixels per inch, or None
 
+    @property
+    def chosen(self):
+        "Which of several pictures `load_image` takes, in words; '' where there is one."
+        if self.frames == 1: return ''
+        size = f'{self.width}x{self.height}'
+        return f'holds {self.frames} pictures; number {self.main + 1}, the largest ({size}), was taken'
+
 # %% ../nbs/00_core.ipynb #af3a67e8
 class _Window:
     "A file of which slices are read when they are asked for; also the file that Pillow reads its header from."
@@ -289,7 +295,7 @@ def _info_of(data, name):
     frames = frame_numbers(im, data, name)
     main = next(iter(frames))
     try:
-        if main: im.seek(main)
+        go_to(im, main)
         (w, h), turn = im.size, header_orientation(im, data)
     except Exception as e: raise ValueError(f'{name}: the file is damaged or cut off ({one_line(e)})') from e
     dpi = resolution(im)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'RASTER_FORMATS', 'IMAGE_SUFFIXES', 'RAW_SUFFIXES', 'OTHER_SUFFIXES', 'picture_kind', 'open_header',
-           'frame_numbers', 'orientation', 'resolution', 'upright', 'header_orientation']
+           'frame_numbers', 'go_to', 'orientation', 'resolution', 'upright', 'header_orientation']
 
 # %% ../nbs/01_formats.ipynb #33b06a1f
 import functools, importlib, importlib.util, io, os, re, struct, types, warnings
@@ -204,9 +204,27 @@ def frame_numbers(
 )->list:  # or a range; the main picture first
     "Numbers of the full pictures of a file; thumbnails are left out."
     if im.format == 'TIFF' and data is not None: return _tiff_frames(data, name)
+    if im.format == 'PSD': return [0]  # all layers together; the others are its parts
     try: n = getattr(im, 'n_frames', 1)
     except Exception: n = 1  # damaged after the first picture: loading another one says how
-    return range(max(1, n))
+    return _by_size(im, n) if n > 1 and im.format in ('MPO', 'HEIF') else range(max(1, n))
+
+def _by_size(im, n):
+    "Numbers of the `n` pictures of `im`, which have sizes of their own: the largest first, before equal ones the main."
+    main, area = im.tell(), {}
+    for k in range(n):
+        try: im.seek(k)
+        except Exception: area[k] = 0  # damaged: loading it says how
+        else: area[k] = im.size[0] * im.size[1]
+    best = max(range(n), key=lambda k: (area[k], k == main, -k))
+    return [best, *(k for k in range(n) if k != best)]
+
+def go_to(
+    im:Image.Image,  # from `open_header`
+    frame:int,  # one of `frame_numbers`
+):
+    "Let `im` stand at the picture number `frame`."
+    if frame != im.tell() and (frame or im.format != 'PSD'): im.seek(frame)
 
 # %% ../nbs/01_formats.ipynb #fabeb84f
 _T = Image.Transpose
@@ -230,9 +248,17 @@ def resolution(
     im:Image.Image,  # decoded, or its header
 )->tuple|None:  # (x, y)
     "Pixels per inch of `im` as it is stored, or None; 1 is what Pillow says of a TIFF without a unit."
-    dpi = im.info.get('dpi')
-    try: return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(1 < v < 1e6 for v in dpi) else None
-    except (TypeError, ValueError, ZeroDivisionError): return None
+    try:
+        dpi = _jpeg_dpi(im) if im.format in ('JPEG', 'MPO') else im.info.get('dpi')
+        return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(1 < v < 1e6 for v in dpi) else None
+    except Exception: return None  # broken metadata
+
+def _jpeg_dpi(im):
+    "What a JPEG says itself; Pillow invents 72 where its EXIF data says nothing, and takes the width's for both."
+    if im.info.get('jfif_unit') in (1, 2): return im.info.get('dpi')
+    exif = im.getexif()
+    per_inch = {2: 1, 3: 2.54}[exif.get(0x0128, 2)]
+    return exif[0x011A] * per_inch, exif[0x011B] * per_inch
 
 # %% ../nbs/01_formats.ipynb #820b3115
 def upright(
@@ -242,9 +268,9 @@ def upright(
     turn = _TURNS.get(orientation(im))
     if turn is None: return im
     out = im.transpose(turn)
-    out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency', 'dpi')}
+    out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency')}
     lying = turn in (_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270)
-    if lying and (dpi := resolution(im)): out.info['dpi'] = dpi[::-1]
+    if dpi := resolution(im): out.info['dpi'] = dpi[::-1] if lying else dpi
     return out
 
 # %% ../nbs/01_formats.ipynb #ff5afabd

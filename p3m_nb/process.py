@@ -60,7 +60,7 @@ def require(
 ):  # the imported module
     "Import `package`; `ImportError` that says what needs it and how to install it where it is not there."
     try: return importlib.import_module(package)
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         if (e.name or package).partition('.')[0] != package.partition('.')[0]: raise  # it is there, but broken
         install = install or package
         install = f'"{install}"' if set(install) & set('[<>=') else install
