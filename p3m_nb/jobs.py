@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECORD', 'PARTS', 'LOCK', 'FileList', 'image_files', 'record_files', 'note_result', 'results_in', 'is_result',
-           'may_write', 'own_file', 'join_records', 'folder_lock', 'output_names', 'FileReport', 'tell', 'JobList',
-           'process_files', 'same_file', 'folder_jobs', 'process_folder']
+           'may_write', 'put_new', 'put_result', 'recorded', 'own_file', 'join_records', 'folder_lock', 'output_names',
+           'FileReport', 'tell', 'JobList', 'process_files', 'same_file', 'folder_jobs', 'process_folder']
 
 # %% ../nbs/02_jobs.ipynb #23a1d36f
 import contextlib, functools, hashlib, itertools, json, mimetypes, os, threading, time, unicodedata
@@ -268,17 +268,53 @@ def may_write(
     return path
 
 # %% ../nbs/02_jobs.ipynb #71b20a76
-class _Single:
-    "The rules for single files: refused where something of others stands, recorded when it is written."
-    def __init__(self, overwrite, run): self.overwrite, self.run = overwrite, run
-
-    def finish(self, tmp, path):
-        "Put `tmp` at `path`."
-        may_write(path, self.overwrite)
-        note_result(path, self.run, written=tmp)
+def put_new(
+    tmp:FilePath,  # a finished file
+    path:FilePath,  # its new name, in the same folder
+):
+    "Rename `tmp` to `path` if nothing is there, in one step; `FileExistsError` otherwise."
+    try: os.link(tmp, path)
+    except FileExistsError: raise
+    except OSError:  # a file system without hard links: the name is taken first
+        with open(path, 'xb'): pass
         os.replace(tmp, path)
+    else: os.unlink(tmp)
 
 # %% ../nbs/02_jobs.ipynb #1546c504
+def put_result(
+    tmp:FilePath,  # a finished file
+    path:FilePath,  # where it is to go, in the same folder
+    run:str='',  # which run it belongs to, for the record
+    overwrite:bool=False,  # replace whatever is there
+    mine:Callable=is_result,  # whether a file that is there may be replaced
+):
+    "Record the result `tmp` and rename it to `path`; `ValueError` if a file of others stands there by now."
+    path = Path(path)
+    if path.is_dir(): raise ValueError(f'{path}: this is a folder, a file name was expected')
+    there = os.path.lexists(path)
+    if there and not overwrite and not mine(path): raise ValueError(f'{path}: {_NOT_OURS}')
+    note_result(path, run, written=tmp)
+    try: (os.replace if there or overwrite else put_new)(tmp, path)
+    except FileExistsError: raise ValueError(f'{path}: {_NOT_OURS}') from None
+
+# %% ../nbs/02_jobs.ipynb #623cb8be
+class _Recorded:
+    "The rules inside `recorded`."
+    def __init__(self, *how): self.how = how
+    def finish(self, tmp, path): put_result(tmp, path, *self.how)
+
+@contextlib.contextmanager
+def recorded(
+    run:str='',  # which run the results belong to
+    overwrite:bool=False,  # replace whatever is there
+    mine:Callable=is_result,  # whether a file that is there may be replaced
+)->Iterator[None]:
+    "Inside, `core.atomic_write` replaces nothing but what is `mine`, and records what it writes."
+    token = write_rules.set(_Recorded(run, overwrite, mine))
+    try: yield
+    finally: write_rules.reset(token)
+
+# %% ../nbs/02_jobs.ipynb #c5ea013e
 @contextlib.contextmanager
 def own_file(
     path:FilePath,  # a single result, written with `core.atomic_write` inside the block
@@ -288,9 +324,7 @@ def own_file(
     "`ValueError` where a file stands that was not made here; what is written inside the block is recorded."
     path = may_write(path, overwrite)
     clear_temporaries([path])
-    token = write_rules.set(_Single(overwrite, run))
-    try: yield path
-    finally: write_rules.reset(token)
+    with recorded(run, overwrite): yield path
 
 # %% ../nbs/02_jobs.ipynb #32cc28eb
 def join_records(
@@ -505,10 +539,8 @@ class _Writing:
     def finish(self, tmp, path):
         "Put `tmp` at `path`, unless something is there that must stay."
         if str(path) in self.kept: return  # an earlier result; the temporary file is removed
-        mine = str(path) in self.outputs
-        if mine and not self.overwrite and os.path.lexists(path): raise ValueError(f'{path}: {_NOT_OURS}')
-        if mine: note_result(path, self.run, written=tmp)
-        os.replace(tmp, path)
+        if str(path) in self.outputs: put_result(tmp, path, self.run, self.overwrite, mine=lambda _: False)
+        else: os.replace(tmp, path)
 
 # %% ../nbs/02_jobs.ipynb #aea93a1c
 def tell(
