@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core import how_to_install
 from ..encoders import Features, register_encoder
-from ..registry import IMAGENET_MEAN, IMAGENET_STD
+from ..core import IMAGENET_MEAN, IMAGENET_STD
 from ..state_dicts import load_strictly
 
 # %% ../../nbs/networks/timm_encoder.ipynb #9bea8a51
