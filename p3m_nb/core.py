@@ -280,9 +280,24 @@ def _tiff_frames(data, name):
 def _frames(im, data, name):
     "Numbers of the pictures of a file, the main one first."
     if im.format == 'TIFF' and data is not None: return _tiff_frames(data, name)
+    if im.format == 'PSD': return [0]  # all layers together; the others are its parts
     try: n = getattr(im, 'n_frames', 1)
     except Exception: n = 1  # damaged after the first picture: loading another one says how
-    return range(max(1, n))
+    return _by_size(im, n) if n > 1 and im.format in ('MPO', 'HEIF') else range(max(1, n))
+
+def _by_size(im, n):
+    "Numbers of the `n` pictures of `im`, which have sizes of their own: the largest first, before equal ones the main."
+    main, area = im.tell(), {}
+    for k in range(n):
+        try: im.seek(k)
+        except Exception: area[k] = 0  # damaged: loading it says how
+        else: area[k] = im.size[0] * im.size[1]
+    best = max(range(n), key=lambda k: (area[k], k == main, -k))
+    return [best, *(k for k in range(n) if k != best)]
+
+def _go_to(im, frame):
+    "Let Pillow's `im` stand at the picture number `frame`."
+    if frame != im.tell() and (frame or im.format != 'PSD'): im.seek(frame)
 
 # %% ../nbs/00_core.ipynb #fabeb84f
 _T = Image.Transpose
@@ -311,7 +326,7 @@ def _check_pixels(size, name, max_pixels):
 def _decode_frame(im, frame, name, max_pixels):
     "Picture number `frame` of Pillow's `im`, decoded and upright."
     try:
-        if frame: im.seek(frame)
+        _go_to(im, frame)
         _check_pixels(im.size, name, max_pixels)
         im.load()
         turn = _TURNS.get(_orientation(im))
@@ -324,9 +339,9 @@ def _decode_frame(im, frame, name, max_pixels):
 def _turned(im, turn):
     "`im` transposed; its colour profile and transparency stay with it."
     out = im.transpose(turn)
-    out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency', 'dpi')}
+    out.info = {k: v for k, v in im.info.items() if k in ('icc_profile', 'transparency')}
     lying = turn in (_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270)
-    if lying and (dpi := _dpi(im)): out.info['dpi'] = dpi[::-1]
+    if dpi := _dpi(im): out.info['dpi'] = dpi[::-1] if lying else dpi
     return out
 
 # %% ../nbs/00_core.ipynb #6130b3d5
@@ -539,6 +554,13 @@ class ImageInfo(NamedTuple):
     format: str   # Pillow's name
     dpi: tuple    # (x, y) pixels per inch, or None
 
+    @property
+    def chosen(self):
+        "Which of several pictures `load_image` takes, in words; '' where there is one."
+        if self.frames == 1: return ''
+        size = f'{self.width}x{self.height}'
+        return f'holds {self.frames} pictures; number {self.main + 1}, the largest ({size}), was taken'
+
 # %% ../nbs/00_core.ipynb #ff5afabd
 def _png_chunks(data):
     "The names of the chunks of a PNG file, in order, as far as it goes."
@@ -560,9 +582,17 @@ def _header_orientation(im, data):
 # %% ../nbs/00_core.ipynb #e82cd39b
 def _dpi(im):
     "Pixels per inch of `im`, or None; 1 is what Pillow says of a TIFF without a unit."
-    dpi = im.info.get('dpi')
-    try: return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(1 < v < 1e6 for v in dpi) else None
-    except (TypeError, ValueError, ZeroDivisionError): return None
+    try:
+        dpi = _jpeg_dpi(im) if im.format in ('JPEG', 'MPO') else im.info.get('dpi')
+        return tuple(float(v) for v in dpi) if len(dpi) == 2 and all(1 < v < 1e6 for v in dpi) else None
+    except Exception: return None  # broken metadata
+
+def _jpeg_dpi(im):
+    "What a JPEG says itself; Pillow invents 72 where its EXIF data says nothing, and takes the width's for both."
+    if im.info.get('jfif_unit') in (1, 2): return im.info.get('dpi')
+    exif = im.getexif()
+    per_inch = {2: 1, 3: 2.54}[exif.get(0x0128, 2)]
+    return exif[0x011A] * per_inch, exif[0x011B] * per_inch
 
 # %% ../nbs/00_core.ipynb #af3a67e8
 class _Window:
@@ -597,7 +627,7 @@ def _info_of(data, name):
     frames = _frames(im, data, name)
     main = next(iter(frames))
     try:
-        if main: im.seek(main)
+        _go_to(im, main)
         (w, h), turn = im.size, _header_orientation(im, data)
     except Exception as e: raise ValueError(f'{name}: the file is damaged or cut off ({one_line(e)})') from e
     dpi = _dpi(im)
