@@ -19,7 +19,11 @@ from tools.viewer_page import browser
 
 BAD = 3
 PONG = '''const [done] = arguments, p = document.querySelector(".p3s-studio").p3s, start = performance.now();
-const heard = m => { if (m.kind !== 'pong') return; p.model.off('msg:custom', heard); done(performance.now() - start); };
+const heard = m => {
+  if (m.kind !== 'pong') return;
+  p.model.off('msg:custom', heard);
+  done(performance.now() - start);
+};
 p.model.on('msg:custom', heard);
 p.send({kind: 'ping'});'''
 
@@ -53,7 +57,8 @@ class Page:
         "Seconds until `condition()`."
         start = time.perf_counter()
         while not condition():
-            assert time.perf_counter() - start < limit, 'not within the time: ' + self.js('return document.body.innerText')
+            if time.perf_counter() - start > limit:
+                raise TimeoutError('not within the time: ' + self.js('return document.body.innerText'))
             meanwhile()
             time.sleep(.2)
         return time.perf_counter() - start
