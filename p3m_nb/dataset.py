@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'ENDINGS', 'OTHER_ENDINGS', 'SPLITS', 'PUBLISHED', 'P3M_HELP', 'MAX_ARCHIVE', 'Sample', 'PartFolder',
-           'part_folders', 'has_pairs', 'PortraitFolder', 'find_splits', 'P3M10k', 'face_sources', 'DataReport',
-           'require_sound', 'check_data', 'verify_archive', 'extract_archive']
+           'part_folders', 'has_pairs', 'PortraitFolder', 'find_splits', 'P3M10k', 'face_sources', 'face_pairs',
+           'DataReport', 'require_sound', 'check_data', 'verify_archive', 'extract_archive']
 
 # %% ../nbs/08_dataset.ipynb #03e2b878
 import hashlib, os, re, shutil, stat, unicodedata, zipfile, zlib
@@ -260,14 +260,14 @@ class P3M10k:
     "P3M-10k, or any folder of portraits with mattes, below `root`."
     def __init__(self,
         root:FilePath,  # the data set's folder, or the one it was extracted into
-        valid_pct:float=.05,  # share of the training images that is held out for validation
+        valid_pct:float=.05,  # share of the training images that is held out for validation; 0: none is
         seed:int=0,  # another seed holds out others
         images:str=None,  # sub-folder with the training images; None: the face-blurred ones if there are any
         alphas:str=None,  # sub-folder with the training mattes; None: the usual names
         skip:object=(),  # names (without suffix) of training images to leave out, or a text file with one on each line
     ):
         self.root, where = _data_root(Path(root).expanduser())
-        self.seed, self.skip = seed, _names_to_skip(skip)
+        self.valid_pct, self.seed, self.skip = valid_pct, seed, _names_to_skip(skip)
         if images or alphas: where.setdefault('train', self.root)
         if not where:
             raise ValueError(f'{root}: no portraits with mattes here; expected train/blurred_image and train/mask '
@@ -330,11 +330,19 @@ def face_sources(
     where = part_folders(folder, images)
     if not {'image', 'facemask'} <= set(where):
         raise ValueError(f'{folder}: needs a sub-folder with images and one with face masks (facemask)')
-    masks = PartFolder(where['facemask'], 'facemask')
-    images = PartFolder(where['image'], 'image').files.values()
-    pairs = [(path, masks.of(path.relative_to(where['image']))) for path in images]
+    return face_pairs(where['image'], where['facemask'])
+
+def face_pairs(
+    images:FilePath,  # folder of pictures of faces
+    masks:FilePath,  # folder of their face masks, with equal names
+)->list:  # of `Sample`
+    "The pictures in `images` that have a face mask in `masks`."
+    for folder in (images, masks):
+        if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
+    of, files = PartFolder(masks, 'facemask'), PartFolder(images, 'image').files.values()
+    pairs = [(path, of.of(path.relative_to(images))) for path in files]
     found = [Sample(path, facemask=mask) for path, mask in pairs if mask is not None]
-    if not found: raise ValueError(f'{folder}: no image has a face mask of the same name')
+    if not found: raise ValueError(f'{images}: no photograph has a face mask of the same name in {masks}')
     return found
 
 # %% ../nbs/08_dataset.ipynb #f004c2c3

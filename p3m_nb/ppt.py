@@ -323,7 +323,8 @@ def run(self:Training,
     if self.copy: self.hide_faces(experiment)
     print(f'== {self.method.name} on {self.part.name} faces: {self.folder}')
     best = train(self.copy or self.part.folder, self.folder, resume=True, **self.settings).keep_best
-    _write_json(self.folder/'finished.json', dict(best_epoch=best.best_epoch, sad=best.best, version=__version__,
+    sad = None if best.best_epoch is None else best.best
+    _write_json(self.folder/'finished.json', dict(best_epoch=best.best_epoch, sad=sad, version=__version__,
                                                   seconds=seconds_of_log(self.folder/'log.csv')))
     gc.collect()  # learner and network refer to each other
 
@@ -395,7 +396,10 @@ def _keep(result, table, note):
 @patch
 def check(self:Experiment):
     "`ValueError` for what cannot work, or would not be a fair comparison."
-    for m in self.trained_methods: completed(checked_settings(self.settings | m.settings | dict(arch=m.arch)))
+    for m in self.trained_methods:
+        s = completed(checked_settings(self.settings | m.settings | dict(arch=m.arch)))
+        if s.valid_pct or self.weights == 'last': continue
+        raise ValueError('valid_pct=0: nothing is held out to choose the best epoch on; give --weights last')
     trained = {os.path.realpath(s.alpha): s for p in self.train_parts for s in p.samples}
     for part in self.test_parts:
         seen = [s for s in part.samples if os.path.realpath(s.alpha) in trained]

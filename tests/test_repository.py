@@ -61,8 +61,8 @@ MAY_IMPORT = {
         'resume': 'core data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
-        'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
-                 'callbacks resume learner',
+        'train': 'core settings jobs dataset crops privacy registry state_dicts encoders model weights losses metrics '
+                 'data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
         'torch_engine': 'core encoders model refiner registry weights',
