@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'ENDINGS', 'OTHER_ENDINGS', 'SPLITS', 'PUBLISHED', 'P3M_HELP', 'MAX_ARCHIVE', 'Sample', 'PartFolder',
-           'part_folders', 'has_pairs', 'PortraitFolder', 'find_splits', 'P3M10k', 'face_sources', 'face_pairs',
-           'DataReport', 'require_sound', 'check_data', 'verify_archive', 'extract_archive']
+           'part_folders', 'says_blurred', 'images_of', 'has_pairs', 'PortraitFolder', 'find_splits', 'P3M10k',
+           'face_sources', 'face_pairs', 'DataReport', 'require_sound', 'check_data', 'verify_archive',
+           'extract_archive']
 
 # %% ../nbs/08_dataset.ipynb #03e2b878
 import hashlib, os, re, shutil, stat, unicodedata, zipfile, zlib
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import (MAX_BYTES, FilePath, atomic_write, image_info, one_line, picture_kind, read_alpha, read_image,
-                         regular_file)
+from .core import MAX_BYTES, FilePath, atomic_write, image_info, one_line, read_alpha, read_image, regular_file
+from .formats import picture_kind
 from .jobs import FileReport, image_files, own_file, process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults
 
@@ -153,6 +154,22 @@ def part_folders(
     return found
 
 # %% ../nbs/08_dataset.ipynb #bbd05f8b
+def says_blurred(
+    name:str,  # of a folder
+)->bool:
+    "Whether the `name` says that the faces are blurred or hidden."
+    return re.search('blur|obfusc', name, re.I) is not None
+
+def images_of(
+    folder:Path,  # of a split, with sub-folders of images
+    blurred:bool,  # those with blurred faces, or those with normal ones
+)->str:  # name of the sub-folder, or None
+    "Which sub-folder of `folder` holds the images of one kind, by the usual names."
+    names = [n for n in FOLDERS['image'] if says_blurred(n) == blurred]
+    found = _named(_inside(folder), names)
+    return None if found is None else found.name
+
+# %% ../nbs/08_dataset.ipynb #6f16d356
 def has_pairs(
     folder:FilePath,  # any folder, or None
 )->bool:

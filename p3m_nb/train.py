@@ -26,7 +26,7 @@ from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMatte
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
-from .dataset import P3M10k, face_pairs, require_sound
+from .dataset import P3M10k, face_pairs, images_of, require_sound, says_blurred
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
@@ -361,14 +361,12 @@ def _check_facemasks(data):
                            f'e.g. {bare[0].image}')
 
 # %% ../nbs/44_train.ipynb #a924bad7
-_BLURRED = re.compile('blur|obfusc', re.I)
-
 def _blurred_foreground(sample):
     "Whether a photograph of a visible face has the foreground of a blurred one, by the folders' names or the pictures."
     image, foreground = sample.image.parent, sample.foreground.parent
-    if _BLURRED.search(foreground.name): return True
+    if says_blurred(foreground.name): return True
     beside = [p.name for p in image.parent.iterdir() if p.is_dir()]
-    if not any(map(_BLURRED.search, beside)): return False  # nothing to confuse it with
+    if not any(map(says_blurred, beside)): return False  # nothing to confuse it with
     photo, colours = read_image(sample.image), read_image(sample.foreground)
     small = [cv2.resize(a, None, fx=.25, fy=.25, interpolation=cv2.INTER_AREA).astype(int) for a in (photo, colours)]
     solid = cv2.resize(load_alpha(sample.alpha), small[0].shape[1::-1], interpolation=cv2.INTER_AREA) == 1
@@ -378,7 +376,7 @@ def _blurred_foreground(sample):
 # %% ../nbs/44_train.ipynb #c2f9da5c
 def _check_foregrounds(samples, looked_at=4):
     "`ValueError` if `samples` show faces that their foregrounds, and so the composition loss, do not."
-    if any(s.foreground is None or _BLURRED.search(s.image.parent.name) for s in samples): return
+    if any(s.foreground is None or says_blurred(s.image.parent.name) for s in samples): return
     if not all(map(_blurred_foreground, samples[:looked_at])): return
     place, images = samples[0].foreground.parent, samples[0].image.parent
     remedy = f'p3m_prepare {images.parent} --images {images}'
@@ -414,9 +412,20 @@ def _pasted_faces(s):
     return PastedFaces(face_pairs(s.copy_faces, s.copy_masks), _face_copy(s), start_epoch=s.copy_from, seed=s.seed)
 
 # %% ../nbs/44_train.ipynb #5b3788de
+def _visible_faces(root):
+    "The portraits in the folder `root` with faces that are not blurred; `ValueError` if there are none."
+    found = P3M10k(root, valid_pct=0)
+    if 'train' not in found.splits: return P3M10k(found.split('P3M-500-NP').folder, valid_pct=0)
+    folder, images = found.splits['train'].folder, found.splits['train'].folders['image']
+    if not says_blurred(images.name): return found
+    if visible := images_of(folder, False): return P3M10k(root, valid_pct=0, images=visible)
+    raise ValueError(f'{root}: has no visible faces, only blurred ones ({images.name}); give a data set with '
+                     'photographs of visible faces (original_image), mattes and face masks, or leave ppt out')
+
+# %% ../nbs/44_train.ipynb #e02b0790
 def _ppt(s):
     "The callback that scores each epoch on the faces of the data set in the folder `s.ppt`, visible and blurred."
-    faces = P3M10k(s.ppt, valid_pct=0)
+    faces = _visible_faces(s.ppt)
     visible = [p for p in faces.train if p.facemask is not None]
     if not visible:
         raise ValueError(f'{s.ppt}: no portrait here has a face mask (facemask/), without which it cannot be blurred')
