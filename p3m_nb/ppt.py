@@ -18,7 +18,9 @@ from fastai.torch_core import num_distrib
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
 from .core import atomic_write, choose
-from .dataset import P3M10k, PortraitFolder, images_of, require_sound
+from .checks import require_sound
+from .dataset import P3M10k
+from .layouts import PortraitFolder, images_of
 from .jobs import folder_lock, may_write, note_result
 from .methods import file_slug, network_method, short_digest
 from .paired import Setting

@@ -26,7 +26,9 @@ from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMatte
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
-from .dataset import P3M10k, face_pairs, images_of, require_sound, says_blurred
+from .checks import require_sound
+from .dataset import P3M10k, face_pairs
+from .layouts import images_of, says_blurred
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
