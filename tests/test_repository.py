@@ -69,7 +69,7 @@ MAY_IMPORT = {
         'onnx_engine': 'core',
         'detail': 'core refiner',
         'infer': 'core jobs watch detail onnx_engine torch_engine trimaps',
-        'film': 'core',
+        'film': 'core jobs',
         'video': 'core faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
