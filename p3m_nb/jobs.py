@@ -223,7 +223,7 @@ def put_new(
 def put_result(
     tmp:FilePath,  # a finished file
     path:FilePath,  # where it is to go, in the same folder
-    run:str='',  # which run it belongs to, for the record
+    run:str='',  # which run it belongs to, for the record; None: not recorded, the caller keeps a record of its own
     overwrite:bool=False,  # replace whatever is there
     mine:Callable=is_result,  # whether a file that is there may be replaced
 ):
@@ -232,7 +232,7 @@ def put_result(
     if path.is_dir(): raise ValueError(f'{path}: this is a folder, a file name was expected')
     there = os.path.lexists(path)
     if there and not overwrite and not mine(path): raise ValueError(f'{path}: {_NOT_OURS}')
-    note_result(path, run, written=tmp)
+    if run is not None: note_result(path, run, written=tmp)
     try: (os.replace if there or overwrite else put_new)(tmp, path)
     except FileExistsError: raise ValueError(f'{path}: {_NOT_OURS}') from None
 
