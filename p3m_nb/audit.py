@@ -16,8 +16,9 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
-from .core import atomic_write, image_info, load_image, one_line, picture_kind, regular_file, save_image
+from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
+from .formats import picture_kind
 from .jobs import (FileReport, folder_lock, image_files, is_result, may_write, own_file, process_files,
                          results_in)
 from .privacy import blurred, read_manifest
