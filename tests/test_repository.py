@@ -291,8 +291,49 @@ def test_weights_and_addresses():
             ), f'{p} names a registry host or a local path'
 
 
+def test_extras_are_those_of_the_settings():
+    "What messages say to install is what the extras install."
+    from configparser import ConfigParser
+    from p3m_nb.core import EXTRAS
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    named = {k.removesuffix('_requirements'): v for k, v in config['DEFAULT'].items() if k.endswith('_requirements')}
+    assert {k: v for k, v in named.items() if k not in ('dev', 'jupyter')} == EXTRAS
+
+
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')
+
+
+def in_local_encoding(tree):
+    "Calls in `tree` that read or write text without saying in which encoding: on Windows it would not be UTF-8."
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call): continue
+        name = getattr(call.func, 'id', getattr(call.func, 'attr', None))
+        named = {k.arg for k in call.keywords}
+        if name in ('read_text', 'write_text') and 'encoding' not in named: yield call
+        modes = [v for v in ast.walk(call) if isinstance(v, ast.Constant) and v.value in ('r', 'w', 'a', 'x')]
+        plain = isinstance(call.func, ast.Name) and len(call.args) == 1 and 'mode' not in named
+        if name == 'open' and (plain or modes) and 'encoding' not in named: yield call
+
+
+@pytest.mark.parametrize('folder', ['p3m_nb', 'tools'])
+def test_text_is_utf8(folder):
+    files = [p for p in (ROOT/folder).rglob('*.py') if '__pycache__' not in p.parts]
+    found = [
+        f'{p.relative_to(ROOT)}:{call.lineno}'
+        for p in files
+        for call in in_local_encoding(ast.parse(p.read_text(encoding='utf-8')))
+        if 'av.open' not in ast.unparse(call)  # a film
+    ]
+    assert not found, f'name the encoding: {found}'
+
+
+def test_the_scan_finds_local_encodings():
+    wrong = "p.read_text(); p.write_text(s); open(p); open(p, 'w'); p.open('x'); open(p, mode='a')"
+    right = "p.read_text(encoding='utf-8'); open(p, 'rb'); open(p, 'w', encoding='utf-8'); Image.open(p)"
+    assert len(list(in_local_encoding(ast.parse(wrong)))) == 6
+    assert not list(in_local_encoding(ast.parse(right)))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'.github'/'workflows').glob('*.yml')), ids=lambda p: p.name)
