@@ -361,8 +361,10 @@ def p3m_train(
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, **settings).keep_best
-    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     file = os.path.join(out, 'best.safetensors')
+    if best.best_epoch is None:
+        return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
+    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     print(f'{out}: best {where}, held-out SAD {best.best:.4g} at training size; weights in {file}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #eed1f2c2
@@ -418,7 +420,8 @@ def _labelled(found):
 def _eval_tests(data, split, settings):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder, require_sound
+    from p3m_nb.checks import require_sound
+    from p3m_nb.layouts import PortraitFolder
     tests, hows, folders = {}, settings.obfuscate or ['none'], (settings.images, settings.alphas)
     if odd := [h for h in hows if h not in OBFUSCATIONS]:
         raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
