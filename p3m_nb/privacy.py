@@ -26,7 +26,7 @@ from p3m_nb.core import (
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
-from .dataset import PartFolder
+from .layouts import PartFolder
 from .jobs import FileReport, film_notes, folder_lock, image_files, output_names, process_files, recorded
 
 # %% ../nbs/11_privacy.ipynb #daa0849c

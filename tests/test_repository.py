@@ -47,7 +47,7 @@ MAY_IMPORT = {
         'archives': 'core jobs',
         'dataset': 'core layouts checks',
         'faces': 'core jobs',
-        'privacy': 'core compositing jobs shards dataset faces',
+        'privacy': 'core compositing jobs shards layouts faces',
         'audit': 'core formats jobs shards dataset faces privacy',
         'deblur': 'core faces privacy',
         'identity': 'core jobs faces privacy deblur',
