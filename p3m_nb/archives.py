@@ -10,7 +10,7 @@ import os, shutil, stat, zipfile, zlib
 from pathlib import Path
 
 from .core import MAX_BYTES, FilePath, atomic_write, regular_file
-from .jobs import FileReport, process_files
+from .jobs import FileReport, process_files, recorded
 
 # %% ../nbs/08_archives.ipynb #f39fd1a6
 MAX_ARCHIVE = 200 << 30  # bytes; P3M-10k needs about a tenth of it
@@ -96,8 +96,8 @@ def _extract_one(z, info, path, root):
         if _same_content(path, info): return False
         raise ValueError(f'{path}: another file of this name is there and was kept; move it away and run again')
     try:
-        with atomic_write(path) as tmp, z.open(info) as source, open(tmp, 'wb') as out:
-            shutil.copyfileobj(source, out, 1 << 20)
+        with recorded(None, mine=lambda _: False), atomic_write(path) as tmp:
+            with z.open(info) as source, open(tmp, 'wb') as out: shutil.copyfileobj(source, out, 1 << 20)
     except _DAMAGED as e: raise ValueError(f'{path}: damaged in the archive ({e}); download it again') from e
     return True
 

@@ -27,9 +27,10 @@ from .process import worker_count
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')
 
-def _manifests(folder):
-    "The manifests in `folder` and below it, or else the nearest one above it."
-    inside = sorted(p for name in _RECORDS for p in folder.rglob(name))
+def _manifests(item):
+    "The manifests in the folder `item` and below it, or beside the file `item`; or else the nearest one above."
+    folder = item if item.is_dir() else item.parent
+    inside = sorted(p for name in _RECORDS for p in (folder.rglob if folder == item else folder.glob)(name))
     above = [p/_RECORDS[0] for p in folder.resolve().parents if (p/_RECORDS[0]).is_file()]
     return inside or above[:1]
 
@@ -40,7 +41,7 @@ def hidden_by(
     "Who hid the faces of `source`, as the manifests of `obfuscate_folder` say."
     found = set()
     for item in [source] if isinstance(source, (str, os.PathLike)) else source:
-        for path in _manifests(Path(item) if Path(item).is_dir() else Path(item).parent):
+        for path in _manifests(Path(item)):
             records = read_manifest(path, torn=True).values()
             found |= {part for r in records if r.get('output') for part in str(r.get('finder')).split('+')}
     return found

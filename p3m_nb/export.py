@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import atomic_write, choose
-from .jobs import may_write
+from .jobs import own_file
 from .model import P3MNet
 from .onnx_engine import open_session
 from .process import require
@@ -222,8 +222,7 @@ def write_onnx(
     onnx, path = _needs_onnx(), Path(path).expanduser()
     if path.suffix.lower() != '.onnx': raise ValueError(f'{path}: the name of an ONNX file ends in .onnx')
     if graph.network.name in NOT_EXPORTED: raise _refuse(graph.network, '')
-    may_write(path, overwrite)
-    with atomic_write(path) as tmp:
+    with own_file(path, overwrite, 'export'), atomic_write(path) as tmp:
         try: _traced(graph.eval(), str(tmp), fold=not half)
         except (RuntimeError, TypeError, torch.onnx.errors.OnnxExporterError) as e:
             raise _refuse(graph.network, e) from e
@@ -291,8 +290,7 @@ def write_refiner_onnx(
 )->Path:  # `path`
     "Write `refiner` as an ONNX file, atomically."
     onnx, path, free = _needs_onnx(), Path(path), {0: 'batch', 2: 'height', 3: 'width'}
-    may_write(path, overwrite)
-    with atomic_write(path) as tmp, warnings.catch_warnings():
+    with own_file(path, overwrite, 'export'), atomic_write(path) as tmp, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.onnx.export(refiner, (torch.rand(2, 7, 32, 48),), str(tmp), dynamo=False, opset_version=OPSET,
                           input_names=['planes'], output_names=['alpha'], dynamic_axes={'planes': free, 'alpha': free})

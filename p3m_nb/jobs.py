@@ -199,7 +199,7 @@ def fresh(self:_Record):
     with self.lock:
         there = {}
         for path in record_files(self.folder):
-            with contextlib.suppress(FileNotFoundError): there[path] = os.stat(path)
+            with contextlib.suppress(FileNotFoundError): there[path] = os.stat(_record_file(path))
         if any(self.is_other(path, there.get(path)) for path in self.read): self.clear()
         for path, stat in there.items():
             known = self.read.get(path, (0, 0, None))[2]
@@ -207,6 +207,12 @@ def fresh(self:_Record):
     return self
 
 # %% ../nbs/02_jobs.ipynb #92173a7b
+def _record_file(path):
+    "`path`, unless something stands there that a record cannot be, such as a pipe."
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f'{path}: not a regular file, but the record of results has this name; move it away')
+    return path
+
 _record = functools.lru_cache(256)(_Record)
 
 def _record_of(folder):
@@ -231,7 +237,7 @@ def note_result(
     if getattr(rules, 'told', None) is not None: entry['told'] = rules.told
     record = path.parent/PARTS/f'{writer}.jsonl' if writer else path.parent/RECORD
     if writer: record.parent.mkdir(exist_ok=True)
-    with _record_lock, open(record, 'ab') as f:
+    with _record_lock, open(_record_file(record), 'ab') as f:
         torn = f.tell() > 0 and _last_byte(record) != b'\n'
         f.write(b'\n' * torn + json.dumps(entry).encode() + b'\n')
 

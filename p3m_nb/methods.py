@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, choose
+from .core import IMAGENET_MEAN, IMAGENET_STD, choose, regular_file
 from .infer import Matter, rescale_alpha
 from .jobs import image_files
 from .onnx_engine import open_session
@@ -196,7 +196,7 @@ def onnx_method(
     how = _check_inputs(path, session.get_inputs())
     output, top = _onnx_output(path, session, output), 1
     if 'p3m_nb' in session.get_modelmeta().custom_metadata_map: normalise, top = 'unit', 255  # of p3m_export
-    file = short_digest(Path(path).expanduser().read_bytes())
+    file = short_digest(regular_file(path).read_bytes())
     settings = dict(size=size or 'full', normalise=normalise, output=output, file=file)
     predict = _onnx_predict(session, output, size, normalise, how, top)
     return Method(predict, name or Path(path).stem, settings, 'trimap' if how else 'image')

@@ -21,7 +21,7 @@ from .core import atomic_write, choose
 from .checks import require_sound
 from .dataset import P3M10k
 from .layouts import PortraitFolder, images_of
-from .jobs import folder_lock, may_write, note_result
+from .jobs import folder_lock, own_file
 from .methods import file_slug, network_method, short_digest
 from .paired import Setting
 from .prepare import obfuscate_dataset
@@ -549,8 +549,7 @@ def save(self:PPTReport):
                 'metrics.csv': lambda tmp: self.result.frame.to_csv(tmp, index=False),
                 'differences.csv': lambda tmp: self.result.differences().to_csv(tmp, index=False)}
     for name, write in writers.items():
-        with atomic_write(may_write(self.out/name)) as tmp: write(tmp)
-        note_result(self.out/name, 'ppt')
+        with own_file(self.out/name, run='ppt') as path, atomic_write(path) as tmp: write(tmp)
 
 def _write_text(text, path): path.write_text(text, encoding='utf-8')
 

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from .compositing import make_trimap
 from p3m_nb.core import (
     atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
-    same_size
+    regular_file, same_size
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
@@ -305,7 +305,8 @@ def read_manifest(
 )->dict:  # source -> record
     "The records that `obfuscate_folder` wrote; `ValueError` if the file is something else."
     records, path = {}, Path(path)
-    for line in path.read_bytes().decode('utf-8', 'surrogateescape').splitlines() if path.exists() else []:
+    text = regular_file(path).read_bytes().decode('utf-8', 'surrogateescape') if path.exists() else ''
+    for line in text.splitlines():
         try:
             record = json.loads(line)
             records[record['source']] = record
@@ -319,8 +320,8 @@ class _Manifest:
     def __init__(self, folder):
         self.path, self.journal = Path(folder)/'manifest.jsonl', Path(folder)/'.manifest.journal'
         self.lock = threading.Lock()
-        self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
         self.records = read_manifest(self.path) | read_manifest(self.journal, torn=True)
+        self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
 
     @staticmethod
     def _line(record): return (json.dumps(record, ensure_ascii=False) + '\n').encode('utf-8', 'surrogateescape')

@@ -187,7 +187,8 @@ def read_settings(
     path:str|Path,  # a config.json
 )->tuple:  # `TrainSettings`, list of the data sets' folders
     "The settings in the file `path`, checked; `ValueError` says what cannot be."
-    try: values = json.loads(Path(path).read_text(encoding='utf-8'))
+    from p3m_nb.core import regular_file
+    try: values = json.loads(regular_file(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
         raise ValueError(f'{path}: cannot be read as settings ({e}); start the run again') from e
     if not isinstance(values, dict): raise ValueError(f'{path}: holds no settings; start the run again')

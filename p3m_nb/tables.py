@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import KERNEL, Result, read_matte, read_portrait
-from .core import atomic_write, choose, clear_left_behind
+from .core import atomic_write, choose, clear_left_behind, regular_file
+from .jobs import recorded
 from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
@@ -438,7 +439,7 @@ def _sha256(data): return hashlib.sha256(data).hexdigest()
 def _known_files(note):
     "Name -> digests of what the run that wrote `note` wrote."
     if not note.exists(): return {}
-    try: return json.loads(note.read_text(encoding='utf-8'))['files']
+    try: return json.loads(regular_file(note).read_text(encoding='utf-8'))['files']
     except (ValueError, KeyError, TypeError):
         raise ValueError(f'{note}: not written by p3m_eval; choose another folder') from None
 
@@ -465,9 +466,13 @@ def _write_ours(out, files, facts):
     now = {name: [_sha256((out/name).read_bytes())] if (out/name).exists() else [] for name in files}
     digests = {name: list(dict.fromkeys([*now[name], _sha256(data)])) for name, data in files.items()}
     text = json.dumps(facts | dict(files=known | digests), indent=1, default=str)
-    with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')  # first: an interrupted run can be repeated
-    for name, data in files.items():
-        with atomic_write(out/name) as tmp: tmp.write_bytes(data)
+    before = note.read_bytes() if note.exists() else None
+    if before is not None: digests[note.name] = [_sha256(before)]
+    ours = lambda path: _sha256(path.read_bytes()) in digests.get(path.name, ())
+    with recorded(None, mine=ours):  # a file of others that appears meanwhile stays
+        with atomic_write(note) as tmp: tmp.write_bytes(text.encode())  # first: an interrupted run can be repeated
+        for name, data in files.items():
+            with atomic_write(out/name) as tmp: tmp.write_bytes(data)
     return [out/name for name in files]
 
 # %% ../nbs/62_tables.ipynb #9d0e8397
