@@ -289,7 +289,7 @@ def header_orientation(
     data:bytes,  # the bytes that it was opened from
 )->int:  # 1..8
     "Orientation of `im` by its header. Only a PNG with metadata behind its pixels is decoded for it."
-    if im.format == 'TIFF': return 1  # Pillow gives the size as it is shown
+    if im.format == 'TIFF' and 0x0112 in im.tag_v2: return 1  # Pillow gives the size as it is shown
     if im.format != 'PNG' or 'exif' in im.info: return orientation(im)
     names = list(_png_chunks(data))
     after = names[names.index(b'IDAT'):] if b'IDAT' in names else []

@@ -135,9 +135,10 @@ def preview(self:Matte,
 # %% ../nbs/50_infer.ipynb #db4cd59d
 def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
-    if isinstance(background, str) and not Path(background).expanduser().exists():
+    if isinstance(background, str) and not Path(background).expanduser().is_file():
         try: return profiles.parse_colour(background)
         except ValueError:
+            if Path(background).expanduser().exists(): return load_image(background)  # says what it is
             raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
                              'nor an image file that exists') from None
     if isinstance(background, (tuple, list)): return profiles.parse_colour(background)

@@ -439,7 +439,8 @@ def _sha256(data): return hashlib.sha256(data).hexdigest()
 def _known_files(note):
     "Name -> digests of what the run that wrote `note` wrote."
     if not note.exists(): return {}
-    try: return json.loads(regular_file(note).read_text(encoding='utf-8'))['files']
+    regular_file(note)
+    try: return json.loads(note.read_text(encoding='utf-8'))['files']
     except (ValueError, KeyError, TypeError):
         raise ValueError(f'{note}: not written by p3m_eval; choose another folder') from None
 
