@@ -80,7 +80,8 @@ def profile_of(gamma, gray):
     tags = {b'desc': text, b'wtpt': xyz(.9642, 1, .8249), b'cprt': b'text' + bytes(4) + b'none\0'}
     if gray: tags |= {b'kTRC': curve}
     else:
-        tags |= {b'rXYZ': xyz(.4361, .2225, .0139), b'gXYZ': xyz(.3851, .7169, .0971), b'bXYZ': xyz(.1431, .0606, .7139)}
+        tags |= {b'rXYZ': xyz(.4361, .2225, .0139), b'gXYZ': xyz(.3851, .7169, .0971)}
+        tags |= {b'bXYZ': xyz(.1431, .0606, .7139)}
         tags |= {n: curve for n in (b'rTRC', b'gTRC', b'bTRC')}
     table, body, at = b'', b'', 128 + 4 + 12 * len(tags)
     for name, data in tags.items():
@@ -263,8 +264,10 @@ def test_nothing_of_others_is_replaced(run, matte, tmp_path, weights):
     calls = [matte(photo, '-o', tmp_path/'out'), matte(photo, '-o', tmp_path/'one.png'),
              run('p3m_export', '-o', tmp_path/'net.onnx', mark(weights)),
              run('p3m_check', data, '-o', tmp_path/'notes.txt'), run('p3m_check', data, '-o', data/'image'/'1.png'),
-             run('p3m_audit', photo, '-o', tmp_path/'audit'), run('p3m_eval', data, '-o', tmp_path/'eval', mark(weights)),
-             run('p3m_obfuscate', photo, '-o', tmp_path/'hidden'), run('p3m_obfuscate', photo, '-o', tmp_path/'hidden2'),
+             run('p3m_audit', photo, '-o', tmp_path/'audit'),
+             run('p3m_eval', data, '-o', tmp_path/'eval', mark(weights)),
+             run('p3m_obfuscate', photo, '-o', tmp_path/'hidden'),
+             run('p3m_obfuscate', photo, '-o', tmp_path/'hidden2'),
              run('p3m_obfuscate', photo, '-o', tmp_path/'in', '--jpeg', 90, '--overwrite'),
              run('p3m_train', data, '-o', tmp_path/'run')]
     for status, said in calls: assert status == 1 and 'Traceback' not in said, said
@@ -327,7 +330,7 @@ def test_mattes_that_mean_something_else(run, tmp_path):
 
 
 def test_opaque_mattes_and_own_names(run, tmp_path):
-    "A gray matte in an opaque RGBA is the matte; what p3m_matte writes is paired; JPEG mattes and empty sets are named."
+    "A gray matte in an opaque RGBA is the matte, own names are paired, JPEG mattes and empty sets are named."
     gray = (PORTRAIT.alpha * 255).astype(np.uint8)
     save_image(np.dstack([gray] * 3 + [np.full_like(gray, 255)]), tmp_path/'opaque.png')
     with pytest.warns(UserWarning, match='its gray picture is taken'): found = load_alpha(tmp_path/'opaque.png')
