@@ -571,6 +571,8 @@ class Viewer {
       fine: true,
       pool: [], // canvases for pieces
       late: 0, // frames
+      quick: 0,
+      rough: true,
       pointers: new Map(),
       drawn: [],
       panes: [],
@@ -1084,9 +1086,7 @@ class Viewer {
       rests = now - this.moved > REST && !this.pointers.size;
     if (this.last && time - this.moved < 150) {
       this.count(this.frames, time - this.last);
-      // a computer that is too slow for it scales without smoothing while it moves
-      this.late = Math.max(0, this.late + (time - this.last > SLOW ? 1 : -0.1));
-      this.rough ||= this.late > 2;
+      this.judge(time - this.last);
     }
     this.last = time;
     if (rests !== this.fine) {
@@ -1101,6 +1101,16 @@ class Viewer {
     }
     if (this.dirty || now - this.moved < 300 || this.pointers.size) requestAnimationFrame((t) => this.frame(t));
     else this.asleep = true;
+  }
+  judge(gap) {
+    // pictures that grow or shrink are smoothed where the computer is quick enough for it; one trial decides
+    this.late = Math.max(0, this.late + (gap > SLOW ? 1 : -0.1));
+    this.quick = gap > SLOW ? 0 : this.quick + 1;
+    if (!this.rough && this.late > 2) this.rough = true;
+    else if (this.rough && !this.tried && this.quick > 40) {
+      this.tried = true;
+      this.rough = false;
+    }
   }
   count(list, value) {
     list.push(value);
