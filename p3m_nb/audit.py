@@ -19,7 +19,8 @@ from .core import atomic_write, image_info, load_image, one_line, regular_file, 
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .jobs import (FileReport, folder_lock, image_files, is_result, may_write, own_file, process_files,
                          results_in)
-from .privacy import blurred, read_manifest
+from .hiding import blurred
+from .privacy import read_manifest
 from .process import worker_count
 
 # %% ../nbs/12_audit.ipynb #0ea33f07

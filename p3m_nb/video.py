@@ -20,7 +20,8 @@ from .faces import box_overlap, find_faces
 from .film import CODECS, process_film, read_film
 from .infer import Matter, as_background
 from .jobs import FileReport, process_files
-from .privacy import FaceStillSeen, fill_gaps, obfuscate_checked
+from .hiding import fill_gaps, obfuscate_checked
+from .privacy import FaceStillSeen
 
 # %% ../nbs/53_video.ipynb #0fc752a4
 def dtssd(
@@ -210,7 +211,7 @@ def obfuscate_film(
     out:str|Path,  # an .mp4 file
     finder=None,  # what `face_finder` takes
     progress:bool=True,  # show a bar with frames per second and the time left
-    **options,  # `method`, `strength`, `margin` of `privacy.obfuscate_checked`
+    **options,  # `method`, `strength`, `margin` of `hiding.obfuscate_checked`
 )->int:  # frames in which a face was hidden
     "Hide the faces of a film; its sound stays, and may say who it is."
     found = faces_in_film(source, finder)
