@@ -163,7 +163,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
 def _single_out(inputs, out, alpha_only, background):
     "The file for the only result, '-' for standard output, or None if results go into a folder."
     from pathlib import Path
-    from p3m_nb.core import IMAGE_SUFFIXES
+    from p3m_nb.formats import IMAGE_SUFFIXES
     is_file = Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
     if out != '-' and not is_file and '-' not in inputs: return None
     if len(inputs) != 1: raise ValueError(f'-o {out}: one result, but {len(inputs)} inputs; give a folder')
@@ -214,8 +214,10 @@ def p3m_matte(
     best:bool=False,
     # one pass at 352 pixels, no detail, bfloat16 where the processor has it: a sixth of that (a quarter with onnx)
     fast:bool=False,
-    film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
+    # of films: cut-outs with alpha as ProRes 4444 (.mov), VP9 (.webm) or a folder of PNG files
+    film:Literal['prores', 'vp9', 'png']='prores',
     overwrite:bool=False,  # make results again that exist
+    n_workers:int=None,  # threads that read and write beside the network (default: 3, of films 2; 0: none)
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
@@ -236,9 +238,11 @@ def p3m_matte(
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if films:
         from p3m_nb.video import matte_films
-        report = matte_films(matter, films, out, film, background, overwrite)
+        report = matte_films(matter, films, out, film, background, overwrite, 2 if n_workers is None else n_workers)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else: report = matter.files(inputs, out, alpha_only, background, overwrite)
+    else:
+        n_workers = 3 if n_workers is None else n_workers
+        report = matter.files(inputs, out, alpha_only, background, overwrite, n_workers=n_workers)
     _say(remarks)
     return report
 
@@ -246,13 +250,14 @@ def p3m_matte(
 _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
 
 # %% ../nbs/80_cli.ipynb #f11f5002
-def _hide_in_films(films, out, method, people, overwrite, settings):
+def _hide_in_films(films, out, method, people, overwrite, n_workers, settings):
     "`obfuscate_films` with the settings that films have."
     from p3m_nb.video import obfuscate_films
     odd = sorted(set(settings) - {'strength', 'finder', 'frames'})
     if people or odd: raise ValueError(f"--{(odd or ['people'])[0].replace('_', '-')}: not for films")
     options = {name: settings[name] for name in ('strength', 'finder') if name in settings}
-    return obfuscate_films(films, out, overwrite, method=method, **options)
+    n_workers = 2 if n_workers is None else n_workers
+    return obfuscate_films(films, out, overwrite, method=method, n_workers=n_workers, **options)
 
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command(settings='p3m_nb.settings:HideSettings')
@@ -266,7 +271,7 @@ def p3m_obfuscate(
     **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
-    if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, settings)
+    if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, n_workers, settings)
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
     return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)

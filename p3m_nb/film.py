@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import atomic_write, choose, composite, encode_image, regular_file
+from .compositing import composite
+from .core import atomic_write, choose, encode_image, regular_file
 from .jobs import is_result, note_result
 
 # %% ../nbs/52_film.ipynb #187c0285

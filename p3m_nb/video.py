@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from . import core
+from . import compositing
 from .core import choose
 from .faces import box_overlap, find_faces
 from .film import CODECS, Readable, process_film, read_film
@@ -182,8 +182,8 @@ def film_outputs(
 def _matted(matter, steady, background):
     "The work: for each frame a function that makes the cut-out, or the composite."
     def finished(image, alpha):
-        colours = core.estimate_foreground(image, alpha)
-        return [core.cutout(colours, alpha) if background is None else core.composite(colours, alpha, background)]
+        colours = compositing.estimate_foreground(image, alpha)
+        return [compositing.cutout(colours, alpha) if background is None else compositing.composite(colours, alpha, background)]
     def work(frames):
         mattes = ((frame, matter.alpha(frame.image)) for frame in frames)
         for frame, alpha in steady(mattes): yield frame, functools.partial(finished, frame.image, alpha)
