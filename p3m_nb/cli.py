@@ -214,16 +214,15 @@ def p3m_matte(
     best:bool=False,
     # one pass at 352 pixels, no detail, bfloat16 where the processor has it: a sixth of that (a quarter with onnx)
     fast:bool=False,
-    # of films: cut-outs with alpha as ProRes 4444 (.mov), VP9 (.webm) or a folder of PNG files
-    film:Literal['prores', 'vp9', 'png']='prores',
+    film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
     overwrite:bool=False,  # make results again that exist
-    n_workers:int=None,  # threads that read and write beside the network (default: 3, of films 2; 0: none)
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films, watch = _films(inputs), settings.pop('watch', False)
+    threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
     single = None if films else _single_out(inputs, out, alpha_only, background)
     _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
@@ -238,11 +237,9 @@ def p3m_matte(
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if films:
         from p3m_nb.video import matte_films
-        report = matte_films(matter, films, out, film, background, overwrite, 2 if n_workers is None else n_workers)
+        report = matte_films(matter, films, out, film, background, overwrite, **threads)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else:
-        n_workers = 3 if n_workers is None else n_workers
-        report = matter.files(inputs, out, alpha_only, background, overwrite, n_workers=n_workers)
+    else: report = matter.files(inputs, out, alpha_only, background, overwrite, **threads)
     _say(remarks)
     return report
 
@@ -250,14 +247,14 @@ def p3m_matte(
 _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic', 'paper']
 
 # %% ../nbs/80_cli.ipynb #f11f5002
-def _hide_in_films(films, out, method, people, overwrite, n_workers, settings):
+def _hide_in_films(films, out, method, people, overwrite, settings):
     "`obfuscate_films` with the settings that films have."
     from p3m_nb.video import obfuscate_films
-    odd = sorted(set(settings) - {'strength', 'finder', 'frames'})
+    odd = sorted(set(settings) - {'strength', 'finder', 'frames', 'n_workers'})
     if people or odd: raise ValueError(f"--{(odd or ['people'])[0].replace('_', '-')}: not for films")
     options = {name: settings[name] for name in ('strength', 'finder') if name in settings}
-    n_workers = 2 if n_workers is None else n_workers
-    return obfuscate_films(films, out, overwrite, method=method, n_workers=n_workers, **options)
+    if settings['n_workers'] is not None: options['n_workers'] = settings['n_workers']
+    return obfuscate_films(films, out, overwrite, method=method, **options)
 
 # %% ../nbs/80_cli.ipynb #eae91aeb
 @command(settings='p3m_nb.settings:HideSettings')
@@ -271,7 +268,8 @@ def p3m_obfuscate(
     **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
-    if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, n_workers, settings)
+    if films := _films(input):
+        return _hide_in_films(films, out, method, people, overwrite, settings | {'n_workers': n_workers})
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
     return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)

@@ -88,6 +88,7 @@ class Damage:
     refused: int = 0  # packets that the strict decoder refused
     first: float = 0.  # seconds at which the first of them stands
     frames: int = 0  # read so far
+    longest: float = 0.  # seconds between two frames
     ends: dict = field(default_factory=dict)  # kind of track -> seconds at which it ends
 
     def refuse(self, packet):
@@ -109,6 +110,7 @@ def _decoder(stream, **options):
     decoder = _av().CodecContext.create(name, 'r')
     decoder.options, decoder.extradata = options, own.extradata
     decoder.width, decoder.height = own.width, own.height  # some old codecs are not told by the packets
+    decoder.thread_type, decoder.thread_count = 'SLICE', 1  # decoders that work on several frames hide their errors
     return decoder
 
 def _frames_of(decoder, packet, damage):
@@ -136,7 +138,8 @@ def _decoded(container, stream, path, damage):
                 if frame.time_base is None: frame.time_base = stream.time_base
                 damage.frames += 1
                 yield frame
-    except av.FFmpegError as e: raise ValueError(f'{path}: damaged after {damage.frames} frames ({e.strerror})') from None
+    except av.FFmpegError as e:
+        raise ValueError(f'{path}: damaged after {damage.frames} frames ({e.strerror})') from None
 
 # %% ../nbs/52_film.ipynb #fc4b178a
 def _upright(frame):
@@ -156,7 +159,7 @@ def _length(stream):
 
 def _complain(path, container, stream, damage):
     "`ValueError` if the film is cut off or damaged."
-    slack = lambda length: max(2 / float(stream.average_rate or 25), .02 * length)
+    slack = lambda length: max(2 / float(stream.average_rate or 25), 2 * damage.longest, .02 * length)
     lengths = {'video': _length(stream)}
     lengths['any'] = 0 if lengths['video'] else (container.duration or 0) / 1e6
     ends = {'video': float(damage.ends.get('video', 0)), 'any': float(max(damage.ends.values(), default=0))}
@@ -183,8 +186,9 @@ def read_film(
     with _opened(path) as (container, stream):
         damage, last = Damage(), Fraction(-1)
         for n, frame in enumerate(_decoded(container, stream, path, damage)):
-            time = Fraction(frame.pts or 0) * frame.time_base
+            time, before = Fraction(frame.pts or 0) * frame.time_base, last
             last = time if time > last else last + 1 / Fraction(stream.average_rate or 25)  # broken times go on evenly
+            if n: damage.longest = max(damage.longest, float(last - before))
             if n >= start: yield Frame(n, last, _upright(frame))
         _complain(path, container, stream, damage)
 
@@ -461,6 +465,7 @@ def _whole(pieces, state, frames, start):
     done = dict(frames=frames, start=[start.numerator, start.denominator])
     with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done))
     pieces.done.append(done)
+    (pieces.folder/f'{i - 1:06d}.npz').unlink(missing_ok=True)  # one state is enough, and it is large
 
 # %% ../nbs/52_film.ipynb #5090137b
 PIECE = 48  # frames

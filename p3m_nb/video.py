@@ -183,7 +183,8 @@ def _matted(matter, steady, background):
     "The work: for each frame a function that makes the cut-out, or the composite."
     def finished(image, alpha):
         colours = compositing.estimate_foreground(image, alpha)
-        return [compositing.cutout(colours, alpha) if background is None else compositing.composite(colours, alpha, background)]
+        if background is None: return [compositing.cutout(colours, alpha)]
+        return [compositing.composite(colours, alpha, background)]
     def work(frames):
         mattes = ((frame, matter.alpha(frame.image)) for frame in frames)
         for frame, alpha in steady(mattes): yield frame, functools.partial(finished, frame.image, alpha)
@@ -275,7 +276,8 @@ def obfuscate_film(
     "Hide the faces of a film; its sound stays, and may say who it is."
     frames = Readable(read_film(source))  # what is wrong with the film is said in the end, by `process_film`
     found = _faces(frames, finder)
-    if not any(found): raise frames.error or ValueError(f'{source}: no face was found in any frame, so nothing was written')
+    if not any(found):
+        raise frames.error or ValueError(f'{source}: no face was found in any frame, so nothing was written')
     settings = {'finder': str(finder), 'faces': sum(map(len, found))} | {k: str(v) for k, v in options.items()}
     work = _hidden(source, found, finder, options)
     process_film(source, {Path(out): 'h264'}, work, settings, progress=progress, n_workers=n_workers)
