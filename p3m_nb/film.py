@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .compositing import composite
-from .core import atomic_write, choose, encode_image, regular_file
+from .core import atomic_write, choose, encode_image, how_to_install, regular_file
 from .jobs import is_result, note_result
 
 # %% ../nbs/52_film.ipynb #187c0285
@@ -35,7 +35,7 @@ def is_film(
 def _av():
     "The package av, or how to get it."
     try: import av
-    except ImportError: raise ImportError("films need PyAV: pip install 'p3m_nb[video]'") from None
+    except ImportError: raise ImportError(f'films need PyAV: {how_to_install("video")}') from None
     return av
 
 # %% ../nbs/52_film.ipynb #4a48aea1
@@ -306,7 +306,7 @@ class FrameWriter:
 
     def close(self):
         "Note the times."
-        (self.path/'times.json').write_text(json.dumps(self.times))
+        (self.path/'times.json').write_text(json.dumps(self.times), encoding='utf-8')
 
 def frame_writer(
     path:Path,  # with the suffix of the codec
@@ -398,7 +398,7 @@ def join_frames(
     "Move the frames of the pieces into `folder`; one that is there already was moved by a run that was interrupted."
     times = []
     for path, start in pieces:
-        for i, (a, b) in enumerate(json.loads((path/'times.json').read_text())):
+        for i, (a, b) in enumerate(json.loads((path/'times.json').read_bytes())):
             frame, goal = path/f'{i:06d}.png', folder/f'{len(times):06d}.png'
             times.append(start + Fraction(a, b))
             if not frame.exists(): continue
@@ -408,7 +408,7 @@ def join_frames(
     while (old := folder/f'{n:06d}.png').exists():  # of an earlier, longer film
         old.unlink()
         n += 1
-    out.write_text(_list_of_frames(times))
+    out.write_text(_list_of_frames(times), encoding='utf-8')
 
 def check_frames(
     folder:Path,  # where the frames of a film will go
@@ -424,14 +424,14 @@ class Pieces:
         folder:Path,  # hidden, beside the result
         identity:dict,  # source and settings: pieces of others are thrown away
     ):
-        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str)
+        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str).encode()
         known = self.folder/'made_of.json'
-        if self.folder.exists() and (not known.exists() or known.read_text() != note): shutil.rmtree(self.folder)
+        if self.folder.exists() and (not known.exists() or known.read_bytes() != note): shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not known.exists():
-            with atomic_write(known) as tmp: tmp.write_text(note)
+            with atomic_write(known) as tmp: tmp.write_bytes(note)
         self.done = []  # of dict(frames, start), in order
-        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_text()))
+        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_bytes()))
 
     def note(self, i:int)->Path:
         "Where it says that piece `i` is whole."
@@ -463,7 +463,7 @@ def _whole(pieces, state, frames, start):
     if state is not None:
         with atomic_write(pieces.folder/f'{i:06d}.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **state.keep())
     done = dict(frames=frames, start=[start.numerator, start.denominator])
-    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done))
+    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done), encoding='utf-8')
     pieces.done.append(done)
     (pieces.folder/f'{i - 1:06d}.npz').unlink(missing_ok=True)  # one state is enough, and it is large
 

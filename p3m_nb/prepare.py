@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 
 from .compositing import estimate_foreground
 from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
-from .dataset import FOLDERS, SPLITS, find_splits, part_folders
+from .layouts import FOLDERS, SPLITS, find_splits, part_folders
 from .jobs import FileReport, image_files, process_files
 from .privacy import ObfuscationReport, obfuscate_folder, Partners
 

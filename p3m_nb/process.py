@@ -12,7 +12,7 @@ from pathlib import Path
 # %% ../nbs/01_process.ipynb #a3e71f55
 def _start_of(pid):
     "When the process `pid` was started, as the system counts it; 0 where that cannot be told."
-    try: return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19])
+    try: return int(Path(f'/proc/{pid}/stat').read_bytes().rpartition(b')')[2].split()[19])
     except (OSError, ValueError, IndexError): return 0
 
 # %% ../nbs/01_process.ipynb #de40e7d5

@@ -42,15 +42,18 @@ MAY_IMPORT = {
         'watch': 'core jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'dataset': 'core formats jobs mattes',
+        'layouts': 'core jobs',
+        'checks': 'core process formats jobs mattes',
+        'archives': 'core jobs',
+        'dataset': 'core layouts checks',
         'faces': 'core jobs',
         'privacy': 'core compositing jobs shards dataset faces',
         'audit': 'core jobs shards dataset faces privacy',
         'deblur': 'core faces privacy',
         'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core compositing jobs shards dataset privacy',
+        'prepare': 'core layouts compositing jobs shards dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core compositing jobs dataset',
+        'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
@@ -62,14 +65,14 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core compositing jobs dataset crops privacy',
+        'data': 'core layouts compositing jobs dataset crops privacy',
         'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
         'resume': 'core process data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
-        'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
-                 'callbacks resume learner',
+        'train': 'core checks layouts settings jobs dataset crops privacy registry state_dicts encoders model weights '
+                 'losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
         'torch_engine': 'core process encoders model refiner registry weights',
@@ -80,11 +83,13 @@ MAY_IMPORT = {
         'video': 'core compositing faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core compositing jobs shards dataset crops privacy metrics data infer model methods',
-        'tables': 'core jobs shards dataset crops privacy metrics data infer model methods benchmark',
+        'benchmark': 'core layouts compositing jobs shards dataset crops privacy metrics data infer model methods',
+        'tables': 'core layouts jobs shards dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core profiles formats compositing jobs synth dataset faces privacy audit deblur identity '
+        'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
+               'paired',
+        'widgets.*': 'core layouts checks profiles formats compositing jobs synth dataset faces privacy audit deblur '
+                     'identity '
                      'prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
@@ -104,6 +109,9 @@ WITHOUT_TORCH = (
     'watch',
     'mattes',
     'synth',
+    'layouts',
+    'checks',
+    'archives',
     'dataset',
     'faces',
     'privacy',
@@ -291,8 +299,49 @@ def test_weights_and_addresses():
             ), f'{p} names a registry host or a local path'
 
 
+def test_extras_are_those_of_the_settings():
+    "What messages say to install is what the extras install."
+    from configparser import ConfigParser
+    from p3m_nb.core import EXTRAS
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    named = {k.removesuffix('_requirements'): v for k, v in config['DEFAULT'].items() if k.endswith('_requirements')}
+    assert {k: v for k, v in named.items() if k not in ('dev', 'jupyter')} == EXTRAS
+
+
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')
+
+
+def in_local_encoding(tree):
+    "Calls in `tree` that read or write text without saying in which encoding: on Windows it would not be UTF-8."
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call): continue
+        name = getattr(call.func, 'id', getattr(call.func, 'attr', None))
+        named = {k.arg for k in call.keywords}
+        if name in ('read_text', 'write_text') and 'encoding' not in named: yield call
+        modes = [v for v in ast.walk(call) if isinstance(v, ast.Constant) and v.value in ('r', 'w', 'a', 'x')]
+        plain = isinstance(call.func, ast.Name) and len(call.args) == 1 and 'mode' not in named
+        if name == 'open' and (plain or modes) and 'encoding' not in named: yield call
+
+
+@pytest.mark.parametrize('folder', ['p3m_nb', 'tools'])
+def test_text_is_utf8(folder):
+    files = [p for p in (ROOT/folder).rglob('*.py') if '__pycache__' not in p.parts]
+    found = [
+        f'{p.relative_to(ROOT)}:{call.lineno}'
+        for p in files
+        for call in in_local_encoding(ast.parse(p.read_text(encoding='utf-8')))
+        if 'av.open' not in ast.unparse(call)  # a film
+    ]
+    assert not found, f'name the encoding: {found}'
+
+
+def test_the_scan_finds_local_encodings():
+    wrong = "p.read_text(); p.write_text(s); open(p); open(p, 'w'); p.open('x'); open(p, mode='a')"
+    right = "p.read_text(encoding='utf-8'); open(p, 'rb'); open(p, 'w', encoding='utf-8'); Image.open(p)"
+    assert len(list(in_local_encoding(ast.parse(wrong)))) == 6
+    assert not list(in_local_encoding(ast.parse(right)))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'.github'/'workflows').glob('*.yml')), ids=lambda p: p.name)
