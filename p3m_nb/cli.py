@@ -211,6 +211,11 @@ def _matte_files(matter, inputs, out, remote, *how, **threads):
     from p3m_nb.cloud import by_address
     return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how, **threads), how[-1])
 
+def _refuse_mixtures(films, remote, alpha_only, watch):
+    "`ValueError` for inputs and options that do not go together."
+    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
     def say(line): print(line, file=sys.stderr, flush=True)
@@ -250,8 +255,7 @@ def p3m_matte(
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films, watch, remote = _films(inputs), settings.pop('watch', False), _at_address(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
-    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    _refuse_mixtures(films, remote, alpha_only, watch)
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter, preset
