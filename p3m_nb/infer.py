@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESETS', 'resize_paper', 'network_sizes', 'Matte',
            'as_background', 'more_options', 'Matter', 'rescale_alpha', 'drop_small_parts', 'matte_confidence',
-           'trimap_of_logits', 'preset', 'output_files', 'MatteReport']
+           'trimap_of_logits', 'preset', 'output_files', 'MatteReport', 'merge_mattes']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import functools, importlib.util, threading, warnings
+import functools, hashlib, importlib.util, json, threading, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from PIL import Image
 from . import core, jobs
 from .core import FilePath, choose, keep_memory, load_image, save_alpha, save_image, source_name
 from .detail import Redraws, add_detail, enlarge_alpha
-from .jobs import process_folder
+from .jobs import tell
+from .shards import Shards, join_folders, joined_report, shard_folder
+from .spread import undivided
 from .watch import watch_folder
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
@@ -210,6 +212,8 @@ class Matter:
     ):
         self.resize = choose('resize', resize, ('default', 'paper'))
         more = more_options(**_only(kwargs, *more_options()))
+        self.given = dict(weights=weights, device=device, strategy=strategy, resize=resize, precision=precision,
+                          shorter=shorter, min_part=min_part, detail=detail) | more
         self.engine = _engine(_backend_for(more['backend'], weights), weights, device, precision)
         self.metadata, self.device = self.engine.metadata, self.engine.device
         self.strategy = _strategy_for(self.engine, strategy)
@@ -219,11 +223,6 @@ class Matter:
         # the second stage draws the hair
         self._set_detail(False if detail is None and self.second is not None else detail)
 
-    @property
-    def model(self):
-        "The network that the engine runs (PyTorch)."
-        return self.engine.model
-
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
     )->Matte:
@@ -231,6 +230,26 @@ class Matter:
         array, dpi = core.load_with_dpi(image)
         coarse, confidence = self.judged_alpha(array)
         return Matte(array, self._at_full_size(array, coarse), Path(source_name(image)).name, confidence, dpi)
+
+# %% ../nbs/50_infer.ipynb #abd07bda
+@patch(as_prop=True)
+def model(self:Matter)->object:
+    "The network that the engine runs (PyTorch)."
+    return self.engine.model
+
+# %% ../nbs/50_infer.ipynb #350af4f8
+_made = {}  # arguments -> `Matter`
+
+def _made_again(given):
+    "A `Matter` of the arguments `given`; that of plain ones is kept."
+    plain = all(v is None or isinstance(v, (str, int, float, Path)) for v in given.values())
+    key = json.dumps(given, sort_keys=True, default=str) if plain else None
+    if not plain: return Matter(**given)
+    if key not in _made: _made[key] = Matter(**given)
+    return _made[key]
+
+@patch
+def __reduce__(self:Matter): return _made_again, (self.given,)
 
 # %% ../nbs/50_infer.ipynb #f39834a0
 @patch
@@ -503,27 +522,48 @@ class MatteReport(jobs.FileReport):
                           *(f'  {p} ({c:.2f})' for p, c in worst)])
 
 # %% ../nbs/50_infer.ipynb #6d36e119
+class _MatteWork:
+    "What is done with one photograph; a process that gets it makes the network of its own."
+    def __init__(self, matter, background):
+        self.matter, self.background, self.network = matter, background, threading.Lock()
+
+    def __call__(self, loaded, outputs):
+        image, dpi = loaded
+        with self.network: matte = self.matter(image)  # it has all processors; what is before and after it has one
+        matte.dpi = dpi
+        if matte.confidence is not None and matte.confidence < LOOK_AT: tell(matte.confidence)
+        _write(matte, outputs, self.background)
+
+    def __reduce__(self): return _MatteWork, (self.matter, self.background)
+
+# %% ../nbs/50_infer.ipynb #87e071ed
 @patch
 def _folder_run(self:Matter, out, alpha_only, background):
-    "What `process_folder` and `watch_folder` need to know."
+    "What `shard_folder` and `watch_folder` need to know."
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    unsure, network, read = {}, threading.Lock(), lambda p: (p, core.load_with_dpi(p))
-    def work(loaded, outputs):
-        path, (image, dpi) = loaded
-        with network: matte = self(image)  # it has all processors; what is before and after it has one
-        matte.dpi = dpi
-        if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
-        _write(matte, outputs, background)
-    return dict(out=out, endings=endings, work=work, desc='matte', read=read), unsure
+    return dict(out=out, endings=endings, work=_MatteWork(self, background), desc='matte', read=core.load_with_dpi)
 
-def _with_unsure(report, unsure):
+def _with_unsure(report):
     "The `report` with the photographs that should be looked at."
-    return MatteReport(**vars(report), look_at={p: unsure[p] for p in report.done if p in unsure})
+    return MatteReport(**vars(report), look_at=dict(report.told))
 
-# %% ../nbs/50_infer.ipynb #87e071ed
+# %% ../nbs/50_infer.ipynb #df0c2c34
+@patch
+def _settings(self:Matter, alpha_only, background):
+    "Everything that decides the results of `files`, in plain values."
+    engine = self.engine
+    if not isinstance(background, (str, type(None))):
+        background = hashlib.blake2b(np.asarray(as_background(background)).tobytes(), digest_size=16).hexdigest()
+    return dict(
+        network=engine.name, weights=self.metadata.get('sha256') or str(self.given['weights']), backend=engine.backend,
+        precision=str(getattr(engine, 'dtype', 'float32')), strategy=self.strategy, resize=self.resize,
+        shorter=self.shorter, min_part=self.min_part, detail=self.refiner is not None, refine=str(self.given['refine']),
+        alpha_only=alpha_only, background=background)
+
+# %% ../nbs/50_infer.ipynb #dcfccaac
 @patch
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
@@ -535,12 +575,20 @@ def files(self:Matter,
     n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    run, unsure = self._folder_run(out, alpha_only, background)
+    run, settings = self._folder_run(out, alpha_only, background), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
-    with keep_memory(): report = process_folder(inputs, **run, **options)
-    return _with_unsure(report, unsure)
+    with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
+    return _with_unsure(report)
 
-# %% ../nbs/50_infer.ipynb #df0c2c34
+# %% ../nbs/50_infer.ipynb #ee477fd2
+def merge_mattes(
+    shards:Shards,  # of `Matter.files`
+)->MatteReport:
+    "The report that one process would have given; the records become one."
+    join_folders(shards)
+    return joined_report(shards, MatteReport)
+
+# %% ../nbs/50_infer.ipynb #34d67528
 @patch
 def watch(self:Matter,
     inputs:object,  # a folder, or a list of folders
@@ -551,6 +599,7 @@ def watch(self:Matter,
     **kwargs,  # `arrivals`, `say` and `going` of `watch_folder`
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
-    run, unsure = self._folder_run(out, alpha_only, background)
+    undivided('folders that are watched')
+    run = self._folder_run(out, alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
-    return _with_unsure(report, unsure)
+    return _with_unsure(report)
