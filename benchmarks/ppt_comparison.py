@@ -2,7 +2,7 @@
 on both. It shows that the machinery works for all of them; its numbers are not the paper's, and cannot be.
 
     python tools/make_labels.py --teacher modnet.onnx --out labels \
-        --sets people/interfaces people/faker   # the training mattes
+        --sets people/interfaces,people/faker   # the training mattes
     python benchmarks/ppt_comparison.py --labels labels/people_interfaces labels/people_faker --out /tmp/comparison
 
 One budget for all, from random weights: the same photographs in the same order, Adam, one cycle, the published crops,
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
-from p3m_nb.core import atomic_write, load_alpha, load_image, make_trimap, save_alpha, save_image
+from p3m_nb.compositing import make_trimap
+from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
 from p3m_nb.registry import list_models, network_entry
 
 BASIC = 'p3mnet_r34, BASIC'  # P3M-Net without its three modules, the paper's own baseline

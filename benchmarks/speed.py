@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from p3m_nb.core import cover, load_alpha, load_image, sample_image
+from p3m_nb.compositing import cover
+from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
 from p3m_nb.jobs import image_files
 from p3m_nb.onnx_engine import open_session
@@ -100,7 +101,7 @@ def main():
     ways |= {'RVM, onnx fp32': rvm(args.rvm)} if args.rvm else {}
     others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(args.busy)]
     for process in others: process.start()
-    result = timed(ways, cover(load_image(sample_image()), (512, 512)), args.rounds)
+    result = timed(ways, cover(load_image(sample_image('grace_hopper')), (512, 512)), args.rounds)
     for process in others: process.kill()
     first = result['torch fp32']
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {args.busy} busy processes beside it\n')

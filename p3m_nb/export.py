@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import atomic_write, choose
+from .core import atomic_write, choose, how_to_install
 from .jobs import may_write
 from .model import P3MNet
 from .refiner import Refiner
@@ -209,7 +209,7 @@ def _refuse(network, error):
 def _needs_onnx():
     "The package onnx, or how to get it."
     try: import onnx
-    except ImportError: raise ImportError("export needs the package onnx: pip install 'p3m_nb[onnx]'") from None
+    except ImportError: raise ImportError(f'export needs the package onnx: {how_to_install("onnx")}') from None
     return onnx
 
 # %% ../nbs/70_export.ipynb #3dd4c980

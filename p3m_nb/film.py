@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import atomic_write, choose, regular_file
+from .core import atomic_write, choose, how_to_install, regular_file
 
 # %% ../nbs/52_film.ipynb #187c0285
 FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.3gp')
@@ -30,7 +30,7 @@ def is_film(
 def _av():
     "The package av, or how to get it."
     try: import av
-    except ImportError: raise ImportError("films need PyAV: pip install 'p3m_nb[video]'") from None
+    except ImportError: raise ImportError(f'films need PyAV: {how_to_install("video")}') from None
     return av
 
 # %% ../nbs/52_film.ipynb #4a48aea1
@@ -279,14 +279,14 @@ class Pieces:
         folder:Path,  # hidden, beside the result
         identity:dict,  # source and settings: pieces of others are thrown away
     ):
-        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str)
+        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str).encode()
         known = self.folder/'made_of.json'
-        if self.folder.exists() and (not known.exists() or known.read_text() != note): shutil.rmtree(self.folder)
+        if self.folder.exists() and (not known.exists() or known.read_bytes() != note): shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not known.exists():
-            with atomic_write(known) as tmp: tmp.write_text(note)
+            with atomic_write(known) as tmp: tmp.write_bytes(note)
         self.done = []  # of dict(frames, start), in order
-        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_text()))
+        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_bytes()))
 
     def note(self, i:int)->Path:
         "Where it says that piece `i` is whole."
@@ -318,7 +318,7 @@ def _whole(pieces, state, frames, start):
     if state is not None:
         with atomic_write(pieces.folder/f'{i:06d}.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **state.keep())
     done = dict(frames=frames, start=[start.numerator, start.denominator])
-    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done))
+    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done), encoding='utf-8')
     pieces.done.append(done)
 
 # %% ../nbs/52_film.ipynb #5090137b

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 from scipy.stats import binomtest
 
-from .core import choose, load_image, same_size
+from .core import choose, how_to_install, load_image, same_size
 from .deblur import FaceDeblurrer
 from .faces import Face, find_faces, one_cv_thread
 from .jobs import FileReport, image_files, process_files
@@ -28,7 +28,7 @@ def _dlib_models():
     "The module `dlib` and the folder of its models."
     packages = {name: importlib.util.find_spec(name) for name in ('dlib', 'face_recognition_models')}
     missing = [name for name, spec in packages.items() if spec is None]
-    if missing: raise ImportError(f'{" and ".join(missing)} missing; recognition needs: pip install "p3m_nb[identity]"')
+    if missing: raise ImportError(f'{" and ".join(missing)} missing; recognition needs: {how_to_install("identity")}')
     return importlib.import_module('dlib'), Path(packages['face_recognition_models'].origin).parent/'models'
 
 # %% ../nbs/14_identity.ipynb #09f52e8c

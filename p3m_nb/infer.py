@@ -18,8 +18,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from PIL import Image
 
-from . import core, jobs
-from .core import FilePath, choose, keep_memory, load_image, save_alpha, save_image, source_name
+from . import compositing, core, jobs, profiles
+from .core import FilePath, choose, load_image, save_alpha, save_image, source_name
+from .process import keep_memory
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import tell
 from .shards import Shards, join_folders, joined_report, shard_folder
@@ -87,17 +88,17 @@ class Matte:
     @functools.cached_property
     def foreground(self)->np.ndarray:  # (H,W,3) uint8
         "Colours of the person without those of the background."
-        return core.estimate_foreground(self.image, self.alpha)
+        return compositing.estimate_foreground(self.image, self.alpha)
 
     def cutout(self)->Image.Image:  # RGBA
         "The person on a transparent background, straight alpha."
-        return Image.fromarray(core.cutout(self.foreground, self.alpha))
+        return Image.fromarray(compositing.cutout(self.foreground, self.alpha))
 
     def composite(self,
         background='white',  # a colour, or an image: path, PIL image or array; it is cropped to fill
     )->Image.Image:  # RGB
         "The person over a colour or an image."
-        return Image.fromarray(core.composite(self.foreground, self.alpha, as_background(background)))
+        return Image.fromarray(compositing.composite(self.foreground, self.alpha, as_background(background)))
 
     def save(self,
         path,  # .png, .webp or .tif
@@ -129,18 +130,18 @@ def preview(self:Matte,
     image, alpha = shrink(self.image), shrink(self.alpha)
     squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
     board = np.repeat((205 + 50 * squares).astype(np.uint8)[..., None], 3, 2)
-    cut = core.composite(core.estimate_foreground(image, alpha), alpha, board)
+    cut = compositing.composite(compositing.estimate_foreground(image, alpha), alpha, board)
     return Image.fromarray(np.hstack([image, np.repeat(core.alpha_to_uint(alpha)[..., None], 3, 2), cut]))
 
 # %% ../nbs/50_infer.ipynb #db4cd59d
 def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
     if isinstance(background, str) and not Path(background).expanduser().exists():
-        try: return core.parse_colour(background)
+        try: return profiles.parse_colour(background)
         except ValueError:
             raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
                              'nor an image file that exists') from None
-    if isinstance(background, (tuple, list)): return core.parse_colour(background)
+    if isinstance(background, (tuple, list)): return profiles.parse_colour(background)
     return load_image(background)
 
 # %% ../nbs/50_infer.ipynb #aa3d136c
@@ -426,22 +427,25 @@ def matte_confidence(
     local_alpha:np.ndarray,  # (H,W) in 0..1: the matting pass
     alpha:np.ndarray,  # (H,W) in 0..1: both together
 )->float:  # in 0..1
-    "How far two passes agree, and how sure the first is, away from the outline: `exp(-20 doubt)`."
+    "How far two passes agree, how sure the first is, and how long the soft outline is: `exp(-error / 0.04)`."
     size = logits.shape[1:]
     local_alpha, alpha = (cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA) for a in (local_alpha, alpha))
     entropy, person = _entropy(logits)
     radius = max(1, round(.03 * min(size)))
     outline = ((alpha > .02) & (alpha < .98)).astype(np.uint8)
     away = cv2.dilate(outline, np.ones((2 * radius + 1,) * 2)) == 0
-    doubt = ((local_alpha > .5) != (person > .5)) + .1 * entropy
+    apart = (local_alpha > .5) != (person > .5)
     area = max((alpha > .5).sum(), .01 * alpha.size)
-    return float(np.exp(-20 * doubt[away].sum() / area))
+    length = outline.sum() / np.sqrt(area)
+    error = .0034 * length * (apart.sum() / area + .001) ** .3 * (entropy.sum() / area + .001) ** .1
+    far = (apart + .1 * entropy)[away].sum() / area
+    return float(np.exp(-(error + .6 * max(0, far - .08)) / .04))
 
 # %% ../nbs/50_infer.ipynb #37de5c93
 def _trimap_of_alpha(alpha):
     "A trimap of a predicted `alpha`: sure below .02 and above .98, but for 1 % of the shorter side around what is not."
     sure = np.where(alpha < .02, 0, np.where(alpha > .98, 1, alpha))
-    return core.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
+    return compositing.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
 
 # %% ../nbs/50_infer.ipynb #0934cec9
 def trimap_of_logits(

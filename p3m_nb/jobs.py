@@ -17,8 +17,9 @@ from typing import Callable, Iterator
 
 from fastcore.basics import patch
 
-from .core import (IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, FilePath, atomic_write, clear_left_behind,
-                         clear_temporaries, one_line, picture_kind, process_lives, process_mark, write_rules)
+from .core import FilePath, atomic_write, clear_left_behind, clear_temporaries, one_line, write_rules
+from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
+from .process import process_lives, process_mark
 from .spread import current_spread, undivided
 
 # %% ../nbs/02_jobs.ipynb #e48d8fc0

@@ -71,7 +71,7 @@ explorer = ErrorExplorer(evaluate('smeared', root, 'P3M-500-P', progress=False),
 explorer''',
     inspector='''inspector = DatasetInspector(P3M10k(root), show='augmented', side=192)
 inspector''',
-    studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image())
+    studio='''studio = ObfuscationStudio(__import__('p3m_nb.core').core.sample_image('grace_hopper'))
 studio''',
     training='''monitor = TrainingMonitor(n=2, side=96, every=0)
 dls = p3m_dls(P3M10k(root, valid_pct=.3), bs=2, size=64, n_workers=0, device='cpu')

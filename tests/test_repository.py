@@ -29,24 +29,28 @@ MAY_IMPORT = {
     name: rooms.split()
     for name, rooms in {
         # ground: no torch, no fastai
+        'process': '',
+        'formats': '',
+        'profiles': '',
         'multilevel': '',
-        'core': 'multilevel',
+        'core': 'process formats profiles',
+        'compositing': 'core multilevel profiles',
         'settings': 'core',
         'spread': '',
-        'jobs': 'core spread',
+        'jobs': 'core process formats spread',
         'shards': 'core jobs spread',
         'watch': 'core jobs',
-        'synth': 'core',
+        'synth': 'core compositing',
         'mattes': '',
-        'dataset': 'core jobs mattes',
+        'dataset': 'core formats jobs mattes',
         'faces': 'core jobs',
-        'privacy': 'core jobs shards spread dataset faces',
+        'privacy': 'core compositing jobs shards spread dataset faces',
         'audit': 'core jobs shards spread dataset faces privacy',
         'deblur': 'core faces privacy',
         'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core jobs shards spread dataset privacy',
+        'prepare': 'core compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core jobs dataset',
+        'crops': 'core compositing jobs dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
@@ -58,35 +62,41 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core jobs dataset crops privacy',
-        'callbacks': 'core jobs dataset random_trimaps crops privacy losses metrics data registry model weights',
-        'resume': 'core data state_dicts',
+        'data': 'core compositing jobs dataset crops privacy',
+        'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
+                     'weights',
+        'resume': 'core process data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
         'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                  'callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
-        'torch_engine': 'core encoders model refiner registry weights',
+        'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'core',
         'detail': 'core refiner',
-        'infer': 'core jobs shards spread watch detail onnx_engine torch_engine trimaps',
+        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
         'film': 'core',
-        'video': 'core faces film infer jobs privacy',
+        'video': 'core compositing faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core jobs shards spread dataset crops privacy metrics data infer model methods',
+        'benchmark': 'core compositing jobs shards spread dataset crops privacy metrics data infer model methods',
         'tables': 'core jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core jobs synth dataset faces privacy audit deblur identity prepare crops registry '
+        'widgets.*': 'core profiles formats compositing jobs synth dataset faces privacy audit deblur identity '
+                     'prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
+    'process',
+    'formats',
+    'profiles',
     'multilevel',
     'core',
+    'compositing',
     'settings',
     'spread',
     'jobs',
@@ -146,6 +156,38 @@ def test_imports_go_one_way(module):
     if room in WITHOUT_FASTAI: assert 'fastai' not in others
     if room in WITHOUT_TORCH: assert not others & {'torch', 'torchvision'}
     if room != 'widgets.*': assert not others & {'ipywidgets', 'anywidget', 'traitlets'}
+
+
+def defined(path):
+    "Names that the module in `path` defines itself at its top, also in `if` and `try`; those it imports are others'."
+    names, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): names.add(node.id)
+        elif isinstance(node, ast.ImportFrom): others |= {a.asname or a.name for a in node.names}
+    return names - others
+
+
+def code_files():
+    "Dict where -> Python code, of notebooks (each cell without magics), tests, tools and benchmarks."
+    found = {str(p): [p.read_text(encoding='utf-8')] for d in ('tests', 'tools', 'benchmarks')
+             for p in sorted((ROOT / d).glob('*.py'))}
+    for p in NOTEBOOKS:
+        code = [source(c) for c in cells(p) if c['cell_type'] == 'code']
+        found[str(p)] = ['\n'.join(line for line in c.splitlines() if not re.match(r'\s*[%!]', line)) for c in code]
+    return found
+
+
+def test_names_are_imported_from_their_own_room():
+    "What is imported from a room is defined there: a name that has moved is found without running anything."
+    rooms, wrong = {f'p3m_nb.{name}': defined(p) for name, p in architecture.files().items()}, []
+    home = {n: room for room, names in rooms.items() for n in names}
+    for where, parts in code_files().items():
+        for node in [n for part in parts for n in ast.walk(ast.parse(part))]:
+            if not isinstance(node, ast.ImportFrom) or node.module not in rooms: continue
+            for n in [a.name for a in node.names if a.name not in (*rooms[node.module], '*')]:
+                wrong.append(f'{Path(where).name}: {n} is not in {node.module} but in {home.get(n, "no room")}')
+    assert not wrong, '\n'.join(wrong)
 
 
 def test_cli_imports_nothing_heavy_at_the_top():
@@ -249,8 +291,49 @@ def test_weights_and_addresses():
             ), f'{p} names a registry host or a local path'
 
 
+def test_extras_are_those_of_the_settings():
+    "What messages say to install is what the extras install."
+    from configparser import ConfigParser
+    from p3m_nb.core import EXTRAS
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    named = {k.removesuffix('_requirements'): v for k, v in config['DEFAULT'].items() if k.endswith('_requirements')}
+    assert {k: v for k, v in named.items() if k not in ('dev', 'jupyter')} == EXTRAS
+
+
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')
+
+
+def in_local_encoding(tree):
+    "Calls in `tree` that read or write text without saying in which encoding: on Windows it would not be UTF-8."
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call): continue
+        name = getattr(call.func, 'id', getattr(call.func, 'attr', None))
+        named = {k.arg for k in call.keywords}
+        if name in ('read_text', 'write_text') and 'encoding' not in named: yield call
+        modes = [v for v in ast.walk(call) if isinstance(v, ast.Constant) and v.value in ('r', 'w', 'a', 'x')]
+        plain = isinstance(call.func, ast.Name) and len(call.args) == 1 and 'mode' not in named
+        if name == 'open' and (plain or modes) and 'encoding' not in named: yield call
+
+
+@pytest.mark.parametrize('folder', ['p3m_nb', 'tools'])
+def test_text_is_utf8(folder):
+    files = [p for p in (ROOT/folder).rglob('*.py') if '__pycache__' not in p.parts]
+    found = [
+        f'{p.relative_to(ROOT)}:{call.lineno}'
+        for p in files
+        for call in in_local_encoding(ast.parse(p.read_text(encoding='utf-8')))
+        if 'av.open' not in ast.unparse(call)  # a film
+    ]
+    assert not found, f'name the encoding: {found}'
+
+
+def test_the_scan_finds_local_encodings():
+    wrong = "p.read_text(); p.write_text(s); open(p); open(p, 'w'); p.open('x'); open(p, mode='a')"
+    right = "p.read_text(encoding='utf-8'); open(p, 'rb'); open(p, 'w', encoding='utf-8'); Image.open(p)"
+    assert len(list(in_local_encoding(ast.parse(wrong)))) == 6
+    assert not list(in_local_encoding(ast.parse(right)))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'.github'/'workflows').glob('*.yml')), ids=lambda p: p.name)

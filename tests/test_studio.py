@@ -85,7 +85,7 @@ def page(studio, tmp_path_factory):
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     "Three photographs of one person, a picture for the background, and a letter."
-    folder, photo = tmp_path_factory.mktemp('photographs'), load_image(sample_image())[::2, ::2]
+    folder, photo = tmp_path_factory.mktemp('photographs'), load_image(sample_image('grace_hopper'))[::2, ::2]
     made = [save_image(a, folder / n) for n, a in
             {'grace.jpg': photo, 'mirrored.png': photo[:, ::-1], 'cut.jpg': photo[:, 20:]}.items()]
     save_image(np.full((60, 80, 3), (0, 160, 0), np.uint8), folder / 'green.png')

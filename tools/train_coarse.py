@@ -32,11 +32,13 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import atomic_write, keep_memory, load_alpha, load_image, make_trimap
+from p3m_nb.compositing import make_trimap
+from p3m_nb.core import atomic_write, load_alpha, load_image
+from p3m_nb.process import keep_memory
 from p3m_nb.infer import Matter
 from p3m_nb.jobs import image_files
 from p3m_nb.losses import loss_parts
-from p3m_nb.registry import IMAGENET_MEAN, IMAGENET_STD
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 from train_detail import Run, background, batches, held_out, load_scene
 from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
@@ -81,7 +83,7 @@ def build_cache(args):
     if hasattr(finder, 'longest'): finder.longest = 640
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
-    none = set(json.loads(log.read_text())) if log.exists() else set()
+    none = set(json.loads(log.read_text(encoding='utf-8'))) if log.exists() else set()
     for name in SETS:
         for stem, photo, alpha in labelled_photographs(args.labels, name):
             path = cache/f'{stem}.npy'
@@ -89,7 +91,7 @@ def build_cache(args):
             made = cache_one(photo, alpha, mask_of(args.data, name, photo), finder, name in GENERATED)
             if made is None:
                 none.add(stem)
-                with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)))
+                with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)), encoding='utf-8')
                 continue
             with atomic_write(path) as tmp:
                 with open(tmp, 'wb') as f: np.save(f, made)

@@ -13,8 +13,9 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core import how_to_install
 from ..encoders import Features, register_encoder
-from ..registry import IMAGENET_MEAN, IMAGENET_STD
+from ..core import IMAGENET_MEAN, IMAGENET_STD
 from ..state_dicts import load_strictly
 
 # %% ../../nbs/networks/timm_encoder.ipynb #9bea8a51
@@ -22,7 +23,7 @@ def _timm():
     "The library timm; `ValueError` says how to install it."
     try: import timm
     except ImportError as e:
-        raise ValueError('encoders timm:NAME need the library timm; install it: pip install "p3m_nb[timm]"') from e
+        raise ValueError(f'encoders timm:NAME need the library timm: {how_to_install("timm")}') from e
     return timm
 
 # %% ../../nbs/networks/timm_encoder.ipynb #e04ac31d

@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Iterator
 
+from ..core import how_to_install
+
 # %% ../../nbs/widgets/serve.ipynb #ff343d49
 HOST = '127.0.0.1'
 _POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -80,7 +82,7 @@ def _wait_until_up(server, url, log, seconds=60):
             with urllib.request.urlopen(url, timeout=2): return
         except urllib.error.HTTPError: return  # it answers
         except OSError: time.sleep(.1)
-    last = log.read_text(errors='replace').strip().splitlines()[-3:]
+    last = log.read_text(encoding='utf-8', errors='replace').strip().splitlines()[-3:]
     raise RuntimeError('the studio did not start: ' + (' '.join(last) or f'no answer within {seconds} s'))
 
 # %% ../../nbs/widgets/serve.ipynb #d34523e8
@@ -97,8 +99,10 @@ def studio_server(
     port:int=0,  # 0: a free one
 )->Iterator[tuple]:  # address with the token, and the server's process
     "The studio on this computer, as long as the block runs."
+    if importlib.util.find_spec('anywidget') is None:  # the installation without PyTorch, which has no widgets
+        raise ModuleNotFoundError("No module named 'anywidget'", name='anywidget')
     if importlib.util.find_spec('voila') is None:
-        raise ImportError("p3m_studio needs Voilà: pip install 'p3m_nb[studio]'")
+        raise ImportError(f'the page is served by Voilà, which is not installed: {how_to_install("studio")}')
     if port and _taken(port): raise ValueError(f'port {port} is in use; give another one, or 0 for a free one')
     port, token, folder = port or _free_port(), secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix='p3m_studio_'))
     log = folder/'server.log'
