@@ -20,7 +20,8 @@ from p3m_nb.core import (
     alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, save_alpha
 )
 from .crops import Portrait, check_size
-from .dataset import P3M10k, PortraitFolder, Sample
+from .dataset import P3M10k
+from .layouts import PortraitFolder, Sample
 from .jobs import FileReport, process_files
 from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
@@ -366,7 +367,7 @@ def evaluate_grid(
     results = [evaluate(m, **(kwargs | t), label=f'{a}:{b}') for a, m, b, t in pairs]
     return functools.reduce(lambda a, b: a + b, results)
 
-# %% ../nbs/61_benchmark.ipynb #8d6f5e8a
+# %% ../nbs/61_benchmark.ipynb #6a365053
 def keep_result(
     part:Part,  # of a run with shards
     result:object,  # the shard's `Result`
@@ -378,7 +379,7 @@ def keep_result(
     rows = {label: result.of(label).astype(object).to_dict('records') for label in result.runs}
     part.keep(FileReport(), runs=runs, rows=rows)
 
-# %% ../nbs/61_benchmark.ipynb #3ca4c65f
+# %% ../nbs/61_benchmark.ipynb #265d3862
 def _joined_run(label, shards, names):
     "The `Result` of one run."
     rank = shards.rank()

@@ -459,7 +459,8 @@ def _labelled(found):
 def _eval_tests(data, split, settings):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder, require_sound
+    from p3m_nb.checks import require_sound
+    from p3m_nb.layouts import PortraitFolder
     tests, hows, folders = {}, settings.obfuscate or ['none'], (settings.images, settings.alphas)
     if odd := [h for h in hows if h not in OBFUSCATIONS]:
         raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from .compositing import composite, cover, estimate_foreground, make_trimap
 from .core import FilePath, choose, load_image, read_alpha, read_image
-from .dataset import Sample
+from .layouts import Sample
 from .jobs import image_files
 
 # %% ../nbs/18_crops.ipynb #8b75ca07

@@ -22,7 +22,8 @@ from fastcore.meta import delegates
 from .compositing import composite, estimate_foreground
 from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
 from .crops import AUGMENTS, crop_portrait, estimate_colours, paste_from, whole_portrait
-from .dataset import P3M10k, Sample
+from .dataset import P3M10k
+from .layouts import Sample
 
 # %% ../nbs/40_data.ipynb #e2a34c7d
 # number of channels -> where the optional ones start

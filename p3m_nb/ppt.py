@@ -18,7 +18,9 @@ from fastai.torch_core import num_distrib
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
 from .core import atomic_write, choose
-from .dataset import FOLDERS, P3M10k, PortraitFolder, require_sound
+from .checks import require_sound
+from .dataset import P3M10k
+from .layouts import FOLDERS, PortraitFolder
 from .jobs import folder_lock, may_write, note_result
 from .methods import file_slug, network_method, short_digest
 from .paired import Setting

@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 
 from .compositing import estimate_foreground
 from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
-from .dataset import FOLDERS, SPLITS, find_splits, part_folders
+from .layouts import FOLDERS, SPLITS, find_splits, part_folders
 from .jobs import FileList, FileReport, JobList, image_files, process_files
 from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
 from .shards import Part, Shards, join_folders, joined_report, read_shards, sharded
@@ -93,7 +93,7 @@ def _prepared(part, where, folders, overwrite, n_workers, progress):
     report.unused = sorted(set(mattes.files.values()) - set(of.values()))
     return report
 
-# %% ../nbs/15_prepare.ipynb #3f316cc6
+# %% ../nbs/15_prepare.ipynb #66f0d6a6
 def prepare(
     root:str,  # folder of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones below `root`
@@ -139,7 +139,7 @@ def obfuscate_dataset(
     report.failed |= copied.failed
     return report
 
-# %% ../nbs/15_prepare.ipynb #af23c122
+# %% ../nbs/15_prepare.ipynb #7755f0b5
 def prepare_copy(
     root:str,  # folder of the data set
     out:str,  # folder for the copy; not inside `root`
@@ -158,7 +158,7 @@ def prepare_copy(
         part.keep(hidden, prepared)
     return hidden, prepared
 
-# %% ../nbs/15_prepare.ipynb #e3f28023
+# %% ../nbs/15_prepare.ipynb #d3a35a9b
 def _prepare_hidden(part, out, hidden, options):
     "`prepare` for what a shard has written; the mattes in `out` are not all there yet."
     where = TrainFolders(*(out/'train'/name for name in ('blurred_image', 'mask', 'fg', 'bg')))
@@ -171,7 +171,7 @@ def _prepare_hidden(part, out, hidden, options):
     report.unused = []
     return report
 
-# %% ../nbs/15_prepare.ipynb #48b048bb
+# %% ../nbs/15_prepare.ipynb #6782bef1
 def merge_prepared(
     shards:Shards,  # of `prepare`
 )->PrepareReport:
@@ -179,7 +179,7 @@ def merge_prepared(
     join_folders(shards)
     return joined_report(shards, PrepareReport)
 
-# %% ../nbs/15_prepare.ipynb #c97ee99f
+# %% ../nbs/15_prepare.ipynb #6d722ea5
 def merge_copies(
     shards:Shards,  # of `prepare_copy`
 )->tuple:  # `ObfuscationReport`, `PrepareReport`

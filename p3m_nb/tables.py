@@ -18,7 +18,7 @@ from scipy import stats
 
 from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
 from .core import atomic_write, choose, clear_left_behind
-from .dataset import Sample
+from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
 from .shards import Shards

@@ -25,7 +25,8 @@ from fastcore.foundation import L
 from .callbacks import CopyFaceFeatures, FaceCopy, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .data import PortraitTransform, p3m_dls
-from .dataset import P3M10k, require_sound
+from .checks import require_sound
+from .dataset import P3M10k
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)

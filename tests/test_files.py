@@ -130,7 +130,7 @@ def test_any_shape_within_a_gigabyte(tmp_path, size):
 from p3m_nb.core import *
 from p3m_nb.compositing import *
 from p3m_nb.crops import crop_portrait, strong_portrait, whole_portrait
-from p3m_nb.dataset import Sample
+from p3m_nb.layouts import Sample
 from p3m_nb.mattes import matte_facts
 h, w = int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)

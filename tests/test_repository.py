@@ -42,15 +42,18 @@ MAY_IMPORT = {
         'watch': 'core jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'dataset': 'core formats jobs mattes',
+        'layouts': 'core jobs',
+        'checks': 'core process formats jobs mattes',
+        'archives': 'core jobs',
+        'dataset': 'core layouts checks',
         'faces': 'core jobs',
         'privacy': 'core compositing jobs shards spread dataset faces',
         'audit': 'core jobs shards spread dataset faces privacy',
         'deblur': 'core faces privacy',
         'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core compositing jobs shards spread dataset privacy',
+        'prepare': 'core layouts compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core compositing jobs dataset',
+        'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
@@ -62,13 +65,14 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core compositing jobs dataset crops privacy',
+        'data': 'core layouts compositing jobs dataset crops privacy',
         'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
         'resume': 'core process data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
-        'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
+        'train': 'core checks settings jobs dataset privacy registry state_dicts encoders model weights losses metrics '
+                 'data '
                  'callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
@@ -80,11 +84,13 @@ MAY_IMPORT = {
         'video': 'core compositing faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core compositing jobs shards spread dataset crops privacy metrics data infer model methods',
-        'tables': 'core jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
+        'benchmark': 'core layouts compositing jobs shards spread dataset crops privacy metrics data infer model methods',
+        'tables': 'core layouts jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core profiles formats compositing jobs synth dataset faces privacy audit deblur identity '
+        'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
+               'paired',
+        'widgets.*': 'core layouts checks profiles formats compositing jobs synth dataset faces privacy audit deblur '
+                     'identity '
                      'prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
@@ -104,6 +110,9 @@ WITHOUT_TORCH = (
     'watch',
     'mattes',
     'synth',
+    'layouts',
+    'checks',
+    'archives',
     'dataset',
     'faces',
     'privacy',
