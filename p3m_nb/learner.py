@@ -240,7 +240,7 @@ def p3m_learner(
 )->P3MLearner:
     "A learner with the published recipe: Adam, 1e-5, no decay; `learn.fit(150)` is the published training."
     n_train, n_valid = len(dls.train), len(dls.valid)
-    if not n_train or not n_valid:
+    if not n_train or (not n_valid and len(dls.valid.dataset)):
         raise ValueError(f'{n_train} batches to train on and {n_valid} to validate with; there must be some of each')
     own = {k: options.pop(k) for k in OWN_OPTIONS if k in options}
     model = arch if isinstance(arch, nn.Module) else create_model(arch)

@@ -71,9 +71,8 @@ MAY_IMPORT = {
         'resume': 'core process data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
-        'train': 'core checks settings jobs dataset privacy registry state_dicts encoders model weights losses metrics '
-                 'data '
-                 'callbacks resume learner',
+        'train': 'core checks layouts settings jobs dataset crops privacy registry state_dicts encoders model weights '
+                 'losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
         'torch_engine': 'core process encoders model refiner registry weights',

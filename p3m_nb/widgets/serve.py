@@ -87,12 +87,14 @@ def _wait_until_up(server, url, log, seconds=60):
 
 # %% ../../nbs/widgets/serve.ipynb #d34523e8
 def _end(server):
-    "End the server and its kernels."
+    "End a process and what it started."
     server.terminate()
     try: server.wait(15)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+
+_COMPILE = 'from p3m_nb.widgets.correct import compile_solver; compile_solver()'  # nobody waits for the first stroke
 
 @contextlib.contextmanager
 def studio_server(
@@ -112,10 +114,13 @@ def studio_server(
         with log.open('wb') as out:
             server = subprocess.Popen(command, env=_environment(folder), cwd=folder/'config', stdin=subprocess.DEVNULL,
                                       stdout=out, stderr=out)
+        quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        compiling = subprocess.Popen([sys.executable, '-c', _COMPILE], env=_environment(folder), **quiet)
         try:
             _wait_until_up(server, f'http://{HOST}:{port}/voila/static/voila.js', log)
             yield f'http://{HOST}:{port}/?token={token}', server
-        finally: _end(server)
+        finally:
+            for process in (server, compiling): _end(process)
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/widgets/serve.ipynb #cd1ee970
