@@ -246,7 +246,7 @@ def _kept_crops(out, shard, n):
     "The crops of a shard with `n` sightings."
     path = _crop_file(out, shard)
     try: crops = list(np.load(path)['crops'])
-    except (OSError, ValueError, KeyError): crops = []
+    except (OSError, ValueError, KeyError, EOFError): crops = []
     if len(crops) == n: return crops
     raise ValueError(f'{path}: holds {len(crops)} crops, {n} were expected; run shard {shard} again')
 
