@@ -978,7 +978,17 @@ class Viewer {
   say(text) {
     if (this.message.textContent !== text) this.message.textContent = text;
   }
+  nameControls() {
+    // ipywidgets gives sliders and colour fields no names that a screen reader could say
+    const box = this.root.closest('.widget-vbox') ?? this.root;
+    for (const e of box.querySelectorAll('.noUi-handle:not([aria-label]), input[type="color"]:not([aria-label])')) {
+      const control = e.closest('.widget-inline-hbox'),
+        name = control?.querySelector('label')?.textContent.trim() || e.closest('[title]')?.title;
+      e.setAttribute('aria-label', name || 'colour');
+    }
+  }
   listen() {
+    this.nameControls();
     const unanswered = this.probing && performance.now() - this.probing > PATIENCE;
     const silent = this.tiles.silent() || unanswered;
     if (silent)
