@@ -23,6 +23,7 @@ from .jobs import (PARTS, FileList, FileReport, folder_lock, image_files, is_res
 from .privacy import blurred, read_manifest
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
+from .process import worker_count
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')
@@ -230,7 +231,7 @@ def _pairs(source, files):
     above = lambda path: next((f for f in folders if path.is_relative_to(f)), path.parent)
     return FileList((path, path.relative_to(above(path))) for path in files)
 
-# %% ../nbs/12_audit.ipynb #cae8dba6
+# %% ../nbs/12_audit.ipynb #35f0c9d4
 _SIDE = 96  # of a crop in pixels
 
 def _crop_file(out, shard): return Path(out)/PARTS/f'{parse_shard(shard).name}.npz'
@@ -250,7 +251,7 @@ def _kept_crops(out, shard, n):
     if len(crops) == n: return crops
     raise ValueError(f'{path}: holds {len(crops)} crops, {n} were expected; run shard {shard} again')
 
-# %% ../nbs/12_audit.ipynb #34cd905b
+# %% ../nbs/12_audit.ipynb #feaac57f
 def audit(
     source:str,  # folder, or a list of files, folders and patterns
     finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`
@@ -262,7 +263,7 @@ def audit(
     if out is not None: _check_place(Path(out))
     hiders, (files, closed) = hidden_by(source), files_to_audit(source)
     judge, shard = face_finder(judge_of(hiders) if finder is None else finder), current_spread().shard
-    options = dict(n_workers=os.cpu_count() if n_workers is None else n_workers, progress=progress, desc='audit')
+    options = dict(n_workers=worker_count(n_workers), progress=progress, desc='audit')
     settings = dict(finder=finder_name(judge), hiders=hiders)
     with sharded(out if shard else None, 'audit', _pairs(source, files), settings) as part, one_cv_thread():
         done = process_files([(p, []) for p, _ in part.files], _Look(judge, out is not None), **options)
@@ -272,7 +273,7 @@ def audit(
         elif out is not None: _write_audit(Path(out), report, [crop for _, crop in seen])
     return report
 
-# %% ../nbs/12_audit.ipynb #da801359
+# %% ../nbs/12_audit.ipynb #865ccc6e
 def merge_audits(
     shards:Shards,  # of `audit`
 )->AuditReport:

@@ -7,7 +7,6 @@ __all__ = ['PortraitTargets', 'as_targets', 'PortraitToFloat', 'PortraitTransfor
            'LoaderOptions', 'p3m_dls']
 
 # %% ../nbs/40_data.ipynb #0e8ac7fb
-import os
 from dataclasses import dataclass, fields
 
 import cv2
@@ -24,6 +23,7 @@ from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
 from .crops import AUGMENTS, PastedFaces, crop_portrait, estimate_colours, whole_portrait
 from .dataset import P3M10k
 from .layouts import Sample
+from .process import worker_count
 
 # %% ../nbs/40_data.ipynb #e2a34c7d
 # number of channels -> where the optional ones start
@@ -270,7 +270,6 @@ def p3m_dls(
     o = LoaderOptions(**{f.name: kwargs.pop(f.name) for f in fields(LoaderOptions) if f.name in kwargs})
     choose('last_batch', o.last_batch, ('drop', 'keep'))
     data = _trainable(data)
-    if n_workers is None: n_workers = min(os.cpu_count() or 1, 8)
     block = PortraitBlock(size=size, augment=augment, colours=_with_colours(data, colours), **kwargs)
     block = DataBlock(blocks=(block,), get_items=_samples, splitter=_by_held_out)
     dls = block.dataloaders(
@@ -278,7 +277,7 @@ def p3m_dls(
         bs=bs,
         val_bs=o.valid_bs,
         seed=seed,
-        num_workers=n_workers,
+        num_workers=worker_count(n_workers, most=8),
         device=o.device,
         path=o.path,
         drop_last=o.last_batch == 'drop' and len(data.train) >= bs,

@@ -29,6 +29,7 @@ from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, Re
 from .core import choose
 from .state_dicts import read_torch_file
 from .model import P3MNet
+from .process import require
 from .registry import Network
 from .resume import AverageWeights, P3MLearner
 from .settings import checked_settings, resolved
@@ -256,11 +257,9 @@ def p3m_learner(
 # %% ../nbs/43_learner.ipynb #f9e201ca
 def _trainer(sync_bn, **kwargs):
     "fastai's `DistributedTrainer` for any device."
-    try:
-        from accelerate import DistributedDataParallelKwargs
-        from fastai.distributed import DistributedDL, DistributedTrainer
-    except (ImportError, NameError):
-        raise ImportError('training in several processes needs accelerate: pip install accelerate') from None
+    require('accelerate', 'training in several processes', 'distributed', load=False)
+    from accelerate import DistributedDataParallelKwargs
+    from fastai.distributed import DistributedDL, DistributedTrainer
     class AnyDeviceDL(DistributedDL):
         "fastai's loader for several processes, on any device."
         def _broadcast(self, t, rank):

@@ -7,7 +7,6 @@ __all__ = ['TrainFolders', 'train_folders', 'PrepareReport', 'prepare', 'obfusca
            'merge_copies']
 
 # %% ../nbs/15_prepare.ipynb #1bff2293
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from .jobs import FileList, FileReport, JobList, image_files, process_files
 from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
 from .shards import Part, Shards, join_folders, joined_report, read_shards, sharded
 from .spread import current_spread
+from .process import worker_count
 
 # %% ../nbs/15_prepare.ipynb #c6240441
 @dataclass
@@ -86,14 +86,14 @@ def _prepared(part, where, folders, overwrite, n_workers, progress):
     jobs = JobList((path, outputs) for path, outputs in missing.items() if outputs)
     jobs.others = mine.others
     work = lambda path, _: _prepare_one(path, of[path], results[path], overwrite)
-    n_workers = os.cpu_count() if n_workers is None else n_workers
+    n_workers = worker_count(n_workers)
     done = process_files(jobs, work, n_workers=n_workers, overwrite=overwrite, progress=progress, desc='prepare')
     report.done, report.skipped = done.done, [p for p, outputs in missing.items() if not outputs]
     report.failed |= done.failed
     report.unused = sorted(set(mattes.files.values()) - set(of.values()))
     return report
 
-# %% ../nbs/15_prepare.ipynb #66f0d6a6
+# %% ../nbs/15_prepare.ipynb #5d05fda2
 def prepare(
     root:str,  # folder of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones below `root`
@@ -139,7 +139,7 @@ def obfuscate_dataset(
     report.failed |= copied.failed
     return report
 
-# %% ../nbs/15_prepare.ipynb #7755f0b5
+# %% ../nbs/15_prepare.ipynb #9b0b0cf9
 def prepare_copy(
     root:str,  # folder of the data set
     out:str,  # folder for the copy; not inside `root`
@@ -158,7 +158,7 @@ def prepare_copy(
         part.keep(hidden, prepared)
     return hidden, prepared
 
-# %% ../nbs/15_prepare.ipynb #d3a35a9b
+# %% ../nbs/15_prepare.ipynb #aff51403
 def _prepare_hidden(part, out, hidden, options):
     "`prepare` for what a shard has written; the mattes in `out` are not all there yet."
     where = TrainFolders(*(out/'train'/name for name in ('blurred_image', 'mask', 'fg', 'bg')))
@@ -171,7 +171,7 @@ def _prepare_hidden(part, out, hidden, options):
     report.unused = []
     return report
 
-# %% ../nbs/15_prepare.ipynb #6782bef1
+# %% ../nbs/15_prepare.ipynb #d821a41e
 def merge_prepared(
     shards:Shards,  # of `prepare`
 )->PrepareReport:
@@ -179,7 +179,7 @@ def merge_prepared(
     join_folders(shards)
     return joined_report(shards, PrepareReport)
 
-# %% ../nbs/15_prepare.ipynb #6d722ea5
+# %% ../nbs/15_prepare.ipynb #55857118
 def merge_copies(
     shards:Shards,  # of `prepare_copy`
 )->tuple:  # `ObfuscationReport`, `PrepareReport`

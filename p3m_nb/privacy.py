@@ -28,6 +28,7 @@ from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, f
                           one_cv_thread, polygon_mask, similarity)
 from .jobs import PARTS, FileReport, image_files, output_names, process_files
 from .shards import Part, Shards, join_folders, joined_report, sharded
+from .process import worker_count
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
 # jaw line and brows of `FIVE_POINTS`; half a face's width is about 70 mm, eyes to chin 115 mm
@@ -691,7 +692,7 @@ def obfuscate_folder(
     if method is not None: changes = {'method': method, 'strength': None, 'margin': None} | changes
     run, files = _FolderRun(out, _changed(settings, changes)), image_files(source)
     _not_inside(source, run.out)
-    options = dict(n_workers=os.cpu_count() if n_workers is None else n_workers, progress=progress)
+    options = dict(n_workers=worker_count(n_workers), progress=progress)
     film = (lambda path, rel: Path(rel).parent) if run.settings.frames else None  # all its frames in one shard
     with sharded(out, 'obfuscate', files, run.described(), overwrite, film) as part, one_cv_thread():
         run.manifest = _Manifest(run.out, part.writer)
@@ -702,7 +703,7 @@ def obfuscate_folder(
         part.keep(run.report)
     return run.report
 
-# %% ../nbs/11_privacy.ipynb #c558a0a8
+# %% ../nbs/11_privacy.ipynb #c06395e5
 def merge_obfuscated(
     shards:Shards,  # of `obfuscate_folder`
 )->ObfuscationReport:

@@ -32,6 +32,7 @@ from .layouts import images_of, says_blurred
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
+from .process import require, worker_count
 from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved
@@ -455,10 +456,8 @@ def _run_callbacks(out, s, folders, goes_on):
 # %% ../nbs/44_train.ipynb #7cb7294b
 def _tensorboard(out):
     "fastai's TensorBoard callback, writing below `out`."
-    try:
-        from fastai.callback.tensorboard import TensorBoardCallback
-    except ImportError:
-        raise ImportError('--tensorboard needs the package tensorboard: pip install tensorboard') from None
+    require('tensorboard', '--tensorboard', load=False)
+    from fastai.callback.tensorboard import TensorBoardCallback
     cb = TensorBoardCallback(log_dir=out/'tensorboard', trace_model=False, log_preds=False)
     cb.of_one_run = True
     return cb
@@ -543,7 +542,7 @@ def trial_run(
     load, times = time.monotonic() - began, _Times()
     _assembled(s, dls, None, [times]).fit(1)
     steps, score = (np.diff(times.at[k])[-1] if len(times.at[k]) > 1 else 0. for k in ('step', 'score'))
-    workers = min(os.cpu_count() or 1, 8) if s.n_workers is None else s.n_workers
+    workers = worker_count(s.n_workers, most=8)
     batches = max(1, n // s.bs if s.last_batch == 'drop' else -(-n // s.bs))
     return TrialRun(load, max(float(steps) - load, 0.), float(score), batches, held_out, s.epochs, workers,
                     _device(s).type == 'cuda')

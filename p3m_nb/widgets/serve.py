@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Iterator
 
-from ..core import how_to_install
+from ..process import require
 
 # %% ../../nbs/widgets/serve.ipynb #ff343d49
 HOST = '127.0.0.1'
@@ -103,8 +103,7 @@ def studio_server(
     "The studio on this computer, as long as the block runs."
     if importlib.util.find_spec('anywidget') is None:  # the installation without PyTorch, which has no widgets
         raise ModuleNotFoundError("No module named 'anywidget'", name='anywidget')
-    if importlib.util.find_spec('voila') is None:
-        raise ImportError(f'the page is served by Voilà, which is not installed: {how_to_install("studio")}')
+    require('voila', 'the page', 'studio', load=False)
     if port and _taken(port): raise ValueError(f'port {port} is in use; give another one, or 0 for a free one')
     port, token, folder = port or _free_port(), secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix='p3m_studio_'))
     log = folder/'server.log'
