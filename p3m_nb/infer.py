@@ -125,7 +125,8 @@ def preview(self:Matte,
 )->Image.Image:  # RGB
     "Photo, alpha, and cut-out over a checkerboard, side by side."
     h, w = self.alpha.shape
-    size = (max(1, round(w * height / h)), height)
+    scale = min(height / h, 4 * height / w)  # a strip gets no wider than that
+    size = max(1, round(w * scale)), max(1, round(h * scale))
     shrink = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA)
     image, alpha = shrink(self.image), shrink(self.alpha)
     squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
@@ -232,13 +233,13 @@ class Matter:
         coarse, confidence = self.judged_alpha(array)
         return Matte(array, self._at_full_size(array, coarse), Path(source_name(image)).name, confidence, dpi)
 
-# %% ../nbs/50_infer.ipynb #abd07bda
+# %% ../nbs/50_infer.ipynb #f884a6c6
 @patch(as_prop=True)
 def model(self:Matter)->object:
     "The network that the engine runs (PyTorch)."
     return self.engine.model
 
-# %% ../nbs/50_infer.ipynb #350af4f8
+# %% ../nbs/50_infer.ipynb #08b78a35
 _made = {}  # arguments -> `Matter`
 
 def _made_again(given):
@@ -526,16 +527,22 @@ class MatteReport(jobs.FileReport):
                           *(f'  {p} ({c:.2f})' for p, c in worst)])
 
 # %% ../nbs/50_infer.ipynb #6d36e119
+def _loaded(path):
+    "Which of several pictures in the file `path` is taken, and the picture with its resolution."
+    return core.image_info(path).chosen, core.load_with_dpi(path)
+
 class _MatteWork:
     "What is done with one photograph; a process that gets it makes the network of its own."
     def __init__(self, matter, background):
         self.matter, self.background, self.network = matter, background, threading.Lock()
 
     def __call__(self, loaded, outputs):
-        image, dpi = loaded
+        chosen, (image, dpi) = loaded
         with self.network: matte = self.matter(image)  # it has all processors; what is before and after it has one
         matte.dpi = dpi
-        if matte.confidence is not None and matte.confidence < LOOK_AT: tell(matte.confidence)
+        told = dict(chosen=chosen) if chosen else {}
+        if matte.confidence is not None and matte.confidence < LOOK_AT: told['confidence'] = matte.confidence
+        if told: tell(told)
         _write(matte, outputs, self.background)
 
     def __reduce__(self): return _MatteWork, (self.matter, self.background)
@@ -548,11 +555,13 @@ def _folder_run(self:Matter, out, alpha_only, background):
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    return dict(out=out, endings=endings, work=_MatteWork(self, background), desc='matte', read=core.load_with_dpi)
+    return dict(out=out, endings=endings, work=_MatteWork(self, background), desc='matte', read=_loaded)
 
-def _with_unsure(report):
-    "The `report` with the photographs that should be looked at."
-    return MatteReport(**vars(report), look_at=dict(report.told))
+def _with_said(report):
+    "The `report` with the photographs that should be looked at, and the notes on those that are done."
+    told = {p: report.told[p] for p in report.done + report.skipped if p in report.told}
+    report.notes |= {p: f'{p}: {t["chosen"]}' for p, t in told.items() if t.get('chosen')}
+    return MatteReport(**vars(report), look_at={p: t['confidence'] for p, t in told.items() if 'confidence' in t})
 
 # %% ../nbs/50_infer.ipynb #df0c2c34
 @patch
@@ -567,7 +576,7 @@ def _settings(self:Matter, alpha_only, background):
         shorter=self.shorter, min_part=self.min_part, detail=self.refiner is not None, refine=str(self.given['refine']),
         alpha_only=alpha_only, background=background)
 
-# %% ../nbs/50_infer.ipynb #dcfccaac
+# %% ../nbs/50_infer.ipynb #0e402620
 @patch
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
@@ -582,9 +591,9 @@ def files(self:Matter,
     run, settings = self._folder_run(out, alpha_only, background), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
     with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
-    return _with_unsure(report)
+    return _with_said(report)
 
-# %% ../nbs/50_infer.ipynb #ee477fd2
+# %% ../nbs/50_infer.ipynb #cade3f19
 def merge_mattes(
     shards:Shards,  # of `Matter.files`
 )->MatteReport:
@@ -592,7 +601,7 @@ def merge_mattes(
     join_folders(shards)
     return joined_report(shards, MatteReport)
 
-# %% ../nbs/50_infer.ipynb #34d67528
+# %% ../nbs/50_infer.ipynb #5639a7be
 @patch
 def watch(self:Matter,
     inputs:object,  # a folder, or a list of folders
@@ -606,4 +615,4 @@ def watch(self:Matter,
     undivided('folders that are watched')
     run = self._folder_run(out, alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
-    return _with_unsure(report)
+    return _with_said(report)

@@ -10,7 +10,7 @@ __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'MARGINS', 'DEFAULT_METHOD', 'PURPOSE
            'merge_obfuscated']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, hashlib, json, os, re, threading, unicodedata
+import dataclasses, hashlib, json, os, re, threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,11 +22,13 @@ from fastcore.basics import patch
 
 from .compositing import make_trimap
 from p3m_nb.core import (
-    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_image, one_line, same_size
+    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
+    same_size
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
-from .jobs import PARTS, FileReport, image_files, output_names, process_files
+from .layouts import PartFolder
+from .jobs import PARTS, FileReport, film_notes, image_files, output_names, process_files, recorded
 from .shards import Part, Shards, join_folders, joined_report, sharded
 from .process import worker_count
 
@@ -319,6 +321,7 @@ class _Manifest:
     def __init__(self, folder, writer=''):
         self.folder, self.lock = Path(folder), threading.Lock()
         self.path, self.journal = self._files(writer)
+        self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
         self.own = read_manifest(self.path) | read_manifest(self.journal, torn=True)
         self.records = self._all()
 
@@ -352,33 +355,36 @@ class _Manifest:
                 f.flush()
                 os.fsync(f.fileno())
 
-    def finish(self):
-        "Write the manifest, sorted by source; what it replaces is removed."
-        whole = self.path == self._files()[0]
-        records = self._all() if whole else self.own
-        lines = b''.join(self._line(records[k]) for k in sorted(records))
-        with atomic_write(self.path) as tmp: tmp.write_bytes(lines)
-        for old in (self.journal, *(self._parts() if whole else ())): old.unlink(missing_ok=True)
-
-# %% ../nbs/11_privacy.ipynb #8aac37b2
-def _key(rel): return unicodedata.normalize('NFC', Path(rel).with_suffix('').as_posix())
+# %% ../nbs/11_privacy.ipynb #952b532d
+@patch
+def finish(self:_Manifest):
+    "Write the manifest, sorted by source; what it replaces is removed."
+    whole = self.path == self._files()[0]
+    records = self._all() if whole else self.own
+    lines = b''.join(self._line(records[k]) for k in sorted(records))
+    with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
+        tmp.write_bytes(lines)
+    for old in (self.journal, *(self._parts() if whole else ())): old.unlink(missing_ok=True)
 
 # %% ../nbs/11_privacy.ipynb #c87861f7
 class Partners:
-    "The files of `folder` by name without suffix; looks nothing up when `folder` is None."
+    "The files of `folder` that belong to photographs, by the names of `dataset.ENDINGS`; none if `folder` is None."
     def __init__(self,
         folder:str,  # folder of images, or None
-        what:str,  # what they are, for messages, e.g. 'matte'
+        what:str,  # what they are: 'matte', 'facemask' or 'original'
     ):
-        self.folder, self.what, self.files = folder, what, {}
-        for path, rel in image_files(folder) if folder is not None else []:
-            twin = self.files.setdefault(_key(rel), path)
-            if twin is not path: raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
+        self.folder, self.what, self.files, self.part = folder, what, {}, None
+        if folder is None: return
+        self.part = PartFolder(folder, {'matte': 'alpha', 'original': 'image'}.get(what, what))
+        self.files = self.part.files
+        if not self.files: image_files(folder)  # says why there are none
+        for path, twin in self.part.twins:
+            raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
 
     def __call__(self, rel:Path):
-        "The file of the same name as `rel`, or None without a folder."
+        "The file that belongs to the photograph `rel`, or None without a folder."
         if self.folder is None: return None
-        path = self.files.get(_key(rel))
+        path = self.part.of(rel)
         if path is None: raise FileNotFoundError(f'{rel}: no {self.what} of this name in {self.folder}')
         return path
 
@@ -386,9 +392,10 @@ class Partners:
 def picture_count(
     path:Path,  # image file
 )->int:
-    "How many pictures the file holds that are shown; 1 for a photograph of a telephone with previews behind it."
+    "How many pictures the file holds; those that are smaller than the main one in a photograph are its previews."
     info = image_info(path)
-    return 1 if info.format == 'MPO' else info.frames
+    if info.format != 'MPO' or info.frames == 1: return info.frames
+    return sum(picture.shape[:2] == (info.height, info.width) for picture in load_frames(path))
 
 # %% ../nbs/11_privacy.ipynb #fa4fcd2b
 def _between(a, b, share):
@@ -564,9 +571,11 @@ def work(self:_FolderRun, path:Path, rel:Path):
     if done.faces or self.settings.keep_faceless:
         data = encode_image(done.image, target.suffix, self.settings.jpeg or 95)
         record |= dict(output=target.relative_to(self.out).as_posix(), output_sha256=_sha256(data))
+    earlier = self._compared(record)
     self.manifest.add(record)
     if record['output']:
-        with atomic_write(target) as tmp: tmp.write_bytes(data)
+        with recorded(None, self.overwrite, lambda p: _sha256(p) == earlier), atomic_write(target) as tmp:
+            tmp.write_bytes(data)
     _check_record(path, record)
     return record
 
@@ -584,6 +593,8 @@ def note(self:_FolderRun, path:Path, record:dict):
     "Tell the report what a finished `record` says about `path`."
     self.report.told[path] = str(self.out/record['output'])
     if not record['faces']: self.report.faceless.append(path)
+    if n := image_info(path).frames - 1:
+        self.report.notes[path] = f'{path}: holds {n} smaller pictures too, previews of it; they were left out'
     if record['spared'] > .5: self.report.spared[path] = record['spared']
     if record['people']: self.report.people[path] = record['people']
     if record.get('outside'): self.report.outside[path] = record['outside']
@@ -609,6 +620,26 @@ def finished(self:_FolderRun, path:Path, rel:Path):
 def _newer(a, b): return b.exists() and os.stat(a).st_mtime_ns > os.stat(b).st_mtime_ns
 
 @patch
+def _compared(self:_FolderRun, record:dict):
+    "Digest of the result that `record` replaces, or None; results under other names are noted in `record`."
+    old = self.manifest.records.get(record['source'])
+    if old is None or not old['output']: return None
+    if old['output'] == record['output']: return old['output_sha256']
+    record['former'] = [n for n in (*old.get('former', ()), old['output']) if (self.out/n).exists()]
+    return None
+
+@patch
+def left_over(self:_FolderRun):
+    "Notes on results that stand under names of earlier runs: the names change when photographs of one name come."
+    records, notes = self.manifest.records, {}
+    old = {n: r['output'] for r in records.values() for n in r.get('former', ())}
+    old |= {r['output']: None for r in map(records.get, (str(rel) for rel, n in self.times.items() if n > 1)) if r}
+    for name in sorted(n for n, now in old.items() if n and n != now and (self.out/n).exists()):
+        now = f'which is {old[name]} now' if old[name] else 'which has another name now'
+        notes[name] = f'{self.out/name}: an earlier copy of a photograph {now}; delete it if nobody needs it'
+    return notes
+
+@patch
 def _check_own(self:_FolderRun, path, target, record):
     "`ValueError` unless `target` is what this command wrote."
     if record is None or not record['output']:
@@ -622,9 +653,13 @@ def _check_own(self:_FolderRun, path, target, record):
 def plan(self:_FolderRun, part:Part, overwrite:bool):
     "The files that are left: (path, target)."
     jobs, self.names, self.times = [], output_names(part.every, self.out), Counter(rel for _, rel in part.every)
+    self.overwrite, originals = overwrite, {os.path.realpath(path) for path, _ in part.every}
     part.select([(path, [self.target(path)]) for path, _ in part.every])
     for path, rel in part.files:
         try:
+            if os.path.realpath(self.target(path)) in originals:
+                raise ValueError(f'{path}: its result {self.target(path)} would replace an original; '
+                                 'choose another folder')
             if not overwrite and self.finished(path, rel): self.report.skipped.append(path)
             else: jobs.append((path, self.target(path)))
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
@@ -673,8 +708,9 @@ def finish(self:_FolderRun, jobs:list, rels:dict, options:dict):
     self.report.out = str(self.out)
     self.manifest.finish()
     order = {path: i for i, path in enumerate(rels)}
-    for name in ('failed', 'spared', 'people', 'outside'):
-        setattr(self.report, name, dict(sorted(getattr(self.report, name).items(), key=lambda kv: order[kv[0]])))
+    for name in ('failed', 'spared', 'people', 'outside', 'notes'):
+        items = sorted(getattr(self.report, name).items(), key=lambda kv: order.get(kv[0], -1))
+        setattr(self.report, name, dict(items))
     self.report.faceless.sort(key=order.get)
 
 # %% ../nbs/11_privacy.ipynb #cc9ea55a
@@ -692,6 +728,7 @@ def obfuscate_folder(
     if method is not None: changes = {'method': method, 'strength': None, 'margin': None} | changes
     run, files = _FolderRun(out, _changed(settings, changes)), image_files(source)
     _not_inside(source, run.out)
+    run.report.notes |= film_notes(files)
     options = dict(n_workers=worker_count(n_workers), progress=progress)
     film = (lambda path, rel: Path(rel).parent) if run.settings.frames else None  # all its frames in one shard
     with sharded(out, 'obfuscate', files, run.described(), overwrite, film) as part, one_cv_thread():
@@ -700,10 +737,11 @@ def obfuscate_folder(
         clear_temporaries([run.manifest.path, *(target for _, target in jobs)])
         if run.settings.frames and jobs: run.track(part.files, **options)
         run.finish(jobs, dict(part.files), options)
+        run.report.notes |= run.left_over()
         part.keep(run.report)
     return run.report
 
-# %% ../nbs/11_privacy.ipynb #c06395e5
+# %% ../nbs/11_privacy.ipynb #26762015
 def merge_obfuscated(
     shards:Shards,  # of `obfuscate_folder`
 )->ObfuscationReport:

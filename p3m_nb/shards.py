@@ -14,8 +14,8 @@ from typing import Callable, Iterator
 
 from . import __version__
 from .core import FilePath, atomic_write
-from .jobs import (PARTS, FileList, FileReport, JobList, folder_jobs, folder_lock, image_files, join_records,
-                         process_files)
+from .jobs import (PARTS, FileList, FileReport, JobList, film_notes, folder_jobs, folder_lock, image_files,
+                         join_records, process_files)
 from .spread import current_spread, parse_shard
 
 # %% ../nbs/04_shards.ipynb #3be74cd8
@@ -149,7 +149,7 @@ def shard_folder(
     with sharded(out, desc, found, settings, overwrite) as part:
         jobs = part.select(folder_jobs(found, out, endings))
         report = process_files(jobs, work, desc=desc, out=out, overwrite=overwrite, **kwargs)
-        report.passed = list(found.passed)
+        report.passed, report.notes = list(found.passed), film_notes(found)
         part.keep(report)
     return report
 
