@@ -10,7 +10,7 @@ __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'MARGINS', 'DEFAULT_METHOD', 'PURPOSE
            'merge_obfuscated']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, hashlib, json, os, re, threading
+import dataclasses, functools, hashlib, json, operator, os, re, threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -323,7 +323,7 @@ class _Manifest:
         self.path, self.journal = self._files(writer)
         self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
         self.own = read_manifest(self.path) | read_manifest(self.journal, torn=True)
-        self.records = self._all()
+        self.added, self.records = {}, self._all()
 
     def _files(self, writer=''):
         "Manifest and journal: those of the folder, or those of one that works there beside others."
@@ -348,7 +348,7 @@ class _Manifest:
     def add(self, record:dict):
         "Keep `record`, on disk before this returns."
         with self.lock:
-            self.records[record['source']] = self.own[record['source']] = record
+            for records in (self.records, self.own, self.added): records[record['source']] = record
             self.journal.parent.mkdir(exist_ok=True)
             with open(self.journal, 'ab') as f:
                 f.write(b'\n' * (f.tell() > 0) + self._line(record))
@@ -360,7 +360,10 @@ class _Manifest:
 def finish(self:_Manifest):
     "Write the manifest, sorted by source; what it replaces is removed."
     whole = self.path == self._files()[0]
-    records = self._all() if whole else self.own
+    records = self.own
+    if whole:
+        parts = [read_manifest(p, torn=p.suffix == '.journal') for p in self._parts()]
+        records = functools.reduce(operator.or_, [self.records, *parts, self.added])
     lines = b''.join(self._line(records[k]) for k in sorted(records))
     with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
         tmp.write_bytes(lines)

@@ -146,15 +146,15 @@ def test_what_cannot_be_cut(command, photos, tmp_path):
 
 
 KILLED = '''
-import os, signal, sys
+import functools, os, signal, sys
 import p3m_nb.cli
-replace, left = os.replace, int(sys.argv.pop(1))
-def counted(*args):
+left = int(sys.argv.pop(1))
+def counted(put, *args):
     global left
     left -= 1
     if left == 0: os.kill(os.getpid(), signal.SIGKILL)
-    replace(*args)
-os.replace = counted
+    put(*args)
+os.replace, os.link = (functools.partial(counted, put) for put in (os.replace, os.link))
 sys.argv[0] = 'p3m_obfuscate'
 p3m_nb.cli.p3m_obfuscate()
 '''
