@@ -200,16 +200,27 @@ def _check_inputs(inputs, films, single, watch):
     for i in inputs:
         if not os.path.isdir(i): raise ValueError(f'{i}: only folders can be watched; give one that exists')
 
+def _at_address(inputs, out=None):
+    "Whether photographs or results are at an address, e.g. s3://bucket/photos."
+    from p3m_nb.cloud import is_address
+    return any(map(is_address, [*inputs, out or '']))
+
+def _matte_files(matter, inputs, out, remote, *how):
+    "Matte the photographs `inputs` into `out`; `how` ends with whether to overwrite."
+    if not remote: return matter.files(inputs, out, *how)
+    from p3m_nb.cloud import by_address
+    return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how), how[-1])
+
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
     def say(line): print(line, file=sys.stderr, flush=True)
     say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
     return matter.watch(inputs, *how, say=say)
 
-# %% ../nbs/80_cli.ipynb #47e488b2
+# %% ../nbs/80_cli.ipynb #f6274418
 class _How:
     "How a run is spread over machines, as options say."
-    words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
+    words = dict(films='films', watch='folders that are watched', single='a single result; give folders', remote='addresses; mount them, or use one process',
                  identity='--identity, which compares all pictures with each other')
 
     def __init__(self, shard=None):
@@ -229,6 +240,10 @@ class _How:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
 
+def _ways(inputs, settings):
+    "The films among `inputs`, whether to watch, and how the run is spread."
+    return _films(inputs), settings.pop('watch', False), _spread_of(settings)
+
 def _spread_of(settings):
     "What the `settings` say about it; they lose it."
     return _How(settings.pop('shard', None))
@@ -247,9 +262,9 @@ _MATTE_EXAMPLES = (
 # %% ../nbs/80_cli.ipynb #1cf9c093
 @command(settings='p3m_nb.settings:MatteSettings', examples=_MATTE_EXAMPLES)
 def p3m_matte(
-    # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
+    # photographs: files, folders, patterns, '-' (standard input), 'sample' (packaged portrait), s3://address; or films
     input:list,
-    # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
+    # folder or address for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
@@ -264,11 +279,12 @@ def p3m_matte(
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    films, watch, how = _films(inputs), settings.pop('watch', False), _spread_of(settings)
-    single = None if films else _single_out(inputs, out, alpha_only, background)
-    how.refuse(films=films, watch=watch, single=single)
+    films, watch, how, remote = *_ways(inputs, settings), _at_address(inputs, out)
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
+    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    single = None if films or remote else _single_out(inputs, out, alpha_only, background)
+    how.refuse(films=films, watch=watch, single=single, remote=remote)
+    if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
@@ -282,7 +298,7 @@ def p3m_matte(
         from p3m_nb.video import matte_films
         report = matte_films(matter, films, out, film, background, overwrite)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else: report = how.run(out, matter.files, inputs, out, alpha_only, background, overwrite)
+    else: report = how.run(out, _matte_files, matter, inputs, out, remote, alpha_only, background, overwrite)
     _say(remarks)
     return report
 
@@ -306,8 +322,8 @@ def _hide_in_films(films, out, method, people, overwrite, settings):
     'p3m_obfuscate photos -o shared --shard 2/2',
 ))
 def p3m_obfuscate(
-    input:list,  # photographs: files, folders, glob patterns; or films
-    out:str='obfuscated',  # folder for the results (PNG; H.264 of films) and manifest.jsonl
+    input:list,  # photographs: files, folders, glob patterns; an address (s3://bucket/photos; extra cloud); or films
+    out:str='obfuscated',  # folder or address for the results (PNG; H.264 of films) and manifest.jsonl
     method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
     overwrite:bool=False,  # make results again that exist
@@ -320,7 +336,12 @@ def p3m_obfuscate(
     if films: return _hide_in_films(films, out, method, people, overwrite, settings)
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
-    return how.run(out, obfuscate_folder, input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)
+    options, remote = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings), _at_address(input, out)
+    how.refuse(remote=remote)
+    if not remote: return how.run(out, obfuscate_folder, input, out, **options)
+    from p3m_nb.cloud import by_address
+    if settings.get('frames'): raise ValueError('--frames: not with addresses; copy the frames of a film into a folder')
+    return by_address(input, out, lambda folder, results: obfuscate_folder([folder], results, **options), overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
 def _person_finder():
@@ -333,7 +354,7 @@ def _person_finder():
 @command(settings='p3m_nb.settings:SpreadSettings',
          examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
-    input:list,  # images: files, folders, glob patterns
+    input:list,  # images: files, folders, glob patterns; or one address (s3://bucket/hidden; extra cloud)
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
@@ -345,7 +366,10 @@ def p3m_audit(
     how.refuse(identity=identity is not None)
     if identity is not None: return _identity(input, identity, finder, n_workers)
     from p3m_nb.audit import audit
-    return how.run(out, audit, input, finder, out, n_workers=n_workers)
+    how.refuse(remote=_at_address(input, out or ''))
+    from p3m_nb.cloud import local_copy
+    if len(input) > 1: return how.run(out, audit, input, finder, out, n_workers=n_workers)
+    with local_copy(input[0]) as folder: return how.run(out, audit, [folder], finder, out, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #cb42a2b0
 def _identity(copies, originals, finder, n_workers):
@@ -378,7 +402,7 @@ def p3m_prepare(
         return how.run(place, prepare, root, images, alphas, **options)
     return _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
 
-# %% ../nbs/80_cli.ipynb #76659bec
+# %% ../nbs/80_cli.ipynb #219a52d6
 def _both(hidden, report):
     "Print the first report, and give the second with what failed in both."
     print(hidden, file=sys.stderr)
@@ -413,7 +437,8 @@ def p3m_train(
 # %% ../nbs/80_cli.ipynb #eed1f2c2
 @command(examples=('p3m_check P3M-10k', 'p3m_check heads --quick -o skip.txt'))
 def p3m_check(
-    root:str,  # data set: P3M-10k in any of its layouts, or a folder with image and alpha folders
+    # data set: P3M-10k in any of its layouts, or a folder with image and alpha folders; or an address (extra cloud)
+    root:str,
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
     quick:bool=False,  # look at headers and ends of the files only
@@ -424,7 +449,8 @@ def p3m_check(
     from p3m_nb.dataset import P3M10k
     from p3m_nb.jobs import may_write
     if out is not None: may_write(out)
-    report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
+    from p3m_nb.cloud import local_copy
+    with local_copy(root) as folder: report = P3M10k(folder, images=images, alphas=alphas).check(quick, n_workers)
     if out is not None: report.save_names(out)
     return report
 
@@ -518,7 +544,7 @@ def p3m_eval(
     result.save(out, s.gallery, metric=result.metrics[0], published=published)
     return _shown(result, published, len(tests) > 1)
 
-# %% ../nbs/80_cli.ipynb #d6b4b620
+# %% ../nbs/80_cli.ipynb #b0fa9bcf
 def _shown(result, published, grid):
     "Print the tables of a `result`."
     print(result.table(published=published))
@@ -532,7 +558,7 @@ def _eval_facts(methods, tests, s):
     return dict(methods=hows, tests=sets, scoring=s.scoring, names=s.metrics or None, first=s.first, gallery=s.gallery,
                 published=None if s.published == 'none' else s.published)
 
-# %% ../nbs/80_cli.ipynb #c0d095a3
+# %% ../nbs/80_cli.ipynb #92a2c60c
 def _evaluated(methods, tests, s, out):
     "The `Result` of all methods on all tests, or of this shard's images."
     from pathlib import Path
@@ -550,7 +576,7 @@ def _evaluated(methods, tests, s, out):
         if part.path: keep_result(part, result)
     return result
 
-# %% ../nbs/80_cli.ipynb #db65cc8d
+# %% ../nbs/80_cli.ipynb #a2b43d47
 def _merge_eval(shards):
     "Tables of all shards."
     from p3m_nb.tables import save_shards
@@ -564,7 +590,7 @@ def _merge_copies(shards):
 _MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', audit='audit:merge_audits',
               prepare='prepare:merge_prepared', copy='cli:_merge_copies', eval='cli:_merge_eval')
 
-# %% ../nbs/80_cli.ipynb #28cfa813
+# %% ../nbs/80_cli.ipynb #8eb7d71e
 @command(examples=('p3m_merge shared',))
 def p3m_merge(
     out:str,  # folder of the results, into which the shards were run
