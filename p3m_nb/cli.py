@@ -205,11 +205,11 @@ def _at_address(inputs, out=None):
     from p3m_nb.cloud import is_address
     return any(map(is_address, [*inputs, out or '']))
 
-def _matte_files(matter, inputs, out, remote, *how):
+def _matte_files(matter, inputs, out, remote, *how, **threads):
     "Matte the photographs `inputs` into `out`; `how` ends with whether to overwrite."
-    if not remote: return matter.files(inputs, out, *how)
+    if not remote: return matter.files(inputs, out, *how, **threads)
     from p3m_nb.cloud import by_address
-    return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how), how[-1])
+    return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how, **threads), how[-1])
 
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
@@ -217,7 +217,7 @@ def _watch(matter, inputs, *how):
     say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
     return matter.watch(inputs, *how, say=say)
 
-# %% ../nbs/80_cli.ipynb #f6274418
+# %% ../nbs/80_cli.ipynb #16571be2
 class _How:
     "How a run is spread over machines, as options say."
     words = dict(films='films', watch='folders that are watched', single='a single result; give folders', remote='addresses; mount them, or use one process',
@@ -239,6 +239,13 @@ class _How:
         if self.shard:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
+
+def _preset(best, fast, settings):
+    "The `settings` with those that --best or --fast stand for."
+    if best and fast: raise ValueError('--best and --fast: choose one of the two')
+    if not (best or fast): return settings
+    from p3m_nb.infer import preset
+    return preset('best' if best else 'fast', settings.get('backend')) | settings
 
 def _ways(inputs, settings):
     "The films among `inputs`, whether to watch, and how the run is spread."
@@ -272,7 +279,7 @@ def p3m_matte(
     best:bool=False,
     # one pass at 352 pixels, no detail, bfloat16 where the processor has it: a sixth of that (a quarter with onnx)
     fast:bool=False,
-    film:Literal['prores', 'vp9']='prores',  # of films: cut-outs as ProRes 4444 (.mov) or VP9 (.webm), both with alpha
+    film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
 ):
@@ -280,14 +287,14 @@ def p3m_matte(
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films, watch, how, remote = *_ways(inputs, settings), _at_address(inputs, out)
+    threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
     if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single, remote=remote)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
-    from p3m_nb.infer import Matter, preset
-    if best and fast: raise ValueError('--best and --fast: choose one of the two')
-    if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
+    settings = _preset(best, fast, settings)
+    from p3m_nb.infer import Matter
     import warnings
     with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
@@ -296,9 +303,9 @@ def p3m_matte(
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
     if films:
         from p3m_nb.video import matte_films
-        report = matte_films(matter, films, out, film, background, overwrite)
+        report = matte_films(matter, films, out, film, background, overwrite, **threads)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else: report = how.run(out, _matte_files, matter, inputs, out, remote, alpha_only, background, overwrite)
+    else: report = how.run(out, _matte_files, matter, inputs, out, remote, alpha_only, background, overwrite, **threads)
     _say(remarks)
     return report
 
@@ -309,9 +316,10 @@ _Method = Literal['release', 'own-machine', 'zero', 'replace', 'blur', 'mosaic',
 def _hide_in_films(films, out, method, people, overwrite, settings):
     "`obfuscate_films` with the settings that films have."
     from p3m_nb.video import obfuscate_films
-    odd = sorted(set(settings) - {'strength', 'finder', 'frames'})
+    odd = sorted(set(settings) - {'strength', 'finder', 'frames', 'n_workers'})
     if people or odd: raise ValueError(f"--{(odd or ['people'])[0].replace('_', '-')}: not for films")
     options = {name: settings[name] for name in ('strength', 'finder') if name in settings}
+    if settings['n_workers'] is not None: options['n_workers'] = settings['n_workers']
     return obfuscate_films(films, out, overwrite, method=method, **options)
 
 # %% ../nbs/80_cli.ipynb #eae91aeb
@@ -333,10 +341,11 @@ def p3m_obfuscate(
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
     films, how = _films(input), _spread_of(settings)
     how.refuse(films=films)
-    if films: return _hide_in_films(films, out, method, people, overwrite, settings)
+    if films: return _hide_in_films(films, out, method, people, overwrite, settings | {'n_workers': n_workers})
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
-    options, remote = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings), _at_address(input, out)
+    options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
+    remote = _at_address(input, out)
     how.refuse(remote=remote)
     if not remote: return how.run(out, obfuscate_folder, input, out, **options)
     from p3m_nb.cloud import by_address
@@ -402,7 +411,7 @@ def p3m_prepare(
         return how.run(place, prepare, root, images, alphas, **options)
     return _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
 
-# %% ../nbs/80_cli.ipynb #219a52d6
+# %% ../nbs/80_cli.ipynb #fbd025be
 def _both(hidden, report):
     "Print the first report, and give the second with what failed in both."
     print(hidden, file=sys.stderr)
@@ -544,7 +553,7 @@ def p3m_eval(
     result.save(out, s.gallery, metric=result.metrics[0], published=published)
     return _shown(result, published, len(tests) > 1)
 
-# %% ../nbs/80_cli.ipynb #b0fa9bcf
+# %% ../nbs/80_cli.ipynb #1bbaf09b
 def _shown(result, published, grid):
     "Print the tables of a `result`."
     print(result.table(published=published))
@@ -558,7 +567,7 @@ def _eval_facts(methods, tests, s):
     return dict(methods=hows, tests=sets, scoring=s.scoring, names=s.metrics or None, first=s.first, gallery=s.gallery,
                 published=None if s.published == 'none' else s.published)
 
-# %% ../nbs/80_cli.ipynb #92a2c60c
+# %% ../nbs/80_cli.ipynb #807d83a3
 def _evaluated(methods, tests, s, out):
     "The `Result` of all methods on all tests, or of this shard's images."
     from pathlib import Path
@@ -576,7 +585,7 @@ def _evaluated(methods, tests, s, out):
         if part.path: keep_result(part, result)
     return result
 
-# %% ../nbs/80_cli.ipynb #a2b43d47
+# %% ../nbs/80_cli.ipynb #2a5591c6
 def _merge_eval(shards):
     "Tables of all shards."
     from p3m_nb.tables import save_shards
@@ -590,7 +599,7 @@ def _merge_copies(shards):
 _MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', audit='audit:merge_audits',
               prepare='prepare:merge_prepared', copy='cli:_merge_copies', eval='cli:_merge_eval')
 
-# %% ../nbs/80_cli.ipynb #8eb7d71e
+# %% ../nbs/80_cli.ipynb #a8856b32
 @command(examples=('p3m_merge shared',))
 def p3m_merge(
     out:str,  # folder of the results, into which the shards were run

@@ -96,6 +96,8 @@ class MatteSettings(SpreadSettings, NetworkSettings):
     refine: str = option('a second network for the transition area, e.g. vitmatte_s; the first makes its trimap')
     refine_weights: str = option('file with the weights of that network')
     watch: bool = option('also matte what comes into the folders later, until Ctrl-C', False)
+    n_workers: int = option('threads that read and write beside the network; 0: none (default: 3, of films 2)',
+                            low=0, high=64)
     backend: str = option('what runs the network: torch, or onnx without it '
                           '(default: torch where it is installed, onnx for .onnx files)', None, ('torch', 'onnx'))
 

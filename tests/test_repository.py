@@ -80,7 +80,7 @@ MAY_IMPORT = {
         'onnx_engine': 'core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
-        'film': 'core process jobs',
+        'film': 'compositing core jobs process',
         'video': 'core compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine jobs model refiner registry weights',
         'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
