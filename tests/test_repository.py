@@ -49,11 +49,11 @@ MAY_IMPORT = {
         'dataset': 'core layouts checks',
         'faces': 'core jobs',
         'hiding': 'core compositing faces',
-        'privacy': 'core hiding process compositing jobs shards layouts faces',
-        'audit': 'core hiding process formats jobs shards dataset faces privacy',
+        'privacy': 'core hiding process compositing jobs shards spread layouts faces',
+        'audit': 'core hiding process formats jobs shards spread dataset faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process jobs faces privacy deblur',
-        'prepare': 'core process layouts compositing jobs shards dataset privacy',
+        'prepare': 'core process layouts compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
@@ -80,14 +80,14 @@ MAY_IMPORT = {
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'core process',
         'detail': 'core refiner',
-        'infer': 'core profiles process compositing jobs shards watch detail onnx_engine torch_engine trimaps',
+        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
         'film': 'compositing core jobs process',
         'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine jobs model refiner registry weights',
         'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core hiding layouts compositing jobs shards dataset crops privacy metrics data infer model '
-                     'methods',
-        'tables': 'core layouts jobs shards dataset crops privacy metrics data infer model methods benchmark',
+        'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
+                'model methods',
+        'tables': 'core layouts jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
                'paired',
