@@ -280,8 +280,7 @@ def p3m_matte(
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
-    # two passes, hair at full size, float32: about 0.65 s of processor time for 1080x1620 pixels on a CPU of 2023
-    best:bool=False,
+    best:bool=False,  # two passes, hair at full size, float32: 0.65 s of a CPU of 2023 for 1080x1620 pixels
     # one pass at 352 pixels, no detail, bfloat16 where the processor has it: a sixth of that (a quarter with onnx)
     fast:bool=False,
     film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
