@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent/'tests')]
-from p3m_nb.core import cover, load_image, sample_image
+from p3m_nb.compositing import cover
+from p3m_nb.core import load_image, sample_image
 from p3m_nb.infer import Matter, network_sizes, rescale_alpha
 from p3m_nb.model import fuse, p3mnet_r34
 from p3m_nb.weights import load_model, load_published, shipped_weights, create_model

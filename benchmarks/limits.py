@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import composite, estimate_foreground, load_alpha, load_image
+from p3m_nb.compositing import composite, estimate_foreground
+from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
 from quality import iou, table
 

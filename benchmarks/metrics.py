@@ -15,7 +15,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 
-from p3m_nb.core import load_alpha, make_trimap
+from p3m_nb.compositing import make_trimap
+from p3m_nb.core import load_alpha
 from p3m_nb.metrics import connectivity_error, gradient_error, trimap_errors, whole_errors
 
 REPEATS = 15

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
-from p3m_nb.core import atomic_write, load_alpha, load_image, make_trimap, save_alpha, save_image
+from p3m_nb.compositing import make_trimap
+from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
 from p3m_nb.registry import list_models, network_entry
 
 BASIC = 'p3mnet_r34, BASIC'  # P3M-Net without its three modules, the paper's own baseline

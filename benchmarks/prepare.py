@@ -8,7 +8,8 @@ The photographs are generated portraits; the time depends on the number of pixel
 import tempfile, time
 from pathlib import Path
 
-from p3m_nb.core import estimate_foreground, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.compositing import estimate_foreground
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.prepare import prepare
 from p3m_nb.synth import synth_portrait
 

@@ -30,11 +30,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
-from p3m_nb.core import keep_memory, load_alpha, load_image
+from p3m_nb.core import load_alpha, load_image
+from p3m_nb.process import keep_memory
 from p3m_nb.detail import enlarge_alpha, refine_alpha
 from p3m_nb.infer import Matter
 from p3m_nb.torch_engine import optimise
-from p3m_nb.registry import IMAGENET_MEAN, IMAGENET_STD
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD
 from p3m_nb.metrics import gradient_error
 from p3m_nb.model import p3mnet_r34
 

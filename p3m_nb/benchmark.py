@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import (alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, make_trimap,
-                         one_line, save_alpha)
+from .compositing import make_trimap
+from p3m_nb.core import (
+    alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, save_alpha
+)
 from .crops import Portrait, check_size
 from .dataset import P3M10k, PortraitFolder, Sample
 from .jobs import process_files

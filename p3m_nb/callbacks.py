@@ -25,7 +25,8 @@ from fastai.vision.core import imagenet_stats
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import choose, composite, load_alpha, load_image, save_image
+from .compositing import composite
+from .core import choose, load_alpha, load_image, save_image
 from .jobs import image_files
 from .data import as_targets
 from .losses import LossParts, P3MLoss

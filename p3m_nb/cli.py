@@ -163,7 +163,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
 def _single_out(inputs, out, alpha_only, background):
     "The file for the only result, '-' for standard output, or None if results go into a folder."
     from pathlib import Path
-    from p3m_nb.core import IMAGE_SUFFIXES
+    from p3m_nb.formats import IMAGE_SUFFIXES
     is_file = Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
     if out != '-' and not is_file and '-' not in inputs: return None
     if len(inputs) != 1: raise ValueError(f'-o {out}: one result, but {len(inputs)} inputs; give a folder')

@@ -16,17 +16,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from p3m_nb.core import (
-    FilePath,
-    choose,
-    composite,
-    cover,
-    estimate_foreground,
-    load_image,
-    make_trimap,
-    read_alpha,
-    read_image,
-)
+from .compositing import composite, cover, estimate_foreground, make_trimap
+from .core import FilePath, choose, load_image, read_alpha, read_image
 from .dataset import Sample
 from .jobs import image_files
 

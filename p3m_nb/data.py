@@ -19,7 +19,8 @@ from fastai.torch_basics import ItemTransform, TensorBase, TensorImage, Transfor
 from fastcore.basics import store_attr
 from fastcore.meta import delegates
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose, composite, estimate_foreground
+from .compositing import composite, estimate_foreground
+from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
 from .crops import AUGMENTS, crop_portrait, estimate_colours, paste_from, whole_portrait
 from .dataset import P3M10k, Sample
 

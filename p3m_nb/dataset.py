@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import (MAX_BYTES, FilePath, atomic_write, image_info, one_line, picture_kind, read_alpha, read_image,
-                         regular_file)
+from .core import MAX_BYTES, FilePath, atomic_write, image_info, one_line, read_alpha, read_image, regular_file
+from .formats import picture_kind
 from .jobs import FileReport, image_files, own_file, process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults
 

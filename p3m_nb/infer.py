@@ -18,8 +18,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from PIL import Image
 
-from . import core, jobs
-from .core import FilePath, choose, keep_memory, load_image, save_alpha, save_image, source_name
+from . import compositing, core, jobs, profiles
+from .core import FilePath, choose, load_image, save_alpha, save_image, source_name
+from .process import keep_memory
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import process_folder
 from .watch import watch_folder
@@ -85,17 +86,17 @@ class Matte:
     @functools.cached_property
     def foreground(self)->np.ndarray:  # (H,W,3) uint8
         "Colours of the person without those of the background."
-        return core.estimate_foreground(self.image, self.alpha)
+        return compositing.estimate_foreground(self.image, self.alpha)
 
     def cutout(self)->Image.Image:  # RGBA
         "The person on a transparent background, straight alpha."
-        return Image.fromarray(core.cutout(self.foreground, self.alpha))
+        return Image.fromarray(compositing.cutout(self.foreground, self.alpha))
 
     def composite(self,
         background='white',  # a colour, or an image: path, PIL image or array; it is cropped to fill
     )->Image.Image:  # RGB
         "The person over a colour or an image."
-        return Image.fromarray(core.composite(self.foreground, self.alpha, as_background(background)))
+        return Image.fromarray(compositing.composite(self.foreground, self.alpha, as_background(background)))
 
     def save(self,
         path,  # .png, .webp or .tif
@@ -127,18 +128,18 @@ def preview(self:Matte,
     image, alpha = shrink(self.image), shrink(self.alpha)
     squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
     board = np.repeat((205 + 50 * squares).astype(np.uint8)[..., None], 3, 2)
-    cut = core.composite(core.estimate_foreground(image, alpha), alpha, board)
+    cut = compositing.composite(compositing.estimate_foreground(image, alpha), alpha, board)
     return Image.fromarray(np.hstack([image, np.repeat(core.alpha_to_uint(alpha)[..., None], 3, 2), cut]))
 
 # %% ../nbs/50_infer.ipynb #db4cd59d
 def as_background(background):
     "A colour string, or the array of an image given as path, PIL image or array."
     if isinstance(background, str) and not Path(background).expanduser().exists():
-        try: return core.parse_colour(background)
+        try: return profiles.parse_colour(background)
         except ValueError:
             raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
                              'nor an image file that exists') from None
-    if isinstance(background, (tuple, list)): return core.parse_colour(background)
+    if isinstance(background, (tuple, list)): return profiles.parse_colour(background)
     return load_image(background)
 
 # %% ../nbs/50_infer.ipynb #aa3d136c
@@ -422,7 +423,7 @@ def matte_confidence(
 def _trimap_of_alpha(alpha):
     "A trimap of a predicted `alpha`: sure below .02 and above .98, but for 1 % of the shorter side around what is not."
     sure = np.where(alpha < .02, 0, np.where(alpha > .98, 1, alpha))
-    return core.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
+    return compositing.make_trimap(sure, max(3, round(.02 * min(alpha.shape))))
 
 # %% ../nbs/50_infer.ipynb #0934cec9
 def trimap_of_logits(

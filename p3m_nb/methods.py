@@ -18,7 +18,8 @@ from torch import nn
 from .core import choose
 from .infer import Matter, rescale_alpha
 from .jobs import image_files
-from .registry import IMAGENET_MEAN, IMAGENET_STD, Network
+from .core import IMAGENET_MEAN, IMAGENET_STD
+from .registry import Network
 from .trimaps import published_matte, refine_with
 from .weights import load_model
 

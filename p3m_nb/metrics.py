@@ -257,7 +257,7 @@ def metric_names(
     missing = [(n, what) for n in names if n not in known for what, group in _NEEDS if n in group]
     if not missing: return names
     name, what = missing[0]
-    raise ValueError(f"'{name}' needs a {what}; give one (core.make_trimap makes a trimap of the alpha), "
+    raise ValueError(f"'{name}' needs a {what}; give one (compositing.make_trimap makes a trimap of the alpha), "
                      'or leave it out')
 
 # %% ../nbs/31_metrics.ipynb #ecfb8055

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.meta import delegates
 
-from .core import alpha_to_uint, estimate_foreground, load_alpha, load_image, same_size, save_alpha, save_image
+from .compositing import estimate_foreground
+from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
 from .dataset import FOLDERS, SPLITS, find_splits, part_folders
 from .jobs import FileReport, image_files, process_files
 from .privacy import ObfuscationReport, obfuscate_folder, Partners

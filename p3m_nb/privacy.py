@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import (atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_image,
-                         make_trimap, one_line, same_size)
+from .compositing import make_trimap
+from p3m_nb.core import (
+    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_image, one_line, same_size
+)
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
 from .jobs import FileReport, folder_lock, image_files, output_names, process_files

@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 
-from .core import atomic_write, keep_memory, load_image, regular_file
+from .core import atomic_write, load_image, regular_file
+from .process import keep_memory
 from .data import PortraitDL, set_epoch
 from .state_dicts import load_strictly
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .core import FilePath, make_trimap, save_alpha, save_image
+from .compositing import make_trimap
+from .core import FilePath, save_alpha, save_image
 
 # %% ../nbs/05_synth.ipynb #f28b886f
 _SKIN = [(255, 224, 196), (241, 194, 152), (224, 172, 124), (198, 134, 88), (141, 92, 56), (96, 62, 42)]

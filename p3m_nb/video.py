@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from . import core
+from . import compositing
 from .core import choose
 from .faces import box_overlap, find_faces
 from .film import CODECS, process_film, read_film
@@ -137,8 +137,9 @@ def _matted(matter, steady, background):
     "The work for one frame: the cut-out, or the composite."
     def work(frame):
         alpha = steady(frame.image, matter.alpha(frame.image))
-        colours = core.estimate_foreground(frame.image, alpha)
-        return [core.cutout(colours, alpha) if background is None else core.composite(colours, alpha, background)]
+        colours = compositing.estimate_foreground(frame.image, alpha)
+        if background is None: return [compositing.cutout(colours, alpha)]
+        return [compositing.composite(colours, alpha, background)]
     return work
 
 # %% ../nbs/53_video.ipynb #3079ba39

@@ -128,6 +128,7 @@ def test_a_killed_run_is_completed(photographs, tmp_path):
 def test_any_shape_within_a_gigabyte(tmp_path, size):
     code = '''import sys, numpy as np
 from p3m_nb.core import *
+from p3m_nb.compositing import *
 from p3m_nb.crops import crop_portrait, strong_portrait, whole_portrait
 from p3m_nb.dataset import Sample
 from p3m_nb.mattes import matte_facts
@@ -183,7 +184,7 @@ def test_options_with_every_number_of_workers(tmp_path, options):
     for i in range(2): save_image(synth_portrait(50 + i, 96).background, tmp_path/'bg'/f'{i}.jpg')
     code = f'''import hashlib, os, sys, torch
 os.chdir(sys.argv[1])
-from p3m_nb.core import estimate_foreground
+from p3m_nb.compositing import estimate_foreground
 from p3m_nb.data import p3m_dls
 from p3m_nb.dataset import P3M10k
 from p3m_nb.synth import synth_portrait

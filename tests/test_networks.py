@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from p3m_nb.registry import IMAGENET_MEAN, IMAGENET_STD, list_models, network_entry
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD
+from p3m_nb.registry import list_models, network_entry
 from p3m_nb.synth import synth_portrait
 from p3m_nb.weights import create_model, load_model, load_published, save_model
 

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from p3m_nb import privacy
-from p3m_nb.core import load_image, make_trimap, process_mark, sample_image, save_alpha, save_image
+from p3m_nb.compositing import make_trimap
+from p3m_nb.core import load_image, sample_image, save_alpha, save_image
+from p3m_nb.process import process_mark
 from p3m_nb.audit import audit
 from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
 from p3m_nb.privacy import METHODS, obfuscate_folder

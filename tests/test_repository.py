@@ -29,22 +29,28 @@ MAY_IMPORT = {
     name: rooms.split()
     for name, rooms in {
         # ground: no torch, no fastai
+        'process': '',
+        'formats': '',
+        'profiles': '',
         'multilevel': '',
-        'core': 'multilevel',
+        'core': 'process formats profiles',
+        'compositing': 'core multilevel profiles',
         'settings': 'core',
-        'jobs': 'core',
+        'spread': '',
+        'jobs': 'core process formats spread',
+        'shards': 'core jobs spread',
         'watch': 'core jobs',
-        'synth': 'core',
+        'synth': 'core compositing',
         'mattes': '',
-        'dataset': 'core jobs mattes',
+        'dataset': 'core formats jobs mattes',
         'faces': 'core jobs',
-        'privacy': 'core jobs dataset faces',
-        'audit': 'core jobs dataset faces privacy',
+        'privacy': 'core compositing jobs shards dataset faces',
+        'audit': 'core jobs shards dataset faces privacy',
         'deblur': 'core faces privacy',
         'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core jobs dataset privacy',
+        'prepare': 'core compositing jobs shards dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core jobs dataset',
+        'crops': 'core compositing jobs dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
@@ -56,37 +62,45 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core jobs dataset crops privacy',
-        'callbacks': 'core jobs dataset random_trimaps crops privacy losses metrics data registry model weights',
-        'resume': 'core data state_dicts',
+        'data': 'core compositing jobs dataset crops privacy',
+        'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
+                     'weights',
+        'resume': 'core process data state_dicts',
         'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
         'train': 'core settings jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                  'callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
-        'torch_engine': 'core encoders model refiner registry weights',
+        'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'core',
         'detail': 'core refiner',
-        'infer': 'core jobs watch detail onnx_engine torch_engine trimaps',
+        'infer': 'core profiles process compositing jobs shards watch detail onnx_engine torch_engine trimaps',
         'film': 'core',
-        'video': 'core faces film infer jobs privacy',
+        'video': 'core compositing faces film infer jobs privacy',
         'export': 'core jobs model refiner registry weights',
         'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core jobs dataset crops privacy metrics data infer model methods',
-        'tables': 'core jobs dataset crops privacy metrics data infer model methods benchmark',
+        'benchmark': 'core compositing jobs shards dataset crops privacy metrics data infer model methods',
+        'tables': 'core jobs shards dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core jobs synth dataset faces privacy audit deblur identity prepare crops registry '
+        'widgets.*': 'core profiles formats compositing jobs synth dataset faces privacy audit deblur identity '
+                     'prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
+    'process',
+    'formats',
+    'profiles',
     'multilevel',
     'core',
+    'compositing',
     'settings',
+    'spread',
     'jobs',
+    'shards',
     'watch',
     'mattes',
     'synth',
@@ -142,6 +156,38 @@ def test_imports_go_one_way(module):
     if room in WITHOUT_FASTAI: assert 'fastai' not in others
     if room in WITHOUT_TORCH: assert not others & {'torch', 'torchvision'}
     if room != 'widgets.*': assert not others & {'ipywidgets', 'anywidget', 'traitlets'}
+
+
+def defined(path):
+    "Names that the module in `path` defines itself at its top, also in `if` and `try`; those it imports are others'."
+    names, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): names.add(node.id)
+        elif isinstance(node, ast.ImportFrom): others |= {a.asname or a.name for a in node.names}
+    return names - others
+
+
+def code_files():
+    "Dict where -> Python code, of notebooks (each cell without magics), tests, tools and benchmarks."
+    found = {str(p): [p.read_text(encoding='utf-8')] for d in ('tests', 'tools', 'benchmarks')
+             for p in sorted((ROOT / d).glob('*.py'))}
+    for p in NOTEBOOKS:
+        code = [source(c) for c in cells(p) if c['cell_type'] == 'code']
+        found[str(p)] = ['\n'.join(line for line in c.splitlines() if not re.match(r'\s*[%!]', line)) for c in code]
+    return found
+
+
+def test_names_are_imported_from_their_own_room():
+    "What is imported from a room is defined there: a name that has moved is found without running anything."
+    rooms, wrong = {f'p3m_nb.{name}': defined(p) for name, p in architecture.files().items()}, []
+    home = {n: room for room, names in rooms.items() for n in names}
+    for where, parts in code_files().items():
+        for node in [n for part in parts for n in ast.walk(ast.parse(part))]:
+            if not isinstance(node, ast.ImportFrom) or node.module not in rooms: continue
+            for n in [a.name for a in node.names if a.name not in (*rooms[node.module], '*')]:
+                wrong.append(f'{Path(where).name}: {n} is not in {node.module} but in {home.get(n, "no room")}')
+    assert not wrong, '\n'.join(wrong)
 
 
 def test_cli_imports_nothing_heavy_at_the_top():

@@ -67,12 +67,13 @@ class Page:
         if folder := os.environ.get('P3M_SCREENSHOTS'):
             self.chrome.save_screenshot(str(Path(folder) / f'viewer_{name}.png'))
 
-    def wheel(self, dx, dy, amount, pane=0):
+    def wheel(self, dx, dy, amount, pane=0, times=1):
         "Turn the wheel at (dx, dy) from the middle of the pane."
         self.js('''const c = root.p3m.panes[arguments[3]].canvas, b = c.getBoundingClientRect();
             const at = {clientX: b.left + b.width / 2 + arguments[0], clientY: b.top + b.height / 2 + arguments[1]};
-            c.dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[2], ...at, bubbles: true, cancelable: true}))''',
-                dx, dy, amount, pane)
+            const turn = {deltaY: arguments[2], ...at, bubbles: true, cancelable: true};
+            for (let i = 0; i < arguments[4]; i++) c.dispatchEvent(new WheelEvent('wheel', turn))''',
+                dx, dy, amount, pane, times)
         self.settle()
 
     def at(self, dx, dy, pane=0):
@@ -122,11 +123,11 @@ def test_wheel_zooms_at_the_pointer(page, picture):
     assert np.abs(colour_at(page, 120, -50) - picture[y, x]).max() < 12
     assert page.js('return !root.p3m.mini.classList.contains("p3m-hidden")')
     page.shot('zoomed')
-    for _ in range(40): page.wheel(0, 0, -400)
+    page.wheel(0, 0, -400, times=40)
     pixel = page.js('const p = root.p3m.panes[0]; return p.place().scale')
     assert pixel == pytest.approx(40, rel=.01)  # as large as a pixel gets
     page.shot('pixels')
-    for _ in range(40): page.wheel(0, 0, 400)
+    page.wheel(0, 0, 400, times=40)
     assert page.state() == dict(zoom=1, x=.5, y=.5, wipe=0)
 
 
@@ -140,6 +141,42 @@ def test_drag_and_double_click(page):
     ActionChains(page.chrome).double_click(page.canvas()).perform()
     page.settle()
     assert page.state() == dict(zoom=1, x=.5, y=.5, wipe=0)
+
+
+def test_what_moved_is_what_would_be_drawn(page):
+    "A picture that moves is put together from pieces that were drawn before; no seam, nothing old is left."
+    page.wheel(0, 0, -300, times=3)
+    for dx, dy in ((171, 43), (-60, -133), (-215, 38)):
+        hand = ActionChains(page.chrome).move_to_element(page.canvas()).click_and_hold()
+        for part in (.3, .3, .4): hand.move_by_offset(round(dx * part), round(dy * part))
+        hand.release().perform()
+        page.settle()
+        moved = [page.pixels(pane) for pane in (0, 1)]
+        page.js('for (const p of root.p3m.panes) for (const s of p.stacks) s.key = ""; root.p3m.wake()')
+        page.settle()
+        for pane in (0, 1): assert np.array_equal(page.pixels(pane), moved[pane])
+
+
+def test_pieces_are_made_again_when_finer_tiles_come(page, picture):
+    page.js('root.p3m.tiles.ask_ = root.p3m.tiles.ask; root.p3m.tiles.ask = () => {}')  # a kernel that is busy
+    page.wheel(0, 0, -300, times=4)
+    x, y = map(int, page.at(3, 3))
+    coarse = page.pixels()
+    assert np.abs(colour_at(page, 3, 3) - picture[y, x]).max() < 40
+    page.js('const t = root.p3m.tiles; t.ask = t.ask_; t.ask()')
+    page.until(lambda: page.js('return root.p3m.tiles.asked.size === 0'))
+    page.settle()
+    assert not np.array_equal(page.pixels(), coarse)
+    assert np.abs(colour_at(page, 3, 3) - picture[y, x]).max() < 12
+
+
+def test_without_a_thread_for_decoding(page, picture):
+    "Some pages allow no workers."
+    page.js('const t = root.p3m.tiles; t.decoder.alone(); t.kept.clear(); root.p3m.wake()')
+    page.settle()
+    x, y = map(int, page.at(40, 20))
+    assert np.abs(colour_at(page, 40, 20) - picture[y, x]).max() < 12
+    assert page.js('return root.p3m.tiles.kept.size') > 0
 
 
 def test_pinch(page):
@@ -238,6 +275,16 @@ def test_themes_labels_and_resize(page):
         page.shot(f'theme_{theme}')
     for button in page.chrome.find_elements(By.CSS_SELECTOR, '.p3m-bar > button'):
         assert button.get_attribute('aria-label') and button.get_attribute('title')
+    root = page.chrome.find_element(By.CSS_SELECTOR, '.p3m-viewer')
+    assert root.get_attribute('aria-label') == 'picture' and root.get_attribute('aria-roledescription')
+    for _ in range(3):  # the focus is seen wherever the Tab key takes it
+        ActionChains(page.chrome).send_keys(Keys.TAB).perform()
+        outline = page.js('const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]')
+        assert outline == ['solid', '3px']
+    page.js('document.body.classList.add("vscode-dark"); fromKernel("theme", "auto")')
+    assert background() == colours['dark']
+    page.js('document.body.classList.remove("vscode-dark")')
+    page.until(lambda: background() == colours['light'])  # it follows the notebook
     before = page.js('return root.p3m.panes[0].size')
     page.js('document.getElementById("place").style.width = "500px"')
     page.until(lambda: page.js('return root.p3m.panes[0].size') != before)

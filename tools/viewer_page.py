@@ -1,7 +1,7 @@
 """The viewer in a page of its own, without Jupyter: a small server plays the kernel. For tests and measurements.
 
     python tools/viewer_page.py PHOTO ALPHA       # prints an address to open in a browser"""
-import base64, json, shutil, sys, threading
+import json, shutil, sys, threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +16,15 @@ import viewer from '/viewer.js';
 const state = await (await fetch('/state')).json(), heard = {}, changed = {};
 const fire = (event, ...args) => { for (const call of [...(heard[event] || [])]) call(...args); };
 const post = (where, what) => fetch(where, { method: 'POST', body: JSON.stringify(what) });
-const view = b64 => new DataView(Uint8Array.from(atob(b64), c => c.charCodeAt(0)).buffer);
+// an answer is the length of a list, the list as JSON, and the bytes that belong to it, as a kernel sends them
+const unpack = data => {
+  const length = new DataView(data).getUint32(0), text = new TextDecoder().decode(new Uint8Array(data, 4, length));
+  let at = 4 + length;
+  return JSON.parse(text).map(({ content, sizes }) => ({ content, buffers: sizes.map(n => {
+    at += n;
+    return new DataView(data, at - n, n);
+  }) }));
+};
 const model = {
   get: name => state[name],
   set: (name, value) => {
@@ -29,7 +37,8 @@ const model = {
   off: (event, call) => { heard[event] = (heard[event] || []).filter(c => c !== call); },
   send: async message => {
     if (window.dead) return;
-    for (const a of await (await post('/send', message)).json()) fire('msg:custom', a.content, a.buffers.map(view));
+    const answers = unpack(await (await post('/send', message)).arrayBuffer());
+    for (const a of answers) fire('msg:custom', a.content, a.buffers);
   },
 };
 window.fromKernel = (name, value) => { state[name] = value; fire(`change:${name}`); };
@@ -57,11 +66,12 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 viewer.send = lambda content, buffers=(): answers.append((content, buffers))
                 viewer._answer(viewer, content, [])
-        encoded = [dict(content=c, buffers=[base64.b64encode(b).decode() for b in bs or ()]) for c, bs in answers]
-        self.reply('application/json', json.dumps(encoded))
+        head = json.dumps([dict(content=c, sizes=[len(b) for b in bs or ()]) for c, bs in answers]).encode()
+        parts = [len(head).to_bytes(4, 'big'), head, *(b for _, bs in answers for b in bs or ())]
+        self.reply('application/octet-stream', b''.join(parts))
 
     def reply(self, kind, text, status=200):
-        data = text.encode()
+        data = text.encode() if isinstance(text, str) else text
         self.send_response(status)
         self.send_header('Content-Type', kind)
         self.send_header('Content-Length', str(len(data)))

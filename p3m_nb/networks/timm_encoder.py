@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..encoders import Features, register_encoder
-from ..registry import IMAGENET_MEAN, IMAGENET_STD
+from ..core import IMAGENET_MEAN, IMAGENET_STD
 from ..state_dicts import load_strictly
 
 # %% ../../nbs/networks/timm_encoder.ipynb #9bea8a51

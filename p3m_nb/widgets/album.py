@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import (MAX_PIXELS, atomic_write, choose, composite, cutout, encode_image, estimate_foreground,
-                         image_info, load_alpha, load_image, one_line, parse_colour, save_alpha)
+from ..compositing import composite, cutout, estimate_foreground
+from ..core import atomic_write, choose, encode_image, image_info, load_alpha, load_image, one_line, save_alpha
+from ..formats import MAX_PIXELS
+from ..profiles import parse_colour
 from ..faces import Face, find_faces
 from ..infer import Matter
 from ..jobs import FileReport

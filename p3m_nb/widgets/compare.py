@@ -13,7 +13,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import load_alpha, load_image, make_trimap, same_size
+from ..compositing import make_trimap
+from ..core import load_alpha, load_image, same_size
 from ..metrics import matting_metrics
 from .common import control_row, error_colours, html_table
 from .tiles import Layer, Pane, Pyramid, Scene, gray_layer, photo_layer

@@ -15,7 +15,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import choose, make_trimap, same_size
+from ..compositing import make_trimap
+from ..core import choose, same_size
 from ..infer import Matte
 from ..methods import TRIMAP_METHODS, trimap_method
 from .common import control_row

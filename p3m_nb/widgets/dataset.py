@@ -13,7 +13,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import make_trimap, one_line, read_alpha, read_image
+from ..compositing import make_trimap
+from ..core import one_line, read_alpha, read_image
 from ..crops import AUGMENTS
 from ..data import PortraitTransform
 from ..dataset import DataReport, P3M10k, Sample

@@ -15,7 +15,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import alpha_to_uint, cover, encode_image, estimate_foreground, make_trimap
+from ..compositing import cover, estimate_foreground, make_trimap
+from ..core import alpha_to_uint, encode_image
 from ..crops import dilate_bits, pack_bits, unpack_bits
 from ..infer import Matte, as_background
 from .common import BAND_COLOUR, as_folder, control_row, message_line, screen_size, write_own

@@ -18,7 +18,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import cover, load_image, one_line
+from ..compositing import cover
+from ..core import load_image, one_line
 from ..infer import Matte
 from ..jobs import folder_lock
 from .album import STUDIO_LIMITS, Album, Look, Photo, behind_person, hide_faces

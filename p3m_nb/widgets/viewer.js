@@ -4,6 +4,11 @@ const SIDE = 512; // of a tile in pixels
 const IN_FLIGHT = 6; // tiles that are asked for at once: what is seen now is not kept waiting by what was seen before
 const KEPT = 400; // tiles in memory
 const LARGEST_PIXEL = 40; // of the screen for one of the picture
+const CELL = 256; // side of a piece of the drawn picture, in pixels of the screen
+const WORK = { moving: 190000, resting: 900000 }; // pixels times layers that are put together in one frame
+const SLOW = 25; // milliseconds: a frame that took longer was late
+const REST = 120; // milliseconds without a movement after which it rests
+const TOLD = 400; // milliseconds between two messages about a movement that goes on
 const PATIENCE = 8000; // milliseconds without an answer before we say so
 const KEYS = [
   ['wheel', 'zoom at the pointer'],
@@ -37,6 +42,11 @@ function make(tag, attributes = {}, ...children) {
   return e;
 }
 
+function canvasOf(width, height) {
+  const canvas = make('canvas', { width, height });
+  return { canvas, context: canvas.getContext('2d', { alpha: false }) };
+}
+
 function send(model, message) {
   // a model whose kernel is gone throws; the viewer goes on with what it has
   try {
@@ -46,14 +56,63 @@ function send(model, message) {
   }
 }
 
+// Bytes become a picture in a thread of its own: making a blob of them takes milliseconds too.
+const DECODER = `onmessage = async ({ data: { id, bytes, type } }) => {
+  try {
+    const bitmap = await createImageBitmap(new Blob([bytes], { type }), { premultiplyAlpha: 'premultiply' });
+    postMessage({ id, bitmap }, [bitmap]);
+  } catch (e) { postMessage({ id, error: String(e) }); }
+}`;
+
+class Decoder {
+  constructor() {
+    Object.assign(this, { waiting: new Map(), next: 0 });
+    try {
+      const url = URL.createObjectURL(new Blob([DECODER], { type: 'text/javascript' }));
+      this.worker = new Worker(url);
+      this.worker.onmessage = ({ data: { id, bitmap, error } }) => {
+        const { resolve, reject } = this.waiting.get(id);
+        this.waiting.delete(id);
+        if (bitmap) resolve(bitmap);
+        else reject(new Error(error));
+      };
+      this.worker.onerror = () => this.alone(); // some pages allow no threads
+    } catch {
+      this.alone();
+    }
+  }
+  alone() {
+    this.worker = null;
+    for (const { bytes, type, resolve, reject } of this.waiting.values()) this.here(bytes, type).then(resolve, reject);
+    this.waiting.clear();
+  }
+  here(bytes, type) {
+    return createImageBitmap(new Blob([bytes], { type }), { premultiplyAlpha: 'premultiply' });
+  }
+  decode(bytes, type) {
+    if (!this.worker) return this.here(bytes, type);
+    return new Promise((resolve, reject) => {
+      const id = this.next++,
+        own = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength).slice();
+      this.waiting.set(id, { resolve, reject, bytes, type });
+      this.worker.postMessage({ id, bytes: own, type }, [own.buffer]);
+    });
+  }
+  close() {
+    this.worker?.terminate();
+  }
+}
+
 class Tiles {
   // Tiles by key; asks for those that are missing, the most wanted first.
   constructor(model, arrived) {
-    Object.assign(this, { model, arrived, kept: new Map(), asked: new Map(), wanted: [] });
+    Object.assign(this, { model, arrived, kept: new Map(), asked: new Map(), wanted: [], decoder: new Decoder() });
     this.listen = (message, buffers) => this.take(message, buffers);
     model.on('msg:custom', this.listen);
   }
   close() {
+    this.closed = true;
+    this.decoder.close();
     this.model.off('msg:custom', this.listen);
     for (const t of this.kept.values()) t.close();
     this.kept.clear();
@@ -82,10 +141,8 @@ class Tiles {
     const key = message.tile.join('/');
     this.asked.delete(key);
     if (message.type) {
-      const bitmap = await createImageBitmap(new Blob([buffers[0]], { type: message.type }), {
-        premultiplyAlpha: 'premultiply',
-      });
-      if (this.kept.has(key)) bitmap.close();
+      const bitmap = await this.decoder.decode(buffers[0], message.type);
+      if (this.closed || this.kept.has(key)) bitmap.close();
       else this.kept.set(key, bitmap);
       for (const [k, t] of this.kept) {
         if (this.kept.size <= KEPT) break;
@@ -93,6 +150,7 @@ class Tiles {
         this.kept.delete(k);
       }
     }
+    if (this.closed) return;
     this.ask();
     this.arrived();
   }
@@ -104,6 +162,190 @@ class Tiles {
   retry() {
     this.asked.clear();
     this.ask();
+  }
+}
+
+class Mosaic {
+  // What a stack of layers looks like at one scale, in pieces that are put together once and then only copied:
+  // copying is quick even without a graphics card, scaling and blending layers is not.
+  constructor(scale, pool, most = Infinity) {
+    Object.assign(this, { scale, pool, most, cells: new Map() });
+  }
+  // the pieces between two corners of the canvas, [first column, first row, last column, last row]
+  range(where, size) {
+    const k = this.scale / where.scale,
+      whole = (i) => Math.ceil((size[1 - i] * this.scale) / CELL) - 1,
+      from = [where.from - where.left, where.above - where.top],
+      to = [where.width - where.left, where.height - where.top];
+    return [
+      ...[0, 1].map((i) => Math.max(0, Math.floor((from[i] * k) / CELL))),
+      ...[0, 1].map((i) => Math.min(whole(i), Math.ceil((to[i] * k) / CELL) - 1)),
+    ];
+  }
+  *places(where, size) {
+    const [left, top, right, bottom] = this.range(where, size);
+    for (let row = top; row <= bottom; row++) for (let column = left; column <= right; column++) yield [column, row];
+  }
+  full(where, size) {
+    for (const at of this.places(where, size)) if (!this.cells.has(at.join('/'))) return false;
+    return true;
+  }
+  draw(c, where, size, smooth) {
+    const k = where.scale / this.scale;
+    c.imageSmoothingEnabled = k !== 1 && smooth;
+    c.imageSmoothingQuality = 'low';
+    const edge = (origin, n) => Math.round(origin + n * CELL * k);
+    for (const [column, row] of this.places(where, size)) {
+      const key = `${column}/${row}`,
+        cell = this.cells.get(key);
+      if (!cell) continue;
+      this.cells.delete(key);
+      this.cells.set(key, cell); // used last goes last
+      const [x, y] = [edge(where.left, column), edge(where.top, row)];
+      if (k === 1) c.drawImage(cell.canvas, x, y);
+      else c.drawImage(cell.canvas, x, y, edge(where.left, column + 1) - x, edge(where.top, row + 1) - y);
+    }
+  }
+  // the next piece that is missing or out of date, or null
+  due(where, size, tiles) {
+    for (const at of this.places(where, size)) {
+      const cell = this.cells.get(at.join('/'));
+      if (!cell || cell.missing.some((key) => tiles.kept.has(key))) return at;
+    }
+    return null;
+  }
+  // a canvas for the piece at `at`: its own, or that of the piece that was seen longest ago
+  canvas([column, row]) {
+    const key = `${column}/${row}`,
+      own = this.cells.get(key);
+    if (own) return own;
+    const cell = this.cells.size < this.most ? this.pool.pop() || canvasOf(CELL, CELL) : this.oldest();
+    cell.missing = [];
+    this.cells.set(key, cell);
+    return cell;
+  }
+  oldest() {
+    const [[key, cell]] = this.cells;
+    this.cells.delete(key);
+    return cell;
+  }
+  close() {
+    for (const cell of this.cells.values()) if (this.pool.length < KEPT) this.pool.push(cell);
+    this.cells.clear();
+  }
+}
+
+class Stack {
+  // Layers over each other in one pane: the whole picture in small, what was drawn last, what is being drawn.
+  constructor(pane) {
+    Object.assign(this, { pane, key: '', names: [], overview: null, shown: null, next: null });
+  }
+  // the layers are `names` from now on; what was seen stays until the new is there
+  follow(names) {
+    const { scene, paneColour } = this.pane.viewer,
+      key = JSON.stringify([names.map((n) => [n, scene.layers[n]]), paneColour, this.pane.ratio, scene.size]);
+    this.names = names;
+    if (key === this.key) return;
+    const same = String(scene.size) === this.size;
+    Object.assign(this, { key, size: String(scene.size) });
+    this.hold(same ? (this.shown ?? this.next) : null, null);
+    this.overview = null;
+  }
+  // what is shown and what is made from now on; the canvases of what is neither are used again
+  hold(shown, next) {
+    const old = new Set([this.shown, this.next]);
+    Object.assign(this, { shown, next });
+    for (const mosaic of old) if (mosaic && mosaic !== shown && mosaic !== next) mosaic.close();
+  }
+  // what is seen between the columns `where.from` and `where.width` from now on, and which tiles that takes
+  plan(where, wanted) {
+    this.area = { ...where, above: 0 };
+    this.choose(this.area);
+    // tiles for what is being drawn: in a zoom that goes on not of each level that it passes
+    const k = this.next.scale / where.scale,
+      drawn = { ...where, scale: this.next.scale, left: where.left * k, top: where.top * k };
+    for (const side of ['from', 'width', 'height']) drawn[side] *= k;
+    for (const name of this.names) this.pane.want(name, drawn, wanted);
+  }
+  draw(c) {
+    const { area, next, shown } = this,
+      { scene, rough } = this.pane.viewer;
+    if (area.from >= area.width) return;
+    c.save();
+    c.beginPath();
+    c.rect(area.from, 0, area.width - area.from, area.height);
+    c.clip();
+    if (!next.full(area, scene.size)) {
+      if (!shown?.full(area, scene.size)) this.overview?.draw(c, area, scene.size, !rough);
+      shown?.draw(c, area, scene.size, !rough);
+    }
+    next.draw(c, area, scene.size, !rough);
+    c.restore();
+  }
+  // at which scale the pieces are made
+  choose(area) {
+    const { scene, fine, pool } = this.pane.viewer,
+      { next } = this;
+    if (next && next.scale === area.scale) return;
+    if (next && this.near(next) && !fine) return; // a zoom that goes on: what there is will do for a moment
+    const shown = next && (!this.shown || next.full(area, scene.size)) ? next : this.shown;
+    const [w, h] = [area.width, area.height].map((n) => Math.ceil(n / CELL) + 3);
+    this.hold(shown, new Mosaic(area.scale, pool, Math.ceil(1.25 * w * h)));
+  }
+  near(mosaic) {
+    const ratio = mosaic.scale / this.area.scale;
+    return ratio < 4 && ratio > 0.25;
+  }
+  // put pieces together until the work for this frame is done; whether something of what is seen is still to do
+  work(budget) {
+    const { area } = this,
+      { scene, fine } = this.pane.viewer;
+    if (area.from >= area.width || !this.begun()) return false;
+    this.overview ??= this.small(scene.size);
+    if (!fine && this.next.scale !== area.scale && this.shown && this.near(this.shown)) return false;
+    if (!this.fill(area, budget)) return true;
+    if (this.next.scale !== area.scale) return false;
+    this.hold(this.next, this.next);
+    const { width, height } = area;
+    this.fill({ ...area, from: -CELL, above: -CELL, width: width + CELL, height: height + CELL }, budget);
+    return false;
+  }
+  // whether there is something of every layer; until then what was seen before stays
+  begun() {
+    return this.names.every((name) => {
+      const { scene, tiles } = this.pane.viewer,
+        version = scene.layers[name];
+      return version === undefined || tiles.kept.has([name, version, this.pane.viewer.topLevel(), 0, 0].join('/'));
+    });
+  }
+  fill(area, budget) {
+    const { scene, tiles } = this.pane.viewer;
+    for (let at; (at = this.next.due(area, scene.size, tiles)); ) {
+      if (budget.left <= 0) return false;
+      budget.left -= CELL * CELL * Math.max(1, this.names.length);
+      this.put(at);
+    }
+    return true;
+  }
+  put(at) {
+    const cell = this.next.canvas(at),
+      [left, top] = at.map((n) => -n * CELL),
+      where = { scale: this.next.scale, left, top, from: 0, above: 0, width: CELL, height: CELL };
+    cell.missing = this.compose(cell.context, where);
+  }
+  compose(c, where) {
+    c.fillStyle = this.pane.viewer.paneColour;
+    c.fillRect(0, 0, where.width, where.height);
+    const missing = [];
+    for (const name of this.names) this.pane.layer(c, name, where, missing);
+    return missing;
+  }
+  small(size) {
+    const scale = Math.min(1, CELL / Math.max(...size)),
+      made = new Mosaic(scale, []),
+      [height, width] = size.map((n) => Math.max(1, Math.round(n * scale)));
+    this.compose(made.canvas([0, 0]).context, { scale, left: 0, top: 0, from: 0, above: 0, width, height });
+    return made;
   }
 }
 
@@ -123,6 +365,7 @@ class Pane {
       title: 'drag: compare with the photograph',
     });
     this.element = make('div', { class: 'p3m-pane' }, this.canvas, this.title, this.wipe);
+    this.stacks = [new Stack(this), new Stack(this)]; // the layers, and those left of the wipe line
     this.size = [1, 1];
     viewer.listenPane(this);
   }
@@ -159,71 +402,111 @@ class Pane {
       left = Math.max(0, p.left);
     return clamp((clientX - box.left - left) / Math.max(1, right - left), 0, 1);
   }
-  draw(spec, wanted) {
-    const c = this.canvas.getContext('2d'),
-      { canvas, ratio } = this,
+  // where all stands, and which tiles are wanted for it
+  plan(spec, wanted) {
+    const { canvas, ratio } = this,
       p = this.place();
-    c.setTransform(1, 0, 0, 1, 0, 0);
-    c.clearRect(0, 0, canvas.width, canvas.height);
-    const where = {
+    this.where = {
       scale: p.scale * ratio,
-      left: p.left * ratio,
-      top: p.top * ratio,
+      left: Math.round(p.left * ratio), // whole pixels: a picture that moves is copied, not drawn anew
+      top: Math.round(p.top * ratio),
+      from: 0,
       width: canvas.width,
       height: canvas.height,
     };
-    for (const layer of spec.layers) this.layer(c, layer, where, wanted);
-    const wiped = spec.wipe.length && this.viewer.wipe > 0;
-    if (wiped) {
-      c.save();
-      c.beginPath();
-      c.rect(0, 0, this.wipeColumn() * ratio, canvas.height);
-      c.clip();
-      for (const layer of spec.wipe) this.layer(c, layer, where, wanted);
-      c.restore();
-    }
+    const line = spec.wipe.length ? Math.round(this.wipeColumn() * ratio) : 0,
+      [base, over] = this.stacks;
+    this.seen = line > 0 ? this.stacks : [base];
+    base.follow(spec.layers);
+    base.plan({ ...this.where, from: line }, wanted);
+    over.follow(spec.wipe);
+    if (line > 0) over.plan({ ...this.where, width: line }, wanted);
+  }
+  // put together what is missing; whether something of what is seen is still to do
+  work(budget) {
+    return this.seen.map((stack) => stack.work(budget)).some(Boolean);
+  }
+  draw(spec) {
+    // opaque: the page behind need not be blended in
+    const c = (this.context ??= this.canvas.getContext('2d', { alpha: false })),
+      { canvas, where } = this;
+    c.setTransform(1, 0, 0, 1, 0, 0);
+    c.fillStyle = this.viewer.paneColour;
+    c.fillRect(0, 0, canvas.width, canvas.height);
+    for (const stack of this.seen) stack.draw(c);
     for (const box of spec.boxes) this.box(c, box, where);
     this.viewer.strokes(c, where);
     this.handle(spec);
-    this.canvas.classList.toggle('p3m-drawing', this.viewer.tool !== 'move');
-    if (this.title.textContent !== spec.title) this.title.textContent = spec.title;
+    const drawing = this.viewer.tool !== 'move';
+    if (this.drawing !== drawing) this.canvas.classList.toggle('p3m-drawing', (this.drawing = drawing));
+    if (this.titled === spec.title) return;
+    this.titled = this.title.textContent = spec.title;
     this.title.classList.toggle('p3m-hidden', !spec.title);
   }
   handle(spec) {
-    this.wipe.classList.toggle('p3m-hidden', !spec.wipe.length);
-    this.wipe.style.left = `${this.wipeColumn()}px`;
-    this.wipe.setAttribute('aria-valuenow', Math.round(this.viewer.wipe * 100));
-    this.wipe.setAttribute('aria-valuetext', `${Math.round(this.viewer.wipe * 100)} % of the width`);
+    // only what changed is written: each write costs a layout
+    const none = !spec.wipe.length,
+      column = none ? 0 : this.wipeColumn(),
+      share = Math.round(this.viewer.wipe * 100);
+    if (this.wiped !== none) this.wipe.classList.toggle('p3m-hidden', (this.wiped = none));
+    if (this.column !== column) this.wipe.style.transform = `translateX(${(this.column = column)}px)`;
+    if (this.share === share) return;
+    this.share = share;
+    this.wipe.setAttribute('aria-valuenow', share);
+    this.wipe.setAttribute('aria-valuetext', `${share} % of the width`);
   }
-  layer(c, name, where, wanted) {
+  // the tiles of a layer between two corners, as [column, row], and their size on the screen
+  tilesOf(where) {
+    const [h, w] = this.viewer.scene.size,
+      level = clamp(Math.floor(Math.log2(1 / where.scale) + 0.01), 0, this.viewer.topLevel()),
+      step = SIDE * 2 ** level,
+      size = step * where.scale,
+      list = [];
+    const first = (n, from) => Math.max(0, Math.floor((from - n) / size)),
+      last = (n, length, whole) => Math.min(Math.ceil(whole / step), Math.ceil((length - n) / size)) - 1;
+    const columns = [first(where.left, where.from), last(where.left, where.width, w)];
+    for (let row = first(where.top, 0); row <= last(where.top, where.height, h); row++)
+      for (let column = columns[0]; column <= columns[1]; column++) list.push([column, row]);
+    return { level, list };
+  }
+  want(name, where, wanted) {
+    if (name === 'checkerboard' || name[0] === '#') return;
+    const version = this.viewer.scene.layers[name],
+      top = this.viewer.topLevel(),
+      { level, list } = this.tilesOf(where);
+    const add = (to, tile) => {
+      const key = tile.join('/');
+      if (!this.viewer.tiles.get(key)) to.push([key, ...tile]); // getting it keeps it from being forgotten
+    };
+    for (const at of list) add(wanted.seen, [name, version, level, ...at]);
+    if (level < top) add(wanted.rest, [name, version, top, 0, 0]);
+  }
+  layer(c, name, where, missing) {
     const [h, w] = this.viewer.scene.size;
     if (name === 'checkerboard' || name[0] === '#') {
+      c.save();
+      c.translate(where.left, where.top); // the squares move with the picture
       c.fillStyle = name === 'checkerboard' ? this.viewer.checkerboard(c) : name;
-      c.fillRect(where.left, where.top, w * where.scale, h * where.scale);
+      c.fillRect(0, 0, Math.round(w * where.scale), Math.round(h * where.scale));
+      c.restore();
       return;
     }
-    const version = this.viewer.scene.layers[name],
-      top = this.viewer.topLevel();
-    const level = clamp(Math.floor(Math.log2(1 / where.scale) + 0.01), 0, top);
-    const step = SIDE * 2 ** level,
-      size = step * where.scale;
     c.imageSmoothingEnabled = where.scale < 2;
     c.imageSmoothingQuality = 'medium';
-    const first = (n) => Math.max(0, Math.floor(-n / size)),
-      last = (n, length, whole) => Math.min(Math.ceil(whole / step), Math.ceil((length - n) / size)) - 1;
-    for (let row = first(where.top); row <= last(where.top, where.height, h); row++)
-      for (let column = first(where.left); column <= last(where.left, where.width, w); column++)
-        this.tile(c, [name, version, level, column, row], where, wanted, top);
-    if (level < top) wanted.rest.push([[name, version, top, 0, 0].join('/'), name, version, top, 0, 0]);
+    const { level, list } = this.tilesOf(where);
+    for (const at of list) this.tile(c, [name, this.viewer.scene.layers[name], level, ...at], where, missing);
   }
-  tile(c, tile, where, wanted, top) {
+  tile(c, tile, where, missing) {
     const [name, version, level, column, row] = tile,
-      key = tile.join('/');
+      key = tile.join('/'),
+      top = this.viewer.topLevel();
     let bitmap = this.viewer.tiles.get(key),
       up = 0;
-    if (!bitmap) wanted.seen.push([key, ...tile]);
-    while (!bitmap && level + ++up <= top)
+    while (!bitmap && level + up <= top) {
+      missing.push([name, version, level + up, column >> up, row >> up].join('/'));
+      up += 1;
       bitmap = this.viewer.tiles.get([name, version, level + up, column >> up, row >> up].join('/'));
+    }
     if (!bitmap) return;
     const part = SIDE >> up,
       sx = (column * part) % SIDE,
@@ -259,7 +542,11 @@ class Viewer {
   constructor(model, el) {
     Object.assign(this, {
       model,
-      frames: [],
+      frames: [], // milliseconds between frames while it moves
+      costs: [], // milliseconds that drawing took of each
+      fine: true,
+      pool: [], // canvases for pieces
+      late: 0, // frames
       pointers: new Map(),
       drawn: [],
       panes: [],
@@ -291,6 +578,8 @@ class Viewer {
     });
     this.observer = new ResizeObserver(() => this.lay());
     this.observer.observe(this.root);
+    this.dresser = new MutationObserver(() => this.dress()); // another theme of the notebook
+    this.dresser.observe(document.body, { attributes: true, attributeFilter: ['class', 'data-jp-theme-light'] });
     this.clock = setInterval(() => this.listen(), 1000);
     this.dress();
     this.showTools();
@@ -306,6 +595,7 @@ class Viewer {
     clearInterval(this.clock);
     clearTimeout(this.later);
     this.observer.disconnect();
+    this.dresser.disconnect();
     this.tiles.close();
     this.gone = true;
   }
@@ -429,9 +719,8 @@ class Viewer {
     this.wake();
   }
   drag(e, pane) {
-    this.point(e, pane);
     const before = this.pointers.get(e.pointerId);
-    if (!before) return;
+    if (!before) return this.point(e, pane);
     if (this.stroke) {
       for (const each of e.getCoalescedEvents?.() ?? [e]) this.stroke.points.push(pane.at(each.clientX, each.clientY));
       this.pointers.set(e.pointerId, [e.clientX, e.clientY]);
@@ -568,13 +857,17 @@ class Viewer {
     }
     this.moved = performance.now();
     this.wake();
-    if (!this.later)
-      this.later = setTimeout(() => {
-        this.later = null;
-        this.tell();
-      }, 100);
+    this.later ??= setTimeout(() => this.tell(), REST);
   }
   tell() {
+    // the kernel hears where the view is when it rests, and now and then while it moves
+    const now = performance.now();
+    if (now - this.moved < REST - 5 && now - (this.told ?? 0) < TOLD) {
+      this.later = setTimeout(() => this.tell(), REST - (now - this.moved));
+      return;
+    }
+    this.later = null;
+    this.told = now;
     for (const name of ['zoom', 'x', 'y', 'wipe']) this.model.set(name, this[name]);
     this.model.save_changes();
   }
@@ -624,6 +917,8 @@ class Viewer {
     const contrast = matchMedia('(prefers-contrast: more)').matches || body.classList.contains('vscode-high-contrast');
     const worn = theme === 'auto' ? (contrast ? 'contrast' : dark ? 'dark' : 'light') : theme;
     for (const name of ['dark', 'contrast']) this.root.classList.toggle(`p3m-${name}`, worn === name);
+    this.paneColour = getComputedStyle(this.root).getPropertyValue('--p3m-pane').trim() || '#ececec';
+    this.wake();
   }
   showTools() {
     this.toolButtons.classList.toggle('p3m-hidden', !this.model.get('tools'));
@@ -677,7 +972,7 @@ class Viewer {
       name = spec?.layers.find((l) => this.scene.layers[l] !== undefined),
       top = this.topLevel();
     const show = this.zoom > 1.05 && !this.noMini && name;
-    this.mini.classList.toggle('p3m-hidden', !show);
+    if (this.miniShown !== !!show) this.mini.classList.toggle('p3m-hidden', !(this.miniShown = !!show));
     if (!show) return;
     const [h, w] = this.scene.size,
       scale = 120 / Math.max(h, w),
@@ -685,11 +980,13 @@ class Viewer {
     const size = [Math.round(w * scale), Math.round(h * scale)];
     if (this.mini.width !== size[0] || this.mini.height !== size[1])
       Object.assign(this.mini, { width: size[0], height: size[1] });
-    const c = this.mini.getContext('2d'),
-      bitmap = this.tiles.get([name, this.scene.layers[name], top, 0, 0].join('/'));
-    c.fillStyle = '#808080';
-    c.fillRect(0, 0, ...size);
-    if (bitmap) c.drawImage(bitmap, 0, 0, bitmap.width, bitmap.height, 0, 0, ...size);
+    const c = this.mini.getContext('2d', { alpha: false }),
+      key = [name, this.scene.layers[name], top, 0, 0].join('/'),
+      bitmap = this.tiles.get(key);
+    if (!bitmap) {
+      c.fillStyle = '#808080';
+      c.fillRect(0, 0, ...size);
+    } else c.drawImage(this.smallPicture(bitmap, [key, ...size].join('/'), size), 0, 0);
     c.lineWidth = 2;
     c.strokeStyle = '#ff00c8';
     c.strokeRect(
@@ -698,6 +995,18 @@ class Viewer {
       (pane.size[0] / p.scale) * scale,
       (pane.size[1] / p.scale) * scale,
     );
+  }
+  smallPicture(bitmap, key, [width, height]) {
+    // made once: shrinking a tile in every frame costs as much as a pane
+    if (this.small?.key === key) return this.small.canvas;
+    const canvas = make('canvas', { width, height }),
+      c = canvas.getContext('2d', { alpha: false });
+    c.fillStyle = '#808080';
+    c.fillRect(0, 0, width, height);
+    c.imageSmoothingQuality = 'high';
+    c.drawImage(bitmap, 0, 0, bitmap.width, bitmap.height, 0, 0, width, height);
+    this.small = { key, canvas };
+    return canvas;
   }
   wake() {
     this.dirty = true;
@@ -709,26 +1018,42 @@ class Viewer {
   }
   frame(time) {
     if (this.gone) return;
+    const now = performance.now(),
+      rests = now - this.moved > REST && !this.pointers.size;
     if (this.last && time - this.moved < 150) {
-      this.frames.push(time - this.last);
-      if (this.frames.length > 2000) this.frames.shift();
+      this.count(this.frames, time - this.last);
+      // a computer that is too slow for it scales without smoothing while it moves
+      this.late = Math.max(0, this.late + (time - this.last > SLOW ? 1 : -0.1));
+      this.rough ||= this.late > 2;
     }
     this.last = time;
+    if (rests !== this.fine) {
+      this.fine = rests;
+      this.dirty = true;
+    }
     if (this.dirty) {
       this.dirty = false;
-      const wanted = { seen: [], rest: [] };
-      this.scene.panes.forEach((spec, i) => this.panes[i].draw(spec, wanted));
-      this.drawMini();
+      this.draw(rests);
       this.drawnAt = performance.now();
-      const unique = new Map(
-        [...wanted.rest.filter((w) => !this.tiles.kept.has(w[0])).slice(0, 2), ...wanted.seen, ...wanted.rest].map(
-          (w) => [w[0], w],
-        ),
-      );
-      this.tiles.want([...unique.values()]);
+      if (!rests) this.count(this.costs, this.drawnAt - now);
     }
-    if (performance.now() - this.moved < 300 || this.pointers.size) requestAnimationFrame((t) => this.frame(t));
+    if (this.dirty || now - this.moved < 300 || this.pointers.size) requestAnimationFrame((t) => this.frame(t));
     else this.asleep = true;
+  }
+  count(list, value) {
+    list.push(value);
+    if (list.length > 2000) list.shift();
+  }
+  draw(rests) {
+    const wanted = { seen: [], rest: [] },
+      budget = { left: WORK[rests ? 'resting' : 'moving'] };
+    this.scene.panes.forEach((spec, i) => this.panes[i].plan(spec, wanted));
+    const busy = this.panes.map((pane) => pane.work(budget)).some(Boolean);
+    this.scene.panes.forEach((spec, i) => this.panes[i].draw(spec));
+    if (busy || budget.left <= 0) this.dirty = true; // the next frame goes on
+    this.drawMini();
+    const coarse = wanted.rest.slice(0, 2);
+    this.tiles.want([...new Map([...coarse, ...wanted.seen, ...wanted.rest].map((w) => [w[0], w])).values()]);
   }
 }
 
