@@ -4,7 +4,8 @@
     python benchmarks/fuzz.py --count 300 --kinds image,zip --seed 7
 
 Trials run in child processes, each in a folder of its own. A trial is named by kind and number, and repeats."""
-import argparse, collections, contextlib, functools, io, json, os, shutil, subprocess, sys, tempfile, time, traceback, warnings, zipfile
+import argparse, collections, contextlib, functools, io, json, os, shutil, subprocess, sys, tempfile, time, traceback
+import warnings, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,8 @@ def manifest_samples(folder):
 
 
 SMALL = dict(arch='p3mnet_lite', epochs=1, size=32, bs=2, n_workers=0, device='cpu', valid_pct=.5, colours='none')
-SAMPLES = {'weights': weights_samples, 'onnx': onnx_samples, 'checkpoint': training_samples, 'manifest': manifest_samples}
+SAMPLES = {'weights': weights_samples, 'onnx': onnx_samples, 'checkpoint': training_samples,
+           'manifest': manifest_samples}
 
 
 def try_image(rng, files, place):
@@ -222,9 +224,10 @@ def learner(good):
 def resumed(path, good):
     "A training of two epochs that goes on from `path`, the first being done."
     import torch
+    from p3m_nb.callbacks import PreviewMattes
     from p3m_nb.resume import Checkpoint
     learn = learner(good)
-    ours = [cb for cb in learn.cbs if getattr(cb, 'of_one_run', False)]
+    ours = [cb for cb in learn.cbs if getattr(cb, 'of_one_run', False) or isinstance(cb, PreviewMattes)]
     for cb in ours: learn.remove_cb(cb)
     torch.manual_seed(0)
     learn.opt = None
@@ -276,7 +279,8 @@ def try_note(rng, files, place):
     notes = {'made_of.json': {}, '000000.json': dict(frames=96, start=[0, 1]),
              'finished.json': dict(best_epoch=1, sad=2., version='0.1.0', seconds=3.),
              'result.json': dict(files={'metrics.csv': ['00']}), 'marks.json': [dict(file='a', mark='b', note='c')],
-             'photo.json': dict(key='a', name='a.png', width=3, height=4, state='done')}
+             'photo.json': dict(key='notes', name='a.png', state='ready', reason='', size=[3, 4], faces=1,
+                               version=2)}
     for name, value in notes.items():
         (place/'notes').mkdir(exist_ok=True)
         (place/'notes'/name).write_text(text(value))
@@ -314,7 +318,8 @@ KINDS = {'image': (try_image, 'image.*'), 'zip': (try_zip, '*.zip'), 'record': (
 def where(e):
     "The exception `e` and the last places of ours that it came from."
     frames = [f for f in traceback.extract_tb(e.__traceback__) if 'p3m_nb' in f.filename or 'benchmarks' in f.filename]
-    return f'{type(e).__name__}: {str(e)[:300]} at {", ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[-3:])}'
+    places = ', '.join(f'{Path(f.filename).name}:{f.lineno}' for f in frames[-3:])
+    return f'{type(e).__name__}: {str(e)[:300]} at {places}'
 
 
 def outcome(call, place):
@@ -339,8 +344,9 @@ def trial(kind, number, seed, good, place):
 def bound_memory():
     "From now on this process may take two more GB of memory."
     import resource, torch  # noqa: F401 (its libraries take address space of their own)
-    now = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize() if sys.platform == 'linux' else 0
-    if now: resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    if sys.platform != 'linux': return
+    now = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
 def child(jobs, seed, good, place):
@@ -389,7 +395,8 @@ def run(count, kinds=tuple(KINDS), seed=0, progress=print):
             known = result in ('read', 'refused')
             counts[kind, result if known else 'wrong'] += 1
             if not known: wrong.append(f'{kind} {number}: {result}')
-        if {p: p.read_bytes() for p in good.rglob('*') if p.is_file()} != before: wrong.append('a file outside the output was changed')
+        after = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
+        wrong += [f'{p}: changed' for p in before.keys() | after.keys() if before.get(p) != after.get(p)]
         if sorted(os.listdir(tmp)) != ['good', 'trials']: wrong.append(f'stray files: {os.listdir(tmp)}')
     return counts, wrong
 

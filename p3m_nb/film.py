@@ -17,6 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import atomic_write, choose, regular_file
+from .fields import Range, check_fields, read_json
 
 # %% ../nbs/52_film.ipynb #187c0285
 FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.3gp')
@@ -286,7 +287,8 @@ class Pieces:
         if not known.exists():
             with atomic_write(known) as tmp: tmp.write_text(note)
         self.done = []  # of dict(frames, start), in order
-        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_text()))
+        kinds = dict(frames=Range(0, 1e9), start=list)
+        while (path := self.note(len(self.done))).exists(): self.done.append(check_fields(read_json(path), path, kinds))
 
     def note(self, i:int)->Path:
         "Where it says that piece `i` is whole."

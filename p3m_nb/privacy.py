@@ -25,6 +25,7 @@ from p3m_nb.core import (
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
+from .fields import Range, check_fields, parse_json
 from .jobs import FileReport, folder_lock, image_files, output_names, process_files
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
@@ -296,6 +297,9 @@ def _sha256(data):
     with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/11_privacy.ipynb #dcc13c75
+_RECORD = dict(source=str, output=(str, None), output_sha256=(str, None), mask_sha256=(str, None), faces=Range(0, 1e9),
+               people=Range(0, 1e9), spared=Range(0, 1e9, False))
+
 def read_manifest(
     path:Path,  # `manifest.jsonl`, or the journal of a run
     torn:bool=False,  # lines that a killed run left half written are passed over
@@ -304,10 +308,11 @@ def read_manifest(
     records, path = {}, Path(path)
     for line in path.read_bytes().decode('utf-8', 'surrogateescape').splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
+            record = check_fields(parse_json(line, path), path, _RECORD)
             records[record['source']] = record
-        except (ValueError, KeyError, TypeError):
-            if not torn: raise ValueError(f'{path}: not a manifest of p3m_obfuscate; choose another folder') from None
+        except ValueError as e:
+            if torn: continue
+            raise ValueError(f'{path}: not a manifest of p3m_obfuscate; choose another folder ({e})') from e
     return records
 
 # %% ../nbs/11_privacy.ipynb #5dd40e12

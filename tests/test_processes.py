@@ -2,7 +2,6 @@
 import os, subprocess, sys
 from pathlib import Path
 
-import pytest
 
 ROOT = Path(__file__).parents[1]
 
