@@ -20,7 +20,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from p3m_nb.compositing import estimate_foreground
 from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
-from p3m_nb.dataset import P3M10k, PortraitFolder
+from p3m_nb.dataset import P3M10k
+from p3m_nb.layouts import PortraitFolder
 from p3m_nb.crops import crop_portrait
 from p3m_nb.data import p3m_dls
 from p3m_nb.synth import blur_face, synth_portrait

@@ -106,7 +106,7 @@ def try_image(rng, files, place):
 
 
 def try_zip(rng, files, place):
-    from p3m_nb.dataset import extract_archive, verify_archive
+    from p3m_nb.archives import extract_archive, verify_archive
     path = place/'x.zip'
     path.write_bytes(damaged(rng, files[0].read_bytes(), 4000))
     yield lambda: verify_archive(path, progress=False)

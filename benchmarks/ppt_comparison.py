@@ -2,7 +2,7 @@
 on both. It shows that the machinery works for all of them; its numbers are not the paper's, and cannot be.
 
     python tools/make_labels.py --teacher modnet.onnx --out labels \
-        --sets people/interfaces people/faker   # the training mattes
+        --sets people/interfaces,people/faker   # the training mattes
     python benchmarks/ppt_comparison.py --labels labels/people_interfaces labels/people_faker --out /tmp/comparison
 
 One budget for all, from random weights: the same photographs in the same order, Adam, one cycle, the published crops,

@@ -20,7 +20,8 @@ from p3m_nb.core import (
     alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, regular_file, save_alpha
 )
 from .crops import Portrait, check_size
-from .dataset import P3M10k, PortraitFolder, Sample
+from .dataset import P3M10k
+from .layouts import PortraitFolder, Sample
 from .jobs import process_files
 from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names

@@ -13,7 +13,13 @@ from typing import Literal, get_args, get_origin
 
 # %% ../nbs/80_cli.ipynb #d97ee457
 class _Parser(argparse.ArgumentParser):
-    "An `ArgumentParser` that names the nearest option when one is misspelt."
+    "An `ArgumentParser` with examples, that names the nearest option when one is misspelt."
+    examples = ()
+
+    def format_help(self):
+        if not self.examples: return super().format_help()
+        return '\n  '.join([f'{super().format_help()}\nexamples:', *self.examples]) + '\n'
+
     def error(self, message):
         wrong = next((w for w in message.split() if w.startswith('--')), None)
         known = [o for action in self._actions for o in action.option_strings]
@@ -57,7 +63,7 @@ def _add_setting(parser, f):
     parser.add_argument('--' + f.name.replace('_', '-'), **options)
 
 # %% ../nbs/80_cli.ipynb #4386b3c6
-def _parser(func, name, settings=None):
+def _parser(func, name, settings=None, examples=()):
     "The parser for `func`, from its docments and the fields of the dataclass `settings`."
     from fastcore.docments import docments
     from p3m_nb import __version__
@@ -68,6 +74,7 @@ def _parser(func, name, settings=None):
     for param, doc in docments(func, full=True, returns=False).items():
         if param != 'settings': _add_parameter(parser, param, doc)
     for f in fields(settings) if settings else (): _add_setting(parser, f)
+    parser.examples = examples
     return parser
 
 # %% ../nbs/80_cli.ipynb #64484e8a
@@ -99,9 +106,9 @@ def _parsed(parser):
     return options
 
 # %% ../nbs/80_cli.ipynb #0e429724
-def _run(func, name, settings):
+def _run(func, name, settings, examples):
     "Parse the command line, call `func` and leave with its status."
-    options = _parsed(_parser(func, name, settings))
+    options = _parsed(_parser(func, name, settings, examples))
     debug = options.pop('debug')
     for f in fields(settings) if settings else ():
         if options[f.name] is None: del options[f.name]  # not given
@@ -125,14 +132,15 @@ def _say_what_can_be_said():
 def command(
     func:callable=None,  # documented function with the name of the command
     settings:str=None,  # 'module:name' of a dataclass whose fields are further options, passed where they are given
+    examples:tuple=(),  # command lines that `--help` shows; `tests/test_commands.py` runs those of `p3m_*`
 )->callable:
     "Make the documented function `func` a command line program that it is when called without arguments."
-    if func is None: return functools.partial(command, settings=settings)
+    if func is None: return functools.partial(command, settings=settings, examples=examples)
     @functools.wraps(func)
     def run(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
         _say_what_can_be_said()
-        _run(func, func.__name__, _settings_class(settings))
+        _run(func, func.__name__, _settings_class(settings), examples)
     return run
 
 # %% ../nbs/80_cli.ipynb #15a6abec
@@ -201,8 +209,14 @@ def _say(remarks):
     "Print recorded warnings, each in one line."
     for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
 
+_MATTE_EXAMPLES = (
+    'p3m_matte photo.jpg -o cutout.png',
+    'p3m_matte photos -o mattes --background white',
+    'p3m_matte film.mp4 -o mattes --background sunset.png',
+)
+
 # %% ../nbs/80_cli.ipynb #1cf9c093
-@command(settings='p3m_nb.settings:MatteSettings')
+@command(settings='p3m_nb.settings:MatteSettings', examples=_MATTE_EXAMPLES)
 def p3m_matte(
     # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
     input:list,
@@ -255,7 +269,10 @@ def _hide_in_films(films, out, method, people, overwrite, settings):
     return obfuscate_films(films, out, overwrite, method=method, **options)
 
 # %% ../nbs/80_cli.ipynb #eae91aeb
-@command(settings='p3m_nb.settings:HideSettings')
+@command(settings='p3m_nb.settings:HideSettings', examples=(
+    'p3m_obfuscate photos -o hidden',
+    'p3m_obfuscate photos -o at_home --method own-machine',
+))
 def p3m_obfuscate(
     input:list,  # photographs: files, folders, glob patterns; or films
     out:str='obfuscated',  # folder for the results (PNG; H.264 of films) and manifest.jsonl
@@ -279,7 +296,7 @@ def _person_finder():
     return lambda image: matter(image).alpha
 
 # %% ../nbs/80_cli.ipynb #fffbd5da
-@command
+@command(examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
     input:list,  # images: files, folders, glob patterns
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
@@ -300,7 +317,7 @@ def _identity(copies, originals, finder, n_workers):
     return identify(copies[0], originals, finder=finder, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f
-@command
+@command(examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
@@ -324,7 +341,11 @@ def p3m_prepare(
     return report
 
 # %% ../nbs/80_cli.ipynb #157a75ec
-@command(settings='p3m_nb.settings:TrainSettings')
+@command(settings='p3m_nb.settings:TrainSettings', examples=(
+    'p3m_train P3M-10k -o run',
+    'p3m_train heads -o my_run --arch p3mnet_lite --pretrained shipped --schedule one-cycle --lr 3e-4 --epochs 8',
+    'p3m_train P3M-10k -o run --resume',
+))
 def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
@@ -338,12 +359,14 @@ def p3m_train(
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, **settings).keep_best
-    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     file = os.path.join(out, 'best.safetensors')
+    if best.best_epoch is None:
+        return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
+    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     print(f'{out}: best {where}, held-out SAD {best.best:.4g} at training size; weights in {file}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #eed1f2c2
-@command
+@command(examples=('p3m_check P3M-10k', 'p3m_check heads --quick -o skip.txt'))
 def p3m_check(
     root:str,  # data set: P3M-10k in any of its layouts, or a folder with image and alpha folders
     images:str=None,  # folder of the photographs, if not one of the usual ones
@@ -395,7 +418,8 @@ def _labelled(found):
 def _eval_tests(data, split, settings):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
-    from p3m_nb.dataset import PortraitFolder, require_sound
+    from p3m_nb.checks import require_sound
+    from p3m_nb.layouts import PortraitFolder
     tests, hows, folders = {}, settings.obfuscate or ['none'], (settings.images, settings.alphas)
     if odd := [h for h in hows if h not in OBFUSCATIONS]:
         raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
@@ -416,7 +440,10 @@ def _test_label(name, own_name, folder, how):
     return (name or Path(folder).name) + (f' {how}' if how else '')
 
 # %% ../nbs/80_cli.ipynb #3b12a618
-@command(settings='p3m_nb.settings:EvalSettings')
+@command(settings='p3m_nb.settings:EvalSettings', examples=(
+    'p3m_eval P3M-10k --split P3M-500-P -o tables',
+    'p3m_eval heads --obfuscate none blur --first 3 -o tables_heads',
+))
 def p3m_eval(
     data:list,  # test sets: P3M-10k's folder, or any with image and alpha folders; NAME=FOLDER to name it
     split:str=None,  # part of the data set: P3M-500-P, P3M-500-NP, valid (held out of train), train
@@ -451,7 +478,10 @@ def p3m_eval(
     return result
 
 # %% ../nbs/80_cli.ipynb #e15d455d
-@command(settings='p3m_nb.settings:PPTSettings')
+@command(settings='p3m_nb.settings:PPTSettings', examples=(
+    'p3m_ppt P3M-10k -o ppt',
+    'p3m_ppt P3M-10k -o ppt --methods p3mnet_r34 modnet --dry-run',
+))
 def p3m_ppt(
     data:str,  # data set to train on: P3M-10k, or your own with images and mattes
     out:str='ppt',  # folder of the experiment: trainings, measurements, and the tables and the plot as ppt.*
@@ -477,7 +507,7 @@ def p3m_ppt(
     print(*steps, f'in all about {duration(sum(s.seconds for s in steps if not s.done), 1)}', sep='\n')
 
 # %% ../nbs/80_cli.ipynb #e70c11a0
-@command
+@command(examples=('p3m_export -o net.onnx', 'p3m_export --weights best.safetensors -o best.onnx'))
 def p3m_export(
     out:str='net.onnx',  # the file; with --halves NAME_semantic.onnx and NAME_matting.onnx
     arch:str=None,  # a network's name, see `list_models`; by default what the weights are of
@@ -491,7 +521,7 @@ def p3m_export(
     for check in export_network(arch, weights, out, halves, half, overwrite): print(check)
 
 # %% ../nbs/80_cli.ipynb #a2d3ee6f
-@command
+@command(examples=('p3m_studio', 'p3m_studio --no-browser'))
 def p3m_studio(
     port:int=0,  # of the page on this computer; 0: a free one
     browser:bool=True,  # open the page in the browser

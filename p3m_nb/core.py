@@ -303,9 +303,12 @@ def _info_of(data, name):
     return ImageInfo(w, h, len(frames), main, im.format, dpi)
 
 # %% ../nbs/00_core.ipynb #fa59a3b1
-def sample_image()->Path:  # path of a JPEG, 512x600
-    "The portrait that comes with the package: Grace Hopper, photographed by the U.S. Navy."
-    return Path(str(resources.files('p3m_nb')/'samples'/'grace_hopper.jpg'))
+def sample_image(
+    name:str='portrait',  # 'portrait': 900x900, curly hair, nobody who exists; 'grace_hopper': 512x600, before a flag
+)->Path:  # path of the JPEG
+    "One of the two portraits that come with the package."
+    choose('sample', name, ('portrait', 'grace_hopper'))
+    return Path(str(resources.files('p3m_nb')/'samples'/f'{name}.jpg'))
 
 # %% ../nbs/00_core.ipynb #4f7aadaa
 _told = set()

@@ -61,8 +61,8 @@ def _fits(value, kind):
     if isinstance(kind, Range): return value in kind
     if isinstance(kind, tuple): return any(_fits(value, k) for k in kind)
     if kind is None: return value is None
-    if kind in (int, float): return value in Range(float('-inf'), float('inf'), kind is int)
-    return isinstance(value, kind)
+    if kind in (int, float) and isinstance(value, bool): return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 def _wording(kind):
     "What `kind` is called."

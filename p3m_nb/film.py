@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from .core import atomic_write, choose, regular_file
 from .fields import Range, check_fields, read_json
+from .process import require
 
 # %% ../nbs/52_film.ipynb #187c0285
 FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.3gp')
@@ -28,11 +29,7 @@ def is_film(
     "Whether the name looks like that of a film."
     return Path(str(path)).suffix.lower() in FILM_SUFFIXES
 
-def _av():
-    "The package av, or how to get it."
-    try: import av
-    except ImportError: raise ImportError("films need PyAV: pip install 'p3m_nb[video]'") from None
-    return av
+def _av(): return require('av', 'reading and writing films', 'video')
 
 # %% ../nbs/52_film.ipynb #4a48aea1
 @dataclass(frozen=True)
@@ -280,12 +277,12 @@ class Pieces:
         folder:Path,  # hidden, beside the result
         identity:dict,  # source and settings: pieces of others are thrown away
     ):
-        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str)
+        self.folder, note = Path(folder), json.dumps(identity, sort_keys=True, default=str).encode()
         known = self.folder/'made_of.json'
-        if self.folder.exists() and (not known.exists() or known.read_text() != note): shutil.rmtree(self.folder)
+        if self.folder.exists() and (not known.exists() or known.read_bytes() != note): shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not known.exists():
-            with atomic_write(known) as tmp: tmp.write_text(note)
+            with atomic_write(known) as tmp: tmp.write_bytes(note)
         self.done = []  # of dict(frames, start), in order
         kinds = dict(frames=Range(0, 1e9), start=list)
         while (path := self.note(len(self.done))).exists(): self.done.append(check_fields(read_json(path), path, kinds))
@@ -320,7 +317,7 @@ def _whole(pieces, state, frames, start):
     if state is not None:
         with atomic_write(pieces.folder/f'{i:06d}.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **state.keep())
     done = dict(frames=frames, start=[start.numerator, start.denominator])
-    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done))
+    with atomic_write(pieces.note(i)) as tmp: tmp.write_text(json.dumps(done), encoding='utf-8')
     pieces.done.append(done)
 
 # %% ../nbs/52_film.ipynb #5090137b

@@ -408,16 +408,19 @@ def matte_confidence(
     local_alpha:np.ndarray,  # (H,W) in 0..1: the matting pass
     alpha:np.ndarray,  # (H,W) in 0..1: both together
 )->float:  # in 0..1
-    "How far two passes agree, and how sure the first is, away from the outline: `exp(-20 doubt)`."
+    "How far two passes agree, how sure the first is, and how long the soft outline is: `exp(-error / 0.04)`."
     size = logits.shape[1:]
     local_alpha, alpha = (cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA) for a in (local_alpha, alpha))
     entropy, person = _entropy(logits)
     radius = max(1, round(.03 * min(size)))
     outline = ((alpha > .02) & (alpha < .98)).astype(np.uint8)
     away = cv2.dilate(outline, np.ones((2 * radius + 1,) * 2)) == 0
-    doubt = ((local_alpha > .5) != (person > .5)) + .1 * entropy
+    apart = (local_alpha > .5) != (person > .5)
     area = max((alpha > .5).sum(), .01 * alpha.size)
-    return float(np.exp(-20 * doubt[away].sum() / area))
+    length = outline.sum() / np.sqrt(area)
+    error = .0034 * length * (apart.sum() / area + .001) ** .3 * (entropy.sum() / area + .001) ** .1
+    far = (apart + .1 * entropy)[away].sum() / area
+    return float(np.exp(-(error + .6 * max(0, far - .08)) / .04))
 
 # %% ../nbs/50_infer.ipynb #37de5c93
 def _trimap_of_alpha(alpha):

@@ -18,8 +18,8 @@ from scipy import stats
 
 from .benchmark import KERNEL, Result, read_matte, read_portrait
 from .core import atomic_write, choose, clear_left_behind
-from .dataset import Sample
 from .fields import check_fields, read_json
+from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
 

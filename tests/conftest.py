@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
 def photo(tmp_path):
     "A small real photograph."
     from p3m_nb.core import load_image, sample_image, save_image
-    return save_image(load_image(sample_image())[::4, ::4], tmp_path/'photos'/'grace.png')
+    return save_image(load_image(sample_image('grace_hopper'))[::4, ::4], tmp_path/'photos'/'grace.png')
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
-"""Every command that README and tutorials print is run as it is printed, in a folder that holds what the text takes for
-granted."""
-import json, os, re, shlex, shutil, signal, subprocess, sys, time
+"""Every command that README, tutorials and `--help` print is run as it is printed, in a folder that holds what the
+text takes for granted. README's shell lines, which install, are run in `test_wheel.py`."""
+import contextlib, io, json, os, re, shlex, shutil, signal, subprocess, sys, time
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from p3m_nb import cli
 from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
 from p3m_nb.film import write_film
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 
-PAGES = [ROOT/'README.md', *sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb'))]
+NBS = ROOT/'nbs'
+PAGES = [ROOT/'README.md', *sorted((NBS/'tutorials').glob('*.ipynb')), NBS/'faq.ipynb', NBS/'90_model_card.ipynb']
+ORDER = [f'p3m_{name}' for name in 'matte obfuscate audit prepare check train eval ppt export studio'.split()]
 FRAGMENTS = re.compile(r'^p3m_\w+ --')  # `p3m_train --arch NAME` names an option, not a command
 
 
@@ -22,12 +25,20 @@ def text_of(path):
     return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
 
 
+def examples(name):
+    "The command lines at the end of what the command `name` says on `--help`."
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr(sys, 'argv', [name, '--help'])
+        with pytest.raises(SystemExit): getattr(cli, name)()
+    return [line.strip() for line in said.getvalue().partition('\nexamples:\n')[2].splitlines()]
+
+
 def printed():
-    "The commands in inline code and in shell blocks, each once, with the pages they stand on."
+    "The commands in inline code, in shell blocks and in `--help`, each once, with the place they stand in."
     found = {}
     for path in PAGES:
         text = text_of(path)
-        inline = re.findall(r'`(p3m_\w+ [^`\n]*)`', text)
+        inline = re.findall(r'`(p3m_\w+ [^`\n]*|p3m_studio)`', text)
         blocks = [
             line
             for block in re.findall(r'```sh\n(.*?)```', text, re.S)
@@ -36,6 +47,8 @@ def printed():
         ]
         for line in [*inline, *blocks]:
             if not FRAGMENTS.match(line): found.setdefault(line.strip(), path.name)
+    for name in ORDER:
+        for line in examples(name): found.setdefault(line, f'{name} --help')
     return found
 
 
@@ -55,22 +68,26 @@ def heads(folder, photo, n=9):
 def desk(tmp_path_factory):
     "A folder as the pages assume: photographs, P3M-10k, a folder of one's own, a picture for the background, weights."
     folder = tmp_path_factory.mktemp('desk')
-    photo = load_image(sample_image())[::2, ::2]
-    for name in ('photos/grace.jpg', 'photos/more/mirrored.png', 'sunset.png'):
+    photo = load_image(sample_image('grace_hopper'))[::2, ::2]
+    for name in ('photo.jpg', 'photos/grace.jpg', 'photos/more/mirrored.png', 'sunset.png'):
         save_image(photo[:, ::-1] if 'mirrored' in name else photo, folder/name)
     write_film(folder/'film.mp4', [np.roll(photo[:200, :200], 2 * i, 1) for i in range(3)])
     make_mini_p3m(folder/'P3M-10k', n=9, n_test=2, size=96)
     heads(folder/'heads', photo)
-    for name in ('trained_on_blurred', 'trained_on_normal'):
+    for name in ('trained_on_blurred', 'trained_on_normal', 'best'):
         (folder / f'{name}.safetensors').write_bytes(shipped_weights().read_bytes())
     return folder
 
 
+LONG = {'p3m_train': 'start weights', 'p3m_ppt': 'start weights', 'p3m_studio': 'http://127.0.0.1'}
+
+
 def run(line, folder, seconds):
-    "Run the command `line`; a training is interrupted as with Ctrl-C once its settings and first scores are there."
+    "Run the command `line`; what goes on for long is interrupted as with Ctrl-C when it says what `LONG` holds."
     name, *args = shlex.split(line)
     code = f'import sys; sys.argv[0] = {name!r}; from p3m_nb.cli import {name}; {name}()'
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'}
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1', 'BROWSER': 'true'}
+    sign = None if '--dry-run' in args else LONG.get(name)
     out = folder/'log.txt'
     with open(out, 'w') as log:
         process = subprocess.Popen(
@@ -78,7 +95,7 @@ def run(line, folder, seconds):
         )
         deadline, interrupted = time.monotonic() + seconds, False
         while process.poll() is None and time.monotonic() < deadline:
-            if name == 'p3m_train' and 'start weights' in out.read_text() and not interrupted:
+            if sign and sign in out.read_text() and not interrupted:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
             time.sleep(.1)
@@ -86,15 +103,14 @@ def run(line, folder, seconds):
     return process.wait(), out.read_text(), interrupted
 
 
-ORDER = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_check', 'p3m_train', 'p3m_eval', 'p3m_export']
-
-
 @pytest.mark.parametrize('line', sorted(printed(), key=lambda line: ORDER.index(line.split()[0])))
 def test_printed_command(line, desk):
-    if line.startswith('p3m_train'): shutil.rmtree(desk/'run', ignore_errors=True)
+    for name in ('run', 'my_run', 'ppt', 'net.onnx'):
+        shutil.rmtree(desk/name) if (desk/name).is_dir() else (desk/name).unlink(missing_ok=True)
     status, said, interrupted = run(line, desk, 240)
     assert 'Traceback' not in said, said[-2000:]
-    if interrupted: assert status == 1 and 'interrupted; what is finished stays' in said, said[-1000:]
+    if line.startswith('p3m_studio'): assert status == 0 and interrupted, said[-1000:]
+    elif interrupted: assert status == 1 and 'interrupted; what is finished stays' in said, said[-1000:]
     # 1: a face is still seen, or not every file was judged
     elif line.startswith('p3m_audit'): assert status in (0, 1), said[-1000:]
     else: assert status == 0, f'{printed()[line]}: {line}\n{said[-1500:]}'
@@ -102,4 +118,5 @@ def test_printed_command(line, desk):
 
 def test_there_are_commands():
     names = {line.split()[0] for line in printed()}
-    assert names >= set(ORDER) and len(printed()) >= 12, sorted(printed())
+    assert names == set(ORDER) and len(printed()) >= 30, sorted(printed())
+    assert all(examples(name) for name in ORDER)

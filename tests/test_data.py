@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
-from p3m_nb.dataset import P3M10k, PortraitFolder, extract_archive, verify_archive
+from p3m_nb.archives import extract_archive, verify_archive
+from p3m_nb.dataset import P3M10k
+from p3m_nb.layouts import PortraitFolder
 from p3m_nb.crops import strong_portrait
 from p3m_nb.data import as_targets, p3m_dls, set_epoch
 from p3m_nb.synth import make_mini_p3m
@@ -64,7 +66,7 @@ def test_extraction_killed(tmp_path):
     content = {f'P3M-10k/train/mask/{i:04d} ü.png': rng.bytes(60_000) for i in range(300)}
     with zipfile.ZipFile(archive, 'w') as z:
         for name, data in content.items(): z.writestr(name, data)
-    code = ('import sys; from p3m_nb.dataset import extract_archive; '
+    code = ('import sys; from p3m_nb.archives import extract_archive; '
             'r = extract_archive(sys.argv[1], sys.argv[2]); assert r.ok, r')
     assert kill_and_resume(code, archive, tmp_path/'out', len(content)) == content
 
@@ -90,10 +92,10 @@ def test_zip_that_escapes(tmp_path, name):
 
 def test_zip_bomb(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('zeros.png', bytes(5_000_000))
-    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 1_000_000)
+    monkeypatch.setattr('p3m_nb.archives.MAX_BYTES', 1_000_000)
     with pytest.raises(ValueError, match='larger than'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
-    monkeypatch.setattr('p3m_nb.dataset.MAX_BYTES', 10_000_000)
-    monkeypatch.setattr('p3m_nb.dataset.MAX_ARCHIVE', 1_000_000)
+    monkeypatch.setattr('p3m_nb.archives.MAX_BYTES', 10_000_000)
+    monkeypatch.setattr('p3m_nb.archives.MAX_ARCHIVE', 1_000_000)
     with pytest.raises(ValueError, match='not extracted'): extract_archive(tmp_path/'a.zip', tmp_path/'out')
     assert not (tmp_path/'out').exists()
 

@@ -12,6 +12,7 @@ from p3m_nb.infer import Matter
 from p3m_nb.refiner import shipped_refiner
 from p3m_nb.weights import read_metadata, shipped_weights
 
+PHOTO = sample_image('grace_hopper')
 STORED = {
     s: load_alpha(Path(__file__).parent / 'data' / f'grace_hopper_{s}.png') for s in ('hybrid', 'resize')
 }  # made with these weights, looked at, and made small
@@ -22,7 +23,7 @@ def small(alpha): return cv2.resize(alpha, STORED['hybrid'].shape[::-1], interpo
 
 @pytest.mark.parametrize('strategy', STORED)
 def test_photograph(strategy):
-    alpha, stored = small(Matter(device='cpu', strategy=strategy).alpha(load_image(sample_image()))), STORED[strategy]
+    alpha, stored = small(Matter(device='cpu', strategy=strategy).alpha(load_image(PHOTO))), STORED[strategy]
     assert iou(alpha, stored) > .97
     assert np.abs(alpha - stored).mean() < .015
 
@@ -31,7 +32,7 @@ def test_wrong_preprocessing_is_noticed(wrong, monkeypatch):
     "The comparison above is strict enough to see what a slip in the preprocessing does."
     if wrong == 'mean': monkeypatch.setattr(P3MNet, 'mean', (0., 0., 0.))
     else: monkeypatch.setattr(P3MNet, 'std', (1 / 255,) * 3)
-    alpha, stored = small(Matter(device='cpu', strategy='hybrid').alpha(load_image(sample_image()))), STORED['hybrid']
+    alpha, stored = small(Matter(device='cpu', strategy='hybrid').alpha(load_image(PHOTO))), STORED['hybrid']
     assert iou(alpha, stored) < .97 or np.abs(alpha - stored).mean() > .015
 
 def test_facts():
@@ -53,7 +54,7 @@ def test_refiner_belongs_to_the_weights():
 
 def test_refiner_draws_and_leaves_alone():
     "On the sample portrait at twice its size: a share of the pixels, and none far from the outline."
-    image = cv2.resize(load_image(sample_image()), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(load_image(PHOTO), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     with_detail, without = (Matter(device='cpu', detail=d).alpha(image) for d in (True, False))
     changed = with_detail != without
     assert .005 < changed.mean() < .3

@@ -130,7 +130,7 @@ def test_any_shape_within_a_gigabyte(tmp_path, size):
 from p3m_nb.core import *
 from p3m_nb.compositing import *
 from p3m_nb.crops import crop_portrait, strong_portrait, whole_portrait
-from p3m_nb.dataset import Sample
+from p3m_nb.layouts import Sample
 from p3m_nb.mattes import matte_facts
 h, w = int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_threads_do_not_change_results(tmp_path):
     "One and two threads write the same bytes: alpha, cut-out and preview, in two passes with detail, and in one."
     import cv2, torch
     from p3m_nb import Matter
-    photo = load_image(sample_image())
+    photo = load_image(sample_image('grace_hopper'))
     save_image(photo[:431, :377], tmp_path/'in'/'odd.png')
     save_image(cv2.resize(photo, None, fx=1.2, fy=1.2), tmp_path/'in'/'large.png')  # two passes and detail
     before, written = torch.get_num_threads(), {}
@@ -225,7 +225,7 @@ def test_resolution_stays(command, weights, tmp_path):
     "dpi goes into alpha, cut-out and composite, turned with the photograph; nothing else of the metadata does."
     exif = Image.Exif()
     exif[0x0112], exif[0x0131], exif[0x010e] = 6, 'secret software', 'secret title'
-    small = Image.fromarray(load_image(sample_image())[::4, ::4])
+    small = Image.fromarray(load_image(sample_image('grace_hopper'))[::4, ::4])
     (tmp_path/'in').mkdir()
     small.save(tmp_path/'in'/'a.jpg', dpi=(300, 150), exif=exif, comment=b'secret comment')
     matte = lambda *args: command('p3m_matte', tmp_path/'in'/'a.jpg', *args, '--weights', weights, '--no-detail')

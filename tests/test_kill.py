@@ -66,7 +66,7 @@ def run(tmp_path_factory):
 def material(tmp_path_factory, weights):
     "Photographs with a face, a small data set, and weights."
     place = tmp_path_factory.mktemp('material')
-    face = load_image(sample_image())
+    face = load_image(sample_image('grace_hopper'))
     for name in 'ab': save_image(face[::3, ::3], place/'photos'/f'{name}.png')
     make_mini_p3m(place/'set', n=4, n_test=0, size=64, optional=False)
     make_mini_p3m(place/'spoilt', n=4, n_test=0, size=64, optional=False)

@@ -15,7 +15,7 @@ from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
 from p3m_nb.privacy import METHODS, obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
-PHOTO = load_image(sample_image())
+PHOTO = load_image(sample_image('grace_hopper'))
 
 
 def tree(folder):

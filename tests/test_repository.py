@@ -30,7 +30,7 @@ MAY_IMPORT = {
     for name, rooms in {
         # ground: no torch, no fastai
         'process': '',
-        'formats': '',
+        'formats': 'process',
         'profiles': '',
         'multilevel': '',
         'core': 'process formats profiles',
@@ -43,50 +43,58 @@ MAY_IMPORT = {
         'watch': 'core jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'dataset': 'core formats jobs mattes',
+        'layouts': 'core jobs',
+        'checks': 'core process formats jobs mattes',
+        'archives': 'core jobs',
+        'dataset': 'core layouts checks',
         'faces': 'core jobs',
-        'privacy': 'core fields compositing jobs shards dataset faces',
-        'audit': 'core jobs shards dataset faces privacy',
+        'privacy': 'core fields process compositing jobs shards dataset faces',
+        'audit': 'core process jobs shards dataset faces privacy',
         'deblur': 'core faces privacy',
-        'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core compositing jobs shards dataset privacy',
+        'identity': 'core process jobs faces privacy deblur',
+        'prepare': 'core process layouts compositing jobs shards dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core compositing jobs dataset',
+        'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
         'model': 'core encoders registry losses',
         'weights': 'core fields state_dicts encoders registry model networks.*',
-        'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
+        'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
         'losses': 'core',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core compositing jobs dataset crops privacy',
+        'data': 'core process layouts compositing jobs dataset crops privacy',
         'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
         'resume': 'core fields process data state_dicts',
-        'learner': 'core fields jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
+        'learner': 'core fields process jobs dataset privacy registry state_dicts encoders model weights losses '
+                   'metrics data '
                    'callbacks resume settings',
-        'train': 'core fields settings jobs dataset privacy registry state_dicts encoders model weights losses metrics '
-                 'data callbacks resume learner',
+        'train': 'core fields process checks layouts settings jobs dataset crops privacy registry state_dicts '
+                 'encoders model '
+                 'weights losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core fields state_dicts',
         'torch_engine': 'core process encoders model refiner registry weights',
-        'onnx_engine': 'core fields',
+        'onnx_engine': 'core fields process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards watch detail onnx_engine torch_engine trimaps',
-        'film': 'core fields',
+        'film': 'core fields process',
         'video': 'core compositing faces film infer jobs privacy',
-        'export': 'core jobs model refiner registry weights',
-        'methods': 'core jobs dataset crops data infer onnx_engine model registry weights trimaps export',
-        'benchmark': 'core compositing jobs shards dataset crops privacy metrics data infer model methods',
-        'tables': 'core fields jobs shards dataset crops privacy metrics data infer model methods benchmark',
+        'export': 'core process onnx_engine jobs model refiner registry weights',
+        'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
+        'benchmark': 'core layouts compositing jobs shards dataset crops privacy metrics data infer model methods',
+        'tables': 'core fields layouts jobs shards dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'core fields settings jobs dataset prepare registry weights train methods benchmark tables paired',
-        'widgets.*': 'core fields profiles formats compositing jobs synth dataset faces privacy audit deblur identity '
-                     'prepare crops registry '
+        'ppt': 'core fields layouts checks settings jobs dataset prepare registry weights train methods benchmark '
+               'tables '
+               'paired',
+        'widgets.*': 'core fields process layouts checks profiles formats compositing jobs synth dataset faces '
+                     'privacy audit '
+                     'deblur identity prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
@@ -106,6 +114,9 @@ WITHOUT_TORCH = (
     'watch',
     'mattes',
     'synth',
+    'layouts',
+    'checks',
+    'archives',
     'dataset',
     'faces',
     'privacy',
@@ -293,8 +304,49 @@ def test_weights_and_addresses():
             ), f'{p} names a registry host or a local path'
 
 
+def test_extras_are_those_of_the_settings():
+    "What messages say to install is what the extras install."
+    from configparser import ConfigParser
+    from p3m_nb.process import EXTRAS
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    named = {k.removesuffix('_requirements'): v for k, v in config['DEFAULT'].items() if k.endswith('_requirements')}
+    assert {k: v for k, v in named.items() if k not in ('dev', 'jupyter')} == EXTRAS
+
+
 @pytest.mark.parametrize('module', sorted(MODULES))
 def test_modules_import(module): importlib.import_module(f'p3m_nb.{module}')
+
+
+def in_local_encoding(tree):
+    "Calls in `tree` that read or write text without saying in which encoding: on Windows it would not be UTF-8."
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call): continue
+        name = getattr(call.func, 'id', getattr(call.func, 'attr', None))
+        named = {k.arg for k in call.keywords}
+        if name in ('read_text', 'write_text') and 'encoding' not in named: yield call
+        modes = [v for v in ast.walk(call) if isinstance(v, ast.Constant) and v.value in ('r', 'w', 'a', 'x')]
+        plain = isinstance(call.func, ast.Name) and len(call.args) == 1 and 'mode' not in named
+        if name == 'open' and (plain or modes) and 'encoding' not in named: yield call
+
+
+@pytest.mark.parametrize('folder', ['p3m_nb', 'tools'])
+def test_text_is_utf8(folder):
+    files = [p for p in (ROOT/folder).rglob('*.py') if '__pycache__' not in p.parts]
+    found = [
+        f'{p.relative_to(ROOT)}:{call.lineno}'
+        for p in files
+        for call in in_local_encoding(ast.parse(p.read_text(encoding='utf-8')))
+        if 'av.open' not in ast.unparse(call)  # a film
+    ]
+    assert not found, f'name the encoding: {found}'
+
+
+def test_the_scan_finds_local_encodings():
+    wrong = "p.read_text(); p.write_text(s); open(p); open(p, 'w'); p.open('x'); open(p, mode='a')"
+    right = "p.read_text(encoding='utf-8'); open(p, 'rb'); open(p, 'w', encoding='utf-8'); Image.open(p)"
+    assert len(list(in_local_encoding(ast.parse(wrong)))) == 6
+    assert not list(in_local_encoding(ast.parse(right)))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'.github'/'workflows').glob('*.yml')), ids=lambda p: p.name)

@@ -62,7 +62,7 @@ def names_in(folder): return {p.name for p in folder.glob('[!.]*')}
 def test_wheel_holds_what_it_needs(wheel):
     import zipfile
     names = zipfile.ZipFile(wheel).namelist()
-    assert 'p3m_nb/samples/grace_hopper.jpg' in names
+    assert {f'p3m_nb/samples/{name}.jpg' for name in ('portrait', 'grace_hopper')} <= set(names)
     assert not any(n.startswith(('nbs', 'tests', 'tools')) for n in names)
     for weights in (ROOT/'p3m_nb'/'weights').glob('*.safetensors'): assert f'p3m_nb/weights/{weights.name}' in names
 
@@ -74,7 +74,7 @@ def test_readme_installs_the_pinned_set(source, linked, tmp_path):
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     env = clean(PYTHONPATH=str(linked), PATH=path)
     run('bash', '-euo', 'pipefail', '-c', command(1), cwd=where, env=env)
-    assert names_in(where/'matte') == {f'grace_hopper_{k}' for k in KINDS}
+    assert names_in(where/'matte') == {f'portrait_{k}' for k in KINDS}
     python = where/'.venv'/'bin'/'python'
     imports_everything(python, cwd=tmp_path, env=env)
     pins = dict(line.split('==') for line in (ROOT/'constraints.txt').read_text().splitlines() if '==' in line)
@@ -93,7 +93,7 @@ def test_wheel_with_the_newest_fastai(wheel, linked, weights, tmp_path):
     imports_everything(env/'bin'/'python', cwd=tmp_path, env=clean())
     matte = env/'bin'/'p3m_matte', 'sample', '-o', 'out', '--weights', weights, '--strategy', 'resize'
     run(*matte, cwd=tmp_path, env=clean())
-    assert names_in(tmp_path/'out') == {f'grace_hopper_{k}' for k in KINDS}
+    assert names_in(tmp_path/'out') == {f'portrait_{k}' for k in KINDS}
 
 
 def newest_python():
@@ -119,10 +119,10 @@ def test_light_route_on_the_newest_python(wheel, tmp_path):
     run(bin/'pip', 'install', '-q', '--no-deps', wheel, **where)
     run(bin/'pip', 'install', '-q', '--no-compile', '-r', ROOT/'requirements-light.txt', **where)
     run(bin/'p3m_matte', 'sample', '-o', 'out', **where)
-    assert names_in(tmp_path/'out') == {f'grace_hopper_{k}' for k in KINDS}
+    assert names_in(tmp_path/'out') == {f'portrait_{k}' for k in KINDS}
     site = next((env/'lib').glob('python*/site-packages'))
     run(bin/'p3m_obfuscate', site/'p3m_nb'/'samples', '-o', 'hidden', **where)
-    assert names_in(tmp_path/'hidden') == {'grace_hopper.png', 'manifest.jsonl'}
+    assert names_in(tmp_path/'hidden') == {'grace_hopper.png', 'portrait.png', 'manifest.jsonl'}
     run(bin/'p3m_audit', 'hidden', '--finder', 'haar', **where)
     size = sum(p.stat().st_size for p in env.rglob('*') if p.is_file() and not p.is_symlink()) / 1e6
     print(f'{size:.0f} MB')

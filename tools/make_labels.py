@@ -128,14 +128,14 @@ def make(name, teacher, args):
     "All photographs of one set."
     out = Path(args.out)/name.replace('/', '_')
     report = out/'report.json'
-    dropped = json.loads(report.read_text()) if report.exists() else {}
+    dropped = json.loads(report.read_text(encoding='utf-8')) if report.exists() else {}
     jobs = photographs(name, args)
     todo = [j for j in jobs if j[0] not in dropped and not (out/'alpha'/f'{j[0]}.png').exists()]
     for folder in ('image', 'alpha'): (out/folder).mkdir(parents=True, exist_ok=True)
     for stem, path, mask in todo:
         if reason := one(stem, path, mask, out, teacher, args):
             dropped[stem] = reason
-            with atomic_write(report) as tmp: tmp.write_text(json.dumps(dropped, indent=1))
+            with atomic_write(report) as tmp: tmp.write_text(json.dumps(dropped, indent=1), encoding='utf-8')
     print(f'{name}: {len(jobs) - len(dropped)} of {len(jobs)} photographs labelled', flush=True)
 
 

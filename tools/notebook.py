@@ -37,9 +37,9 @@ def key(cell): return ('md' if cell['cell_type'] == 'markdown' else 'code', ''.j
 def build(text_file, nb_file):
     """Write `nb_file` from `text_file`, keeping the ids of cells that stand in it already and the outputs of
     unchanged ones."""
-    new = text_to_cells(Path(text_file).read_text())
+    new = text_to_cells(Path(text_file).read_text(encoding='utf-8'))
     nb_file = Path(nb_file)
-    old = json.loads(nb_file.read_text())['cells'] if nb_file.exists() else []
+    old = json.loads(nb_file.read_text(encoding='utf-8'))['cells'] if nb_file.exists() else []
     cells = []
     for tag, i0, i1, j0, j1 in difflib.SequenceMatcher(None, [key(c) for c in old], new, autojunk=False).get_opcodes():
         if tag == 'equal':
@@ -52,7 +52,9 @@ def build(text_file, nb_file):
     write(nb_file, {'cells': cells, 'metadata': META, 'nbformat': 4, 'nbformat_minor': 5})
 
 
-def write(path, nb): path.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n')
+def write(path, nb):
+    text = json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n'
+    path.write_text(text, encoding='utf-8')
 
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'  # nobody can reach that widget; its still picture stays
@@ -61,7 +63,7 @@ def _shown(output): return output.get('name') != 'stderr' and output['output_typ
 
 
 def dump(nb_file):
-    for cell in json.loads(Path(nb_file).read_text())['cells']:
+    for cell in json.loads(Path(nb_file).read_text(encoding='utf-8'))['cells']:
         kind, src = key(cell)
         print(f'#%% {kind}\n{src}\n')
 
@@ -80,7 +82,7 @@ def run(*nb_files):
         shell = CaptureShell(path.parent)
         try: shell.execute(path, path, exc_stop=True)
         except Exception as e: failed.append(f'{shell.prettytb(path.name)}\n{path.name}: {type(e).__name__}: {e}')
-        nb = json.loads(path.read_text())
+        nb = json.loads(path.read_text(encoding='utf-8'))
         for cell in nb['cells']:
             if 'outputs' in cell:
                 cell['outputs'] = list(filter(_shown, cell['outputs']))

@@ -2,7 +2,7 @@
 
     python tools/readme.py               # write README.md and the pictures in nbs/images/
     python tools/readme.py --check       # exit 1 if README.md is out of date
-    python tools/readme.py --command 2   # print the second shell block of the README: what .ci/run runs
+    python tools/readme.py --command 3   # print the third shell block of the README: what .ci/run runs
 """
 import base64, json, re, sys
 from pathlib import Path
@@ -43,7 +43,7 @@ def command(n):
 
 
 def main(args):
-    text, pictures = render(json.loads((ROOT/'nbs'/'index.ipynb').read_text())['cells'])
+    text, pictures = render(json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells'])
     readme = ROOT/'README.md'
     if args[:1] == ['--command']: return print(command(int(args[1])))
     files = {readme: ('<!-- made from nbs/index.ipynb by tools/readme.py -->\n' + text).encode()} | {

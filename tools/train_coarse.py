@@ -83,7 +83,7 @@ def build_cache(args):
     if hasattr(finder, 'longest'): finder.longest = 640
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
-    none = set(json.loads(log.read_text())) if log.exists() else set()
+    none = set(json.loads(log.read_text(encoding='utf-8'))) if log.exists() else set()
     for name in SETS:
         for stem, photo, alpha in labelled_photographs(args.labels, name):
             path = cache/f'{stem}.npy'
@@ -91,7 +91,7 @@ def build_cache(args):
             made = cache_one(photo, alpha, mask_of(args.data, name, photo), finder, name in GENERATED)
             if made is None:
                 none.add(stem)
-                with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)))
+                with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)), encoding='utf-8')
                 continue
             with atomic_write(path) as tmp:
                 with open(tmp, 'wb') as f: np.save(f, made)

@@ -209,7 +209,7 @@ def build_cache(data, cache, which):
     from p3m_nb.faces import face_finder
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
-    none = set(json.loads(log.read_text())) if log.exists() else set()
+    none = set(json.loads(log.read_text(encoding='utf-8'))) if log.exists() else set()
     # mixed, so that a part is a fair sample
     jobs = sorted(photographs(data), key=lambda j: zlib.crc32(j[0].encode(), 1))
     jobs = [j for j in jobs if j[0] not in none and not (cache/f'{j[0]}.npy').exists()]
@@ -221,7 +221,7 @@ def build_cache(data, cache, which):
         made = cache_one(folder, stem, finder)
         if made is None:
             none.add(name)
-            with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)))
+            with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)), encoding='utf-8')
         else:
             with atomic_write(cache/f'{name}.npy') as tmp:
                 with open(tmp, 'wb') as f: np.save(f, made)
@@ -475,7 +475,7 @@ def train(args):
     held = [f for f in files if is_held_out(f.stem)]
     files = [f for f in files if not is_held_out(f.stem)]
     epoch = [f for s, n in SETS.items() for f in files if f.stem.startswith(cached_name(s)) for _ in range(n)]
-    left_out = json.loads((cache/'no_face.json').read_text()) if (cache/'no_face.json').exists() else []
+    left_out = json.loads((cache/'no_face.json').read_text(encoding='utf-8')) if (cache/'no_face.json').exists() else []
     backgrounds = [
         scene(load_image(p))
         for folder in (data / 'backgrounds', *map(Path, args.scenery))

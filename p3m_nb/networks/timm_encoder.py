@@ -15,15 +15,11 @@ from torch import Tensor, nn
 
 from ..encoders import Features, register_encoder
 from ..core import IMAGENET_MEAN, IMAGENET_STD
+from ..process import require
 from ..state_dicts import load_strictly
 
 # %% ../../nbs/networks/timm_encoder.ipynb #9bea8a51
-def _timm():
-    "The library timm; `ValueError` says how to install it."
-    try: import timm
-    except ImportError as e:
-        raise ValueError('encoders timm:NAME need the library timm; install it: pip install "p3m_nb[timm]"') from e
-    return timm
+def _timm(): return require('timm', 'an encoder timm:NAME', 'timm')
 
 # %% ../../nbs/networks/timm_encoder.ipynb #e04ac31d
 def _check_name(name):

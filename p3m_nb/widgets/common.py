@@ -143,7 +143,7 @@ def _reserve(path):
     n, candidate = 1, path
     while True:
         try:
-            candidate.open('x').close()
+            candidate.touch(exist_ok=False)
             return candidate
         except FileExistsError:
             n += 1

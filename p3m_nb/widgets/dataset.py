@@ -17,7 +17,9 @@ from ..compositing import make_trimap
 from ..core import one_line, read_alpha, read_image
 from ..crops import AUGMENTS
 from ..data import PortraitTransform
-from ..dataset import DataReport, P3M10k, Sample
+from ..checks import DataReport
+from ..dataset import P3M10k
+from ..layouts import Sample
 from .common import BAND_COLOUR, FACE_COLOUR, control_row, picture_grid, title_strip
 from .tiles import (Layer, Pane, Pyramid, Scene, Stretched, draw_pane, gray_layer, photo_layer,
                                   picture_scene, tint_layer)

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..benchmark import Result, read_matte, read_portrait
 from ..core import alpha_to_uint, choose, one_line
-from ..dataset import Sample
+from ..layouts import Sample
 from ..metrics import face_errors, trimap_errors, whole_errors
 from .common import control_row, error_colours, html_table, message_line, title_strip, write_own
 from .tiles import Layer, Pane, Pyramid, Scene, gray_layer, photo_layer, picture_scene

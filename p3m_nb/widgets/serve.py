@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Iterator
 
+from ..process import require
+
 # %% ../../nbs/widgets/serve.ipynb #ff343d49
 HOST = '127.0.0.1'
 _POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -80,25 +82,28 @@ def _wait_until_up(server, url, log, seconds=60):
             with urllib.request.urlopen(url, timeout=2): return
         except urllib.error.HTTPError: return  # it answers
         except OSError: time.sleep(.1)
-    last = log.read_text(errors='replace').strip().splitlines()[-3:]
+    last = log.read_text(encoding='utf-8', errors='replace').strip().splitlines()[-3:]
     raise RuntimeError('the studio did not start: ' + (' '.join(last) or f'no answer within {seconds} s'))
 
 # %% ../../nbs/widgets/serve.ipynb #d34523e8
 def _end(server):
-    "End the server and its kernels."
+    "End a process and what it started."
     server.terminate()
     try: server.wait(15)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
 
+_COMPILE = 'from p3m_nb.widgets.correct import compile_solver; compile_solver()'  # nobody waits for the first stroke
+
 @contextlib.contextmanager
 def studio_server(
     port:int=0,  # 0: a free one
 )->Iterator[tuple]:  # address with the token, and the server's process
     "The studio on this computer, as long as the block runs."
-    if importlib.util.find_spec('voila') is None:
-        raise ImportError("p3m_studio needs Voilà: pip install 'p3m_nb[studio]'")
+    if importlib.util.find_spec('anywidget') is None:  # the installation without PyTorch, which has no widgets
+        raise ModuleNotFoundError("No module named 'anywidget'", name='anywidget')
+    require('voila', 'the page', 'studio', load=False)
     if port and _taken(port): raise ValueError(f'port {port} is in use; give another one, or 0 for a free one')
     port, token, folder = port or _free_port(), secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix='p3m_studio_'))
     log = folder/'server.log'
@@ -108,10 +113,13 @@ def studio_server(
         with log.open('wb') as out:
             server = subprocess.Popen(command, env=_environment(folder), cwd=folder/'config', stdin=subprocess.DEVNULL,
                                       stdout=out, stderr=out)
+        quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        compiling = subprocess.Popen([sys.executable, '-c', _COMPILE], env=_environment(folder), **quiet)
         try:
             _wait_until_up(server, f'http://{HOST}:{port}/voila/static/voila.js', log)
             yield f'http://{HOST}:{port}/?token={token}', server
-        finally: _end(server)
+        finally:
+            for process in (server, compiling): _end(process)
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/widgets/serve.ipynb #cd1ee970
