@@ -1,4 +1,4 @@
-"""kill -9 of every command that writes, at three of its writes, and a full disk; the next run completes what is missing.
+"""kill -9 of every command that writes, at three of its writes, and a full disk; the next run completes the rest.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th: before it, or right after it."""
@@ -120,8 +120,8 @@ def content(out):
     return {n: None if n.endswith(varies) or n.startswith('measured') else data for n, data in visible.items()}
 
 
-COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval', 'p3m_export',
-            'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
+COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
+            'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
 CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
 
 
