@@ -6,10 +6,11 @@
 __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'MARGINS', 'DEFAULT_METHOD', 'PURPOSES', 'private_area', 'widened', 'named_method',
            'check_strength', 'check_margin', 'blurred', 'in_blocks', 'face_fill', 'Obfuscated', 'faces_of_mask',
            'obfuscate', 'obfuscate_checked', 'HidingSettings', 'read_manifest', 'Partners', 'picture_count',
-           'fill_gaps', 'NoFaceFound', 'FaceStillSeen', 'ObfuscationReport', 'people_without_face', 'obfuscate_folder']
+           'fill_gaps', 'NoFaceFound', 'FaceStillSeen', 'ObfuscationReport', 'people_without_face', 'obfuscate_folder',
+           'merge_obfuscated']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, hashlib, json, os, re, threading
+import dataclasses, functools, hashlib, json, operator, os, re, threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, f
                           one_cv_thread, polygon_mask, similarity)
 from .fields import Range, check_fields, parse_json
 from .layouts import PartFolder
-from .jobs import FileReport, film_notes, folder_lock, image_files, output_names, process_files, recorded
+from .jobs import PARTS, FileReport, film_notes, image_files, output_names, process_files, recorded
+from .shards import Part, Shards, join_folders, joined_report, sharded
 from .process import worker_count
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
@@ -322,11 +324,29 @@ def read_manifest(
 # %% ../nbs/11_privacy.ipynb #5dd40e12
 class _Manifest:
     "The records of `folder`: `manifest.jsonl`, and while a run is going on a journal beside it that survives a kill."
-    def __init__(self, folder):
-        self.path, self.journal = Path(folder)/'manifest.jsonl', Path(folder)/'.manifest.journal'
-        self.lock = threading.Lock()
+    def __init__(self, folder, writer=''):
+        self.folder, self.lock = Path(folder), threading.Lock()
+        self.path, self.journal = self._files(writer)
         self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
-        self.records = read_manifest(self.path) | read_manifest(self.journal, torn=True)
+        self.own = read_manifest(self.path) | read_manifest(self.journal, torn=True)
+        self.added, self.records = {}, self._all()
+
+    def _files(self, writer=''):
+        "Manifest and journal: those of the folder, or those of one that works there beside others."
+        if not writer: return self.folder/'manifest.jsonl', self.folder/'.manifest.journal'
+        return self.folder/PARTS/f'{writer}.manifest', self.folder/PARTS/f'{writer}.journal'
+
+    def _parts(self):
+        "What others have written that worked here side by side, the oldest first."
+        return sorted((p for p in (self.folder/PARTS).glob('*.*') if p.suffix in ('.manifest', '.journal')),
+                      key=lambda p: p.stat().st_mtime_ns)
+
+    def _all(self):
+        "The records of all."
+        records = {}
+        for path in (*self._files(), *self._parts(), self.path, self.journal):
+            records |= read_manifest(path, torn=path.suffix == '.journal')
+        return records
 
     @staticmethod
     def _line(record): return (json.dumps(record, ensure_ascii=False) + '\n').encode('utf-8', 'surrogateescape')
@@ -334,18 +354,26 @@ class _Manifest:
     def add(self, record:dict):
         "Keep `record`, on disk before this returns."
         with self.lock:
-            self.records[record['source']] = record
+            for records in (self.records, self.own, self.added): records[record['source']] = record
+            self.journal.parent.mkdir(exist_ok=True)
             with open(self.journal, 'ab') as f:
                 f.write(b'\n' * (f.tell() > 0) + self._line(record))
                 f.flush()
                 os.fsync(f.fileno())
 
-    def finish(self):
-        "Write the manifest, sorted by source, and remove the journal."
-        lines = b''.join(self._line(self.records[k]) for k in sorted(self.records))
-        with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
-            tmp.write_bytes(lines)
-        self.journal.unlink(missing_ok=True)
+# %% ../nbs/11_privacy.ipynb #952b532d
+@patch
+def finish(self:_Manifest):
+    "Write the manifest, sorted by source; what it replaces is removed."
+    whole = self.path == self._files()[0]
+    records = self.own
+    if whole:
+        parts = [read_manifest(p, torn=p.suffix == '.journal') for p in self._parts()]
+        records = functools.reduce(operator.or_, [self.records, *parts, self.added])
+    lines = b''.join(self._line(records[k]) for k in sorted(records))
+    with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
+        tmp.write_bytes(lines)
+    for old in (self.journal, *(self._parts() if whole else ())): old.unlink(missing_ok=True)
 
 # %% ../nbs/11_privacy.ipynb #c87861f7
 class Partners:
@@ -469,6 +497,12 @@ class _FolderRun:
         self.options = {k: getattr(settings, k) for k in kept}
         self.options['finder'] = finder_name(self.finder) if settings.masks is None else 'facemask'
 
+    def described(self):
+        "Everything that decides the results, in plain values."
+        s = self.settings
+        return self.options | dict(masks=s.masks, alphas=s.alphas, keep_faceless=s.keep_faceless,
+                                   keep_links=s.keep_links, people=s.people is not None)
+
     def target(self, path:Path): return Path(f'{self.names[path]}{".jpg" if self.settings.jpeg else ".png"}')
 
     def source(self, path:Path, rel:Path):
@@ -551,17 +585,22 @@ def work(self:_FolderRun, path:Path, rel:Path):
     if record['output']:
         with recorded(None, self.overwrite, lambda p: _sha256(p) == earlier), atomic_write(target) as tmp:
             tmp.write_bytes(data)
-    self.note(path, record)
+    _check_record(path, record)
+    return record
 
 # %% ../nbs/11_privacy.ipynb #bb11a260
+def _check_record(path, record):
+    "`NoFaceFound` where the `record` says that nothing was written for `path`."
+    if record['output']: return
+    why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
+    if record['people']: why += ', but a person is seen by the matting network: look at it'
+    raise NoFaceFound(f'{path}: {why}; nothing was written. Give a facemask or another finder, '
+                      'or say keep_faceless if there is none')
+
 @patch
 def note(self:_FolderRun, path:Path, record:dict):
     "Tell the report what a finished `record` says about `path`."
-    if not record['output']:
-        why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
-        if record['people']: why += ', but a person is seen by the matting network: look at it'
-        raise NoFaceFound(f'{path}: {why}; nothing was written. Give a facemask or another finder, '
-                          'or say keep_faceless if there is none')
+    self.report.told[path] = str(self.out/record['output'])
     if not record['faces']: self.report.faceless.append(path)
     if n := image_info(path).frames - 1:
         self.report.notes[path] = f'{path}: holds {n} smaller pictures too, previews of it; they were left out'
@@ -583,6 +622,7 @@ def finished(self:_FolderRun, path:Path, rel:Path):
         raise ValueError(f'{path}: done before with {before}; choose another folder, or say overwrite')
     if any(record.get(k) != v for k, v in self.inputs(path, rel).items()): return False
     if not self.settings.keep_links and _newer(path, target if target.exists() else self.manifest.path): return False
+    _check_record(path, record)
     self.note(path, record)
     return True
 
@@ -620,11 +660,12 @@ def _check_own(self:_FolderRun, path, target, record):
 
 # %% ../nbs/11_privacy.ipynb #ecd79dc8
 @patch
-def plan(self:_FolderRun, files:list, overwrite:bool):
+def plan(self:_FolderRun, part:Part, overwrite:bool):
     "The files that are left: (path, target)."
-    jobs, self.names, self.times = [], output_names(files, self.out), Counter(rel for _, rel in files)
-    self.overwrite, originals = overwrite, {os.path.realpath(path) for path, _ in files}
-    for path, rel in files:
+    jobs, self.names, self.times = [], output_names(part.every, self.out), Counter(rel for _, rel in part.every)
+    self.overwrite, originals = overwrite, {os.path.realpath(path) for path, _ in part.every}
+    part.select([(path, [self.target(path)]) for path, _ in part.every])
+    for path, rel in part.files:
         try:
             if os.path.realpath(self.target(path)) in originals:
                 raise ValueError(f'{path}: its result {self.target(path)} would replace an original; '
@@ -643,9 +684,8 @@ def _by_number(path):
 @patch
 def track(self:_FolderRun, files:list, **options):
     "Look at all frames first, and fill the gaps between them."
-    found = {}
-    def look(path, _): found[path] = find_faces(load_image(path), self.finder)
-    process_files([(path, []) for path, _ in files], look, desc='faces', **options)
+    def look(path, _): return find_faces(load_image(path), self.finder)
+    found = process_files([(path, []) for path, _ in files], look, desc='faces', **options).told
     films = {}
     for path, rel in files: films.setdefault(rel.parent, []).append(path)
     for film in films.values():
@@ -670,12 +710,18 @@ def _changed(settings, changes):
 @patch
 def finish(self:_FolderRun, jobs:list, rels:dict, options:dict):
     "Do the `jobs`, and write report and manifest."
-    def work(path, _): self.work(path, rels[path])
+    def work(path, _): return self.work(path, rels[path])
     done = process_files([(path, []) for path, _ in jobs], work, desc='obfuscate', **options)
+    for path, record in done.told.items(): self.note(path, record)
     self.report.done += done.done
     self.report.failed |= done.failed
     self.report.out = str(self.out)
     self.manifest.finish()
+    order = {path: i for i, path in enumerate(rels)}
+    for name in ('failed', 'spared', 'people', 'outside', 'notes'):
+        items = sorted(getattr(self.report, name).items(), key=lambda kv: order.get(kv[0], -1))
+        setattr(self.report, name, dict(items))
+    self.report.faceless.sort(key=order.get)
 
 # %% ../nbs/11_privacy.ipynb #cc9ea55a
 def obfuscate_folder(
@@ -694,11 +740,22 @@ def obfuscate_folder(
     _not_inside(source, run.out)
     run.report.notes |= film_notes(files)
     options = dict(n_workers=worker_count(n_workers), progress=progress)
-    with folder_lock(out, 'obfuscate'), one_cv_thread():
-        run.manifest = _Manifest(run.out)
-        jobs = run.plan(files, overwrite)
-        clear_temporaries([run.out/'manifest.jsonl', *(target for _, target in jobs)])
-        if run.settings.frames and jobs: run.track(files, **options)
-        run.finish(jobs, dict(files), options)
+    film = (lambda path, rel: Path(rel).parent) if run.settings.frames else None  # all its frames in one shard
+    with sharded(out, 'obfuscate', files, run.described(), overwrite, film) as part, one_cv_thread():
+        run.manifest = _Manifest(run.out, part.writer)
+        jobs = run.plan(part, overwrite)
+        clear_temporaries([run.manifest.path, *(target for _, target in jobs)])
+        if run.settings.frames and jobs: run.track(part.files, **options)
+        run.finish(jobs, dict(part.files), options)
         run.report.notes |= run.left_over()
+        part.keep(run.report)
     return run.report
+
+# %% ../nbs/11_privacy.ipynb #26762015
+def merge_obfuscated(
+    shards:Shards,  # of `obfuscate_folder`
+)->ObfuscationReport:
+    "The report that one process would have given; manifest and records become one."
+    _Manifest(shards.out).finish()
+    join_folders(shards)
+    return joined_report(shards, ObfuscationReport)
