@@ -24,7 +24,7 @@ from ..faces import Face, find_faces
 from ..infer import LOOK_AT, Matter
 from ..fields import Range, check_fields, read_json
 from ..jobs import FileReport
-from ..privacy import METHODS, obfuscate
+from ..hiding import METHODS, obfuscate
 from .batch import ZipLimits, read_bounded, safe_name
 from .common import screen_size
 
