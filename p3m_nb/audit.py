@@ -20,6 +20,7 @@ from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .jobs import (FileReport, folder_lock, image_files, is_result, may_write, own_file, process_files,
                          results_in)
 from .privacy import blurred, read_manifest
+from .process import worker_count
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')
@@ -228,7 +229,7 @@ def audit(
     judge, seen = face_finder(judge_of(hiders) if finder is None else finder), {}
     def look(path, _): seen[path] = _look_at(path, judge, out is not None)
     with one_cv_thread():
-        n_workers = os.cpu_count() if n_workers is None else n_workers
+        n_workers = worker_count(n_workers)
         done = process_files([(path, []) for path in files], look, n_workers=n_workers, progress=progress, desc='audit')
     report = AuditReport(done.done, failed=closed | done.failed, finder=finder_name(judge), hiders=hiders)
     report.found = [s for path in files for s, _ in seen.get(path, [])]

@@ -368,8 +368,10 @@ def p3m_train(
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, **settings).keep_best
-    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     file = os.path.join(out, 'best.safetensors')
+    if best.best_epoch is None:
+        return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
+    where = 'the start weights' if best.best_epoch == 0 else f'epoch {best.best_epoch}'
     print(f'{out}: best {where}, held-out SAD {best.best:.4g} at training size; weights in {file}', file=sys.stderr)
 
 # %% ../nbs/80_cli.ipynb #eed1f2c2

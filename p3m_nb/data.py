@@ -7,7 +7,6 @@ __all__ = ['PortraitTargets', 'as_targets', 'PortraitToFloat', 'PortraitTransfor
            'LoaderOptions', 'p3m_dls']
 
 # %% ../nbs/40_data.ipynb #0e8ac7fb
-import os
 from dataclasses import dataclass, fields
 
 import cv2
@@ -21,9 +20,10 @@ from fastcore.meta import delegates
 
 from .compositing import composite, estimate_foreground
 from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
-from .crops import AUGMENTS, crop_portrait, estimate_colours, paste_from, whole_portrait
+from .crops import AUGMENTS, PastedFaces, crop_portrait, estimate_colours, whole_portrait
 from .dataset import P3M10k
 from .layouts import Sample
+from .process import worker_count
 
 # %% ../nbs/40_data.ipynb #e2a34c7d
 # number of channels -> where the optional ones start
@@ -132,21 +132,21 @@ class PortraitTransform(ItemTransform):
         colours:object=False,  # with foreground and background: True from the files, 'estimate' from image and alpha
         facemask:bool=False,  # with the face mask
         valid:str='whole',  # validation on the 'whole' picture, or on a 'crop' that is the same in every epoch
-        faces:list=None,  # `face_sources`: P3M-CP at image level, in training
-        p_face:float=.5,  # how often a face is pasted
+        faces:PastedFaces=None,  # P3M-CP at image level, in training; a list of `face_sources` is pasted as published
         **options,  # of the augmentation
     ):
         choose('colours', colours, (False, True, 'estimate'))
         choose('valid', valid, ('whole', 'crop'))
         if not callable(augment): choose('augment', augment, AUGMENTS)
-        store_attr('size,augment,colours,facemask,valid,faces,p_face,options')
-        self.rng, self.training = np.random.default_rng(0), False
+        if faces is not None and not isinstance(faces, PastedFaces): faces = PastedFaces(faces)
+        store_attr('size,augment,colours,facemask,valid,faces,options')
+        self.rng, self.training, self.epoch, self.turn = np.random.default_rng(0), False, 0, 0
 
     def _augmented(self, source, parts):
         augment = self.augment if callable(self.augment) else AUGMENTS[self.augment]
         if self.faces is None: return augment(source, self.rng, self.size, parts, **self.options)
         p = augment(source, self.rng, self.size, tuple({*parts, 'facemask'}), **self.options)
-        if p.facemask is not None and self.rng.random() < self.p_face: p = paste_from(self.rng, p, self.faces)
+        p = self.faces.paste(self.rng, p, self.epoch, self.turn)
         return p if self.facemask else p._replace(facemask=None)
 
     def _make(self, source):
@@ -196,7 +196,9 @@ class PortraitDL(TfmdDL):
         training = getattr(self.dataset, 'split_idx', 1) == 0
         key = [self.seed, self.epoch if training else 0, 2, s or 0]
         for t in self.after_item.fs:
-            if isinstance(t, PortraitTransform): t.rng, t.training = np.random.default_rng(key), training
+            if not isinstance(t, PortraitTransform): continue
+            t.rng, t.training = np.random.default_rng(key), training
+            t.epoch, t.turn = self.epoch, self.epoch * (self.n or 0) + (s or 0)
         return super().do_item(s)
 
 # %% ../nbs/40_data.ipynb #2fdf952f
@@ -231,16 +233,17 @@ def _by_held_out(samples): return [[i for i, s in enumerate(samples) if s.held_o
 class LoaderOptions:
     "What seldom matters of loaders."
     valid_bs: int = None  # batch size in validation; None: as in training
+    last_batch: str = 'drop'  # images that fill no whole batch: 'drop', another few in each epoch, or 'keep'
     device: object = None  # where the batches go; None: fastai's default
     path: FilePath = '.'  # where a learner keeps its models
 
 # %% ../nbs/40_data.ipynb #29696e90
 def _trainable(data):
-    "`data` as `P3M10k`, with images to train on and images held out."
+    "`data` as `P3M10k`, with images to train on, and images held out unless it was asked for none."
     if not isinstance(data, P3M10k): data = P3M10k(data)
-    if data.train and data.valid: return data
+    if data.train and (data.valid or not data.valid_pct): return data
     raise ValueError(f'{data.root}: {len(data.train)} images to train on and {len(data.valid)} held out; '
-                     'at least one of each is needed (valid_pct=)')
+                     'at least one of each is needed (valid_pct=0: all to train on)')
 
 # %% ../nbs/40_data.ipynb #ea57f5ae
 def _with_colours(data, colours):
@@ -265,8 +268,8 @@ def p3m_dls(
 ):  # fastai `DataLoaders`
     "The training and validation batches of `data`; each is (image, `PortraitTargets`)."
     o = LoaderOptions(**{f.name: kwargs.pop(f.name) for f in fields(LoaderOptions) if f.name in kwargs})
+    choose('last_batch', o.last_batch, ('drop', 'keep'))
     data = _trainable(data)
-    if n_workers is None: n_workers = min(os.cpu_count() or 1, 8)
     block = PortraitBlock(size=size, augment=augment, colours=_with_colours(data, colours), **kwargs)
     block = DataBlock(blocks=(block,), get_items=_samples, splitter=_by_held_out)
     dls = block.dataloaders(
@@ -274,10 +277,10 @@ def p3m_dls(
         bs=bs,
         val_bs=o.valid_bs,
         seed=seed,
-        num_workers=n_workers,
+        num_workers=worker_count(n_workers, most=8),
         device=o.device,
         path=o.path,
-        drop_last=len(data.train) >= bs,
+        drop_last=o.last_batch == 'drop' and len(data.train) >= bs,
     )
     for dl in dls:
         for tl in dl.dataset.tls: tl.types = [object]  # `Learner.predict` may be given a photo in any form

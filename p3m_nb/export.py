@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'OPSET', 'NOT_EXPORTED', 'SIZES', 'TOLERANCE', 'plain_unpool', 'plain_grid_pool', 'plain_fold',
-           'plain_operators', 'Graph', 'graph_facts', 'write_onnx', 'onnx_facts', 'OnnxCheck', 'check_onnx',
-           'write_refiner_onnx', 'check_refiner_onnx', 'export_network']
+           'plain_operators', 'Graph', 'graph_facts', 'write_onnx', 'OnnxCheck', 'check_onnx', 'write_refiner_onnx',
+           'check_refiner_onnx', 'export_network']
 
 # %% ../nbs/70_export.ipynb #ec502f34
 import contextlib, copy, json, warnings
@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import atomic_write, choose, how_to_install
+from .core import atomic_write, choose
 from .jobs import may_write
 from .model import P3MNet
+from .onnx_engine import open_session
+from .process import require
 from .refiner import Refiner
 from .registry import Network, keep_known, network_entry, padded_side
 from .weights import create_model, load_model
@@ -206,11 +208,7 @@ def _refuse(network, error):
     return ValueError(f'{network.name} cannot be exported to ONNX: {why}')
 
 # %% ../nbs/70_export.ipynb #4f62112c
-def _needs_onnx():
-    "The package onnx, or how to get it."
-    try: import onnx
-    except ImportError: raise ImportError(f'export needs the package onnx: {how_to_install("onnx")}') from None
-    return onnx
+def _needs_onnx(): return require('onnx', 'the export', 'onnx')
 
 # %% ../nbs/70_export.ipynb #3dd4c980
 def write_onnx(
@@ -239,16 +237,6 @@ def _finished(onnx, path, facts):
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, {'p3m_nb': json.dumps(facts, sort_keys=True)})
     onnx.save(model, str(path))
-
-# %% ../nbs/70_export.ipynb #7536d6c2
-def onnx_facts(
-    path:str|Path,  # a file of `write_onnx`
-)->dict:
-    "What an ONNX file says about itself; `ValueError` if it is not ours."
-    model = _needs_onnx().load(str(path))
-    props = {p.key: p.value for p in model.metadata_props}
-    if 'p3m_nb' not in props: raise ValueError(f'{path}: this ONNX file was not written by p3m_export')
-    return json.loads(props['p3m_nb'])
 
 # %% ../nbs/70_export.ipynb #fd659adb
 SIZES = (64, 96), (128, 64), (96, 96), (160, 128), (224, 256)  # of the check, (height, width)
@@ -284,10 +272,8 @@ def check_onnx(
     sizes:tuple=SIZES,  # (height, width) of random pictures, enlarged to what the network takes
 )->OnnxCheck:
     "Check the file with onnx's checker, and its outputs against torch."
-    import onnxruntime
     _needs_onnx().checker.check_model(str(path), full_check=True)
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    differences = []
+    session, differences = open_session(path), []
     for i, size in enumerate(sizes):
         given = graph.example(*size, batch=1 + i % 2, seed=i)
         with torch.inference_mode(): wanted = graph.eval()(*given)
@@ -320,9 +306,8 @@ def check_refiner_onnx(
     refiner:Refiner,  # what it was made of, in evaluation mode
 )->OnnxCheck:
     "Check the file with onnx's checker, and its output against torch on four sizes."
-    import onnxruntime
     _needs_onnx().checker.check_model(str(path), full_check=True)
-    session, differences = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']), []
+    session, differences = open_session(path), []
     for i, size in enumerate(((32, 48), (48, 32), (128, 200), (176, 816))):
         planes = torch.rand(1, 7, *size, generator=torch.Generator().manual_seed(i))
         with torch.inference_mode(): wanted = refiner(planes).numpy()

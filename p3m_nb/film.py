@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import atomic_write, choose, how_to_install, regular_file
+from .core import atomic_write, choose, regular_file
+from .process import require
 
 # %% ../nbs/52_film.ipynb #187c0285
 FILM_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.mts', '.3gp')
@@ -27,11 +28,7 @@ def is_film(
     "Whether the name looks like that of a film."
     return Path(str(path)).suffix.lower() in FILM_SUFFIXES
 
-def _av():
-    "The package av, or how to get it."
-    try: import av
-    except ImportError: raise ImportError(f'films need PyAV: {how_to_install("video")}') from None
-    return av
+def _av(): return require('av', 'reading and writing films', 'video')
 
 # %% ../nbs/52_film.ipynb #4a48aea1
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import functools, importlib, importlib.util, io, os, re, struct, types, warnings
 
 from PIL import Image
 
+from .process import how_to_install
+
 # %% ../nbs/01_formats.ipynb #938ab3a9
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
 RASTER_FORMATS = tuple(  # Pillow's names of the decoders that may be called
@@ -60,7 +62,7 @@ def picture_kind(
 _RAW_HELP = ('a camera raw file; develop it with a raw converter (darktable, RawTherapee, that of the camera) '
              'and save it as JPEG or TIFF')
 _HEIF_BROKEN = 'a HEIC photograph that the installed reader (pillow-heif) cannot read; save it as JPEG'
-_HEIF_HELP = 'a HEIC photograph; install the reader (pip install pillow-heif) or save it as JPEG'
+_HEIF_HELP = f'a HEIC photograph; install the reader ({how_to_install("heif")}) or save it as JPEG'
 
 def _why_not(kind, suffix):
     "Why a file of this `kind` and `suffix` is not read, and what to do."

@@ -7,7 +7,7 @@ __all__ = ['ATTACKERS', 'DlibRecogniser', 'varied', 'wiener', 'restored', 'Look'
            'Score', 'recognition_score', 'IdentityReport', 'identify']
 
 # %% ../nbs/14_identity.ipynb #e6d9726b
-import importlib.util, io, os, threading
+import importlib.util, io, threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,19 +17,19 @@ from fastcore.basics import patch
 from PIL import Image
 from scipy.stats import binomtest
 
-from .core import choose, how_to_install, load_image, same_size
+from .core import choose, load_image, same_size
 from .deblur import FaceDeblurrer
 from .faces import Face, find_faces, one_cv_thread
 from .jobs import FileReport, image_files, process_files
 from .privacy import METHODS, Partners, blurred, obfuscate, read_manifest
+from .process import require, worker_count
 
 # %% ../nbs/14_identity.ipynb #10f6a805
 def _dlib_models():
     "The module `dlib` and the folder of its models."
-    packages = {name: importlib.util.find_spec(name) for name in ('dlib', 'face_recognition_models')}
-    missing = [name for name, spec in packages.items() if spec is None]
-    if missing: raise ImportError(f'{" and ".join(missing)} missing; recognition needs: {how_to_install("identity")}')
-    return importlib.import_module('dlib'), Path(packages['face_recognition_models'].origin).parent/'models'
+    require('face_recognition_models', 'recognition', 'identity', load=False)
+    models = Path(importlib.util.find_spec('face_recognition_models').origin).parent/'models'
+    return require('dlib', 'recognition', 'identity'), models
 
 # %% ../nbs/14_identity.ipynb #09f52e8c
 class DlibRecogniser:
@@ -343,7 +343,7 @@ def identify(
     recogniser = DlibRecogniser() if recogniser is None else recogniser
     deblur = FaceDeblurrer() if deblur is None else deblur
     report = IdentityReport(recogniser=recogniser.name)
-    options = dict(n_workers=os.cpu_count() if n_workers is None else n_workers, progress=progress)
+    options = dict(n_workers=worker_count(n_workers), progress=progress)
     with one_cv_thread():
         pairs = _read_pairs(copies, originals, finder, report, options)
         people = [p.look.person for p in pairs.values()]

@@ -29,6 +29,7 @@ from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, Re
 from .core import choose
 from .state_dicts import read_torch_file
 from .model import P3MNet
+from .process import require
 from .registry import Network
 from .resume import AverageWeights, P3MLearner
 from .settings import checked_settings, resolved
@@ -240,7 +241,7 @@ def p3m_learner(
 )->P3MLearner:
     "A learner with the published recipe: Adam, 1e-5, no decay; `learn.fit(150)` is the published training."
     n_train, n_valid = len(dls.train), len(dls.valid)
-    if not n_train or not n_valid:
+    if not n_train or (not n_valid and len(dls.valid.dataset)):
         raise ValueError(f'{n_train} batches to train on and {n_valid} to validate with; there must be some of each')
     own = {k: options.pop(k) for k in OWN_OPTIONS if k in options}
     model = arch if isinstance(arch, nn.Module) else create_model(arch)
@@ -256,11 +257,9 @@ def p3m_learner(
 # %% ../nbs/43_learner.ipynb #f9e201ca
 def _trainer(sync_bn, **kwargs):
     "fastai's `DistributedTrainer` for any device."
-    try:
-        from accelerate import DistributedDataParallelKwargs
-        from fastai.distributed import DistributedDL, DistributedTrainer
-    except (ImportError, NameError):
-        raise ImportError('training in several processes needs accelerate: pip install accelerate') from None
+    require('accelerate', 'training in several processes', 'distributed', load=False)
+    from accelerate import DistributedDataParallelKwargs
+    from fastai.distributed import DistributedDL, DistributedTrainer
     class AnyDeviceDL(DistributedDL):
         "fastai's loader for several processes, on any device."
         def _broadcast(self, t, rank):

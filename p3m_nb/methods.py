@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from torch import nn
 
-from .core import choose
+from .core import IMAGENET_MEAN, IMAGENET_STD, choose
 from .infer import Matter, rescale_alpha
 from .jobs import image_files
-from .core import IMAGENET_MEAN, IMAGENET_STD
+from .onnx_engine import open_session
+from .process import require
 from .registry import Network
 from .trimaps import published_matte, refine_with
 from .weights import load_model
@@ -115,20 +116,6 @@ _NORMALISE = {'half': (.5, .5), 'imagenet': (IMAGENET_MEAN, IMAGENET_STD), 'unit
 _NORMALISE = {name: tuple(map(np.float32, pair)) for name, pair in _NORMALISE.items()}
 _TRIMAP_PLANES = {3: '', 4: 'plane', 6: 'classes'}  # channels of the only input -> how it takes a trimap
 
-# %% ../nbs/60_methods.ipynb #ca235807
-def _onnx_session(path):
-    "An onnxruntime session for `path`."
-    try: import onnxruntime
-    except ImportError: raise ImportError('ONNX files need onnxruntime: pip install onnxruntime') from None
-    path = Path(path).expanduser()
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    there = onnxruntime.get_available_providers()
-    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in there]
-    try: session = onnxruntime.InferenceSession(str(path), providers=providers)
-    except Exception as e:  # they have no common base class
-        raise ValueError(f'{path}: onnxruntime cannot load it ({" ".join(str(e).split())[:200]})') from e
-    return session
-
 # %% ../nbs/60_methods.ipynb #7270b6f4
 def _check_inputs(path, inputs):
     "How the inputs take a trimap: '' (not at all), 'plane', 'classes' or 'input'; `ValueError` for other inputs."
@@ -205,7 +192,7 @@ def onnx_method(
 )->Method:
     "The network in an ONNX file as method; one that takes a trimap gets it."
     choose('normalise', normalise, _NORMALISE)
-    session = _onnx_session(path)
+    session = open_session(path, cuda=True)
     how = _check_inputs(path, session.get_inputs())
     output, top = _onnx_output(path, session, output), 1
     if 'p3m_nb' in session.get_modelmeta().custom_metadata_map: normalise, top = 'unit', 255  # of p3m_export
@@ -240,8 +227,7 @@ def trimap_method(
 )->Method:
     "pymatting's method `name`, which needs the trimap; the first use compiles for up to 45 s."
     choose('method', name, TRIMAP_METHODS)
-    if importlib.util.find_spec('pymatting') is None:
-        raise ImportError(f"'{name}' needs pymatting: pip install pymatting")
+    require('pymatting', f"method '{name}'", load=False)
     settings = dict(pymatting=importlib.metadata.version('pymatting'), source=TRIMAP_METHODS[name][1])
     return Method(functools.partial(_solve, name, **kwargs), name, settings | kwargs, 'trimap')
 

@@ -6,7 +6,6 @@
 __all__ = ['TrainFolders', 'train_folders', 'PrepareReport', 'prepare', 'obfuscate_dataset']
 
 # %% ../nbs/15_prepare.ipynb #1bff2293
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, 
 from .layouts import FOLDERS, SPLITS, find_splits, part_folders
 from .jobs import FileReport, image_files, process_files
 from .privacy import ObfuscationReport, obfuscate_folder, Partners
+from .process import worker_count
 
 # %% ../nbs/15_prepare.ipynb #c6240441
 @dataclass
@@ -92,7 +92,7 @@ def prepare(
     missing = {path: [o for o in outputs if overwrite or not o.exists()] for path, outputs in results.items()}
     jobs = [(path, outputs) for path, outputs in missing.items() if outputs]
     work = lambda path, _: _prepare_one(path, of[path], results[path], overwrite)
-    n_workers = os.cpu_count() if n_workers is None else n_workers
+    n_workers = worker_count(n_workers)
     done = process_files(jobs, work, n_workers=n_workers, overwrite=overwrite, progress=progress, desc='prepare')
     report.done, report.skipped = done.done, [p for p, outputs in missing.items() if not outputs]
     report.failed |= done.failed

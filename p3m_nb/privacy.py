@@ -26,6 +26,7 @@ from p3m_nb.core import (
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
 from .jobs import FileReport, folder_lock, image_files, output_names, process_files
+from .process import worker_count
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
 # jaw line and brows of `FIVE_POINTS`; half a face's width is about 70 mm, eyes to chin 115 mm
@@ -651,7 +652,7 @@ def obfuscate_folder(
     if method is not None: changes = {'method': method, 'strength': None, 'margin': None} | changes
     run, files = _FolderRun(out, _changed(settings, changes)), image_files(source)
     _not_inside(source, run.out)
-    options = dict(n_workers=os.cpu_count() if n_workers is None else n_workers, progress=progress)
+    options = dict(n_workers=worker_count(n_workers), progress=progress)
     with folder_lock(out, 'obfuscate'), one_cv_thread():
         run.manifest = _Manifest(run.out)
         jobs = run.plan(files, overwrite)

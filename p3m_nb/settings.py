@@ -25,6 +25,7 @@ def option(
 # %% ../nbs/07_settings.ipynb #067ad139
 SCHEDULES = ('flat', 'one-cycle', 'cosine', 'poly', 'step')  # of the learning rate
 
+# %% ../nbs/07_settings.ipynb #1cbbc7fd
 @dataclass
 class TrainSettings:
     "Everything that decides a training."
@@ -46,19 +47,20 @@ class TrainSettings:
     accumulate: int = option('images per step, if more than in a batch', 0, low=0, high=100_000)
     clip: float = option('largest norm of the gradient, -1: twice its mean, 0: no limit (default: the recipe)', low=-1)
     augment: str = option('of the training images', 'published', ('published', 'strong'))
-    colours: str = option('foregrounds for the composition loss (default: the files if all images have them)', None,
-                          ('files', 'estimate', 'none'))
+    colours: str = option('foregrounds (default: files if all have them)', None, ('files', 'estimate', 'none'))
     images: str = option('sub-folder of the photographs, e.g. original_image (default: the face-blurred ones if any)')
     alphas: str = option('sub-folder of the training mattes (default: the usual names)')
-    valid_pct: float = option('share of images held out, on which the best epoch is chosen', .05, low=0, high=.9)
+    valid_pct: float = option('share of images held out to choose the best epoch; 0: train on all', .05, low=0, high=.9)
+    last_batch: str = option('images that fill no whole batch: dropped or kept', 'drop', ('drop', 'keep'))
     patience: int = option('stop after this many epochs without a lower SAD; 0: never', 0, low=0)
     ppt: str = option('data set with faces and face masks: each epoch is scored on it, visible and blurred')
-    copy_faces: str = option('folder of photographs of faces that may be shown, for P3M-FCP (our reconstruction)')
+    copy_faces: str = option('folder of photographs of faces that may be shown, for P3M-CP (our reconstruction)')
     copy_masks: str = option('folder of the face masks of these photographs')
-    copy_from: int = option('first epoch in which faces are copied', 50, low=0)
+    copy_level: str = option('of faces: features (P3M-FCP), or the image (P3M-ICP)', 'feature', ('feature', 'image'))
+    copy_from: int = option('first epoch in which faces are copied (default: 50 for features, 0 for the image)', low=0)
     copy_variant: str = option('how faces are put', 'grid_sample', ('grid_sample', 'vanilla', 'aug', 'resize2fill'))
     copy_scale: list = option('range of the scale of copied faces; .3 .7 if they fill their pictures (default: .8 1.2)')
-    copy_shuffle: bool = option('each copied face comes once before any comes again', False)
+    copy_shuffle: bool = option('no copied face comes again before all others had their turn', False)
     tensorboard: bool = option('also log for TensorBoard', False)
     licence: str = option('of the weights, written into their files', 'not stated')
     seed: int = option('decides start weights, batches and held-out images', 0, low=0, high=2**32 - 1)
@@ -191,7 +193,7 @@ def read_settings(
     if not isinstance(values, dict): raise ValueError(f'{path}: holds no settings; start the run again')
     data = values.pop('data', [])
     if not _is_a(data, list): raise ValueError(f"{path}: 'data' is no list of folders")
-    try: return checked_settings(values), data
+    try: return resolved(checked_settings(values)), data  # of an earlier version: without the newest settings
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
 
 # %% ../nbs/07_settings.ipynb #bb9a1651

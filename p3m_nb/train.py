@@ -22,14 +22,17 @@ from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import CopyFaceFeatures, FaceCopy, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
+from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
+from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .checks import require_sound
-from .dataset import P3M10k
+from .dataset import P3M10k, face_pairs
+from .layouts import images_of, says_blurred
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
+from .process import require, worker_count
 from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved
@@ -40,6 +43,7 @@ def score_start(
     learn:P3MLearner,  # before its training
 )->dict:  # column of the table -> score
     "Scores the weights that `learn` starts from on the held-out part, as epoch 0 of its table."
+    if not len(learn.dls.valid_ds): return {}  # nothing is held out
     with learn.no_logging(): values = list(learn.validate())
     names = [n for n in learn.recorder.metric_names[1:] if n not in ('train_loss', 'time')]
     held_out = [n for n in names if n not in RecordLossParts.groups.values()]
@@ -49,7 +53,9 @@ def score_start(
 
 # %% ../nbs/44_train.ipynb #4ec1968a
 class KeepBest(Callback):
-    "After each epoch `last.safetensors`, and if `monitor` was never lower `best.safetensors`, in `folder`."
+    """After each epoch `last.safetensors`, and if `monitor` was never lower `best.safetensors`, in `folder`.
+
+    Where nothing is held out there is no best epoch, and only the last."""
     order, of_one_run = Recorder.order + 6, True  # before early stopping ends the epoch
     def __init__(self,
         folder,  # where to put them
@@ -68,7 +74,8 @@ class KeepBest(Callback):
         if not self.learn.in_fit: return
         columns = list(self.recorder.metric_names[1:])
         choose('monitor', self.monitor, columns)
-        self._keep(self.epoch + 1, self.recorder.values[-1][columns.index(self.monitor)])
+        value = self.recorder.values[-1][columns.index(self.monitor)] if len(self.dls.valid_ds) else None
+        self._keep(self.epoch + 1, value)
 
     def state_dict(self):
         "What a checkpoint keeps."
@@ -80,12 +87,13 @@ class KeepBest(Callback):
 # %% ../nbs/44_train.ipynb #a1a3e0cc
 @patch
 def _keep(self:KeepBest, epoch, value):
-    "Write the weights after `epoch` (0: the start), with which `monitor` is `value`."
-    better = value < self.best
+    "Write the weights after `epoch` (0: the start), with which `monitor` is `value`, None if nothing is held out."
+    better = value is not None and value < self.best
     if better: self.best, self.best_epoch = float(value), epoch
     if rank_distrib() or not isinstance(core_model(self.learn), Network): return
-    facts = {'epoch': epoch, self.monitor: f'{value:.6g}', 'shorter': _side(self.dls),
-             'scored_on': 'held-out part of the training set, at training size'}
+    facts = {'epoch': epoch, 'shorter': _side(self.dls), 'scored_on': 'nothing: trained on all images'}
+    if value is not None:
+        facts |= {self.monitor: f'{value:.6g}', 'scored_on': 'held-out part of the training set, at training size'}
     with averaged_weights(self.learn):
         for name in ['last'] + ['best'] * better: self._write(self.folder/f'{name}.safetensors', facts)
 
@@ -125,7 +133,7 @@ class CSVHistory(CSVLogger):
         self.times.append(str(self.recorder.log[-1]))
         names = list(self.recorder.metric_names)
         first = [] if self.start is None else [[0, *(self.start.get(n, math.nan) for n in names[1:-1]), '00:00']]
-        rows = [[i, *values, t] for i, (values, t) in enumerate(zip(self.recorder.values, self.times), 1)]
+        rows = [[i, *map(_number, values), t] for i, (values, t) in enumerate(zip(self.recorder.values, self.times), 1)]
         text = ''.join(','.join(str(v) for v in row) + '\n' for row in [names, *first, *rows])
         with atomic_write(self.path/self.fname) as tmp: tmp.write_text(text, encoding='utf-8')
 
@@ -135,6 +143,8 @@ class CSVHistory(CSVLogger):
     def load_state_dict(self, state):
         "Go on from what a checkpoint kept."
         self.times, self.start = list(state['times']), state['start']
+
+def _number(value): return math.nan if value is None else value  # fastai's None: nothing was held out
 
 # %% ../nbs/44_train.ipynb #a1bebd8f
 def plot_history(
@@ -147,12 +157,13 @@ def plot_history(
     figure = Figure(figsize=(13, 5.4), layout='constrained')
     axes = figure.subplots(2, max(4, 1 + len(metrics)))
     recorder.plot_parts(ax=axes[0, :4])
-    def column(name): return [v[columns.index(name)] for v in values]
+    def column(name): return [_number(v[columns.index(name)]) for v in values]
     for name, label in dict(train_loss='train', valid_loss='held out').items():
         axes[1, 0].plot(column(name), label=label)
     axes[1, 0].legend(fontsize=7)
     for ax, title in zip(axes[1], ['loss'] + [f'{c}, held out' for c in metrics]): ax.set_title(title, fontsize=9)
-    for ax, c in zip(axes[1, 1:], metrics): ax.plot(column(c), '.-')
+    for ax, c in zip(axes[1, 1:], metrics):
+        if any(v == v for v in column(c)): ax.plot(column(c), '.-')  # none is a number if nothing is held out
     for ax in axes.flat:
         if not ax.lines: ax.set_axis_off()
     for ax in axes[1]: ax.set_xlabel('epoch', fontsize=8)
@@ -182,7 +193,7 @@ def duration(
     if seconds < 5400: return f'{seconds / 60:.0f} min'
     return f'{seconds / 3600:.1f} h' if seconds < 172800 else f'{seconds / 86400:.1f} days'
 
-def _values(scores): return '  '.join(f'{k} {v:.4g}' for k, v in scores.items())
+def _values(scores): return '  '.join(f'{k} {v:.4g}' for k, v in scores.items() if _number(v) == v)
 
 # %% ../nbs/44_train.ipynb #16a235e3
 class ProgressLine(Callback):
@@ -242,15 +253,17 @@ def completed(
 )->TrainSettings:
     "The settings `given`, filled from the recipe and the defaults."
     arch, recipe = given.arch or 'p3mnet_r34', given.recipe or 'published'
-    return resolved(given, _recipe_of(arch, recipe))
+    s = resolved(given, _recipe_of(arch, recipe))
+    return s if s.copy_from is not None else replace(s, copy_from=50 if s.copy_level == 'feature' else 0)
 
 # %% ../nbs/44_train.ipynb #2a3c00ff
 def _check_together(s):
     "What settings must not be given without each other."
     if bool(s.copy_faces) != bool(s.copy_masks):
         raise ValueError('copy_faces and copy_masks belong together: photographs and the masks of their faces')
-    if s.valid_pct == 0:
-        raise ValueError('valid_pct=0: the best epoch is chosen on held-out images; hold out some, at least one')
+    if s.valid_pct == 0 and s.patience:
+        raise ValueError(f'patience={s.patience}: with valid_pct=0 nothing is held out to score the epochs on; leave '
+                         'patience out, or hold out some images')
 
 # %% ../nbs/44_train.ipynb #eb4c3065
 def _settings_of_run(out, data, given, resume):
@@ -285,7 +298,7 @@ def train(
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
     learn = _learner_of(out, s, folders, goes_on)  # wrong settings fail here, before anything is written
-    _warn_if_few(learn.dls)
+    if s.valid_pct: _warn_if_few(learn.dls)
     with _alone(out, goes_on), several_processes(learn):
         if not rank_distrib(): _write_settings(out, s, folders)
         if not (out/'checkpoint.pt').exists(): score_start(learn)
@@ -338,17 +351,25 @@ def _combined(folders, s):
     for other in others: first.train, first.valid = first.train + other.train, first.valid + other.valid
     require_sound([*first.train, *first.valid], 'train')
     if s.colours in (None, 'files'): _check_foregrounds([*first.train, *first.valid])
+    if s.copy_faces: _check_facemasks(first)
     return first
 
-# %% ../nbs/44_train.ipynb #a924bad7
-_BLURRED = re.compile('blur|obfusc', re.I)
+def _check_facemasks(data):
+    "`ValueError` if the training images of `data` have no face masks, and a warning if only some have, to copy to."
+    n, bare = len(data.train), [s for s in data.train if s.facemask is None]
+    if len(bare) == n:
+        raise ValueError(f'{data.root}: no training image here has a face mask (facemask/) to copy faces to; make '
+                         'them, one of the same name for each image, or leave copy_faces out')
+    if bare: warnings.warn(f'{len(bare)} of {n} training images have no face mask, and are never given other faces, '
+                           f'e.g. {bare[0].image}')
 
+# %% ../nbs/44_train.ipynb #a924bad7
 def _blurred_foreground(sample):
     "Whether a photograph of a visible face has the foreground of a blurred one, by the folders' names or the pictures."
     image, foreground = sample.image.parent, sample.foreground.parent
-    if _BLURRED.search(foreground.name): return True
+    if says_blurred(foreground.name): return True
     beside = [p.name for p in image.parent.iterdir() if p.is_dir()]
-    if not any(map(_BLURRED.search, beside)): return False  # nothing to confuse it with
+    if not any(map(says_blurred, beside)): return False  # nothing to confuse it with
     photo, colours = read_image(sample.image), read_image(sample.foreground)
     small = [cv2.resize(a, None, fx=.25, fy=.25, interpolation=cv2.INTER_AREA).astype(int) for a in (photo, colours)]
     solid = cv2.resize(load_alpha(sample.alpha), small[0].shape[1::-1], interpolation=cv2.INTER_AREA) == 1
@@ -358,7 +379,7 @@ def _blurred_foreground(sample):
 # %% ../nbs/44_train.ipynb #c2f9da5c
 def _check_foregrounds(samples, looked_at=4):
     "`ValueError` if `samples` show faces that their foregrounds, and so the composition loss, do not."
-    if any(s.foreground is None or _BLURRED.search(s.image.parent.name) for s in samples): return
+    if any(s.foreground is None or says_blurred(s.image.parent.name) for s in samples): return
     if not all(map(_blurred_foreground, samples[:looked_at])): return
     place, images = samples[0].foreground.parent, samples[0].image.parent
     remedy = f'p3m_prepare {images.parent} --images {images}'
@@ -379,12 +400,35 @@ def _device(s):
 def _loaders(out, s, data):
     colours = {None: None, 'files': True, 'estimate': 'estimate', 'none': False}[s.colours]
     return p3m_dls(data, bs=s.bs, size=s.size, augment=s.augment, colours=colours, seed=s.seed, n_workers=s.n_workers,
-                   facemask=bool(s.copy_faces), device=_device(s), path=out)
+                   facemask=bool(s.copy_faces) and s.copy_level == 'feature', faces=_pasted_faces(s),
+                   last_batch=s.last_batch, device=_device(s), path=out)
+
+def _face_copy(s):
+    "How the settings `s` put a face onto another."
+    try: scale = tuple(map(float, s.copy_scale or (.8, 1.2)))
+    except ValueError: raise ValueError(f'copy_scale={s.copy_scale}: two numbers were expected') from None
+    return FaceCopy(s.copy_variant, scale, s.copy_shuffle)
+
+def _pasted_faces(s):
+    "The faces of P3M-ICP with the settings `s`, or None."
+    if not s.copy_faces or s.copy_level != 'image': return None
+    return PastedFaces(face_pairs(s.copy_faces, s.copy_masks), _face_copy(s), start_epoch=s.copy_from, seed=s.seed)
 
 # %% ../nbs/44_train.ipynb #5b3788de
+def _visible_faces(root):
+    "The portraits in the folder `root` with faces that are not blurred; `ValueError` if there are none."
+    found = P3M10k(root, valid_pct=0)
+    if 'train' not in found.splits: return P3M10k(found.split('P3M-500-NP').folder, valid_pct=0)
+    folder, images = found.splits['train'].folder, found.splits['train'].folders['image']
+    if not says_blurred(images.name): return found
+    if visible := images_of(folder, False): return P3M10k(root, valid_pct=0, images=visible)
+    raise ValueError(f'{root}: has no visible faces, only blurred ones ({images.name}); give a data set with '
+                     'photographs of visible faces (original_image), mattes and face masks, or leave ppt out')
+
+# %% ../nbs/44_train.ipynb #e02b0790
 def _ppt(s):
     "The callback that scores each epoch on the faces of the data set in the folder `s.ppt`, visible and blurred."
-    faces = P3M10k(s.ppt, valid_pct=0)
+    faces = _visible_faces(s.ppt)
     visible = [p for p in faces.train if p.facemask is not None]
     if not visible:
         raise ValueError(f'{s.ppt}: no portrait here has a face mask (facemask/), without which it cannot be blurred')
@@ -395,10 +439,8 @@ def _ppt(s):
 # %% ../nbs/44_train.ipynb #73c95fc2
 def _copied_faces(s):
     "The callback of P3M-FCP with the settings `s`."
-    try: scale = tuple(map(float, s.copy_scale or (.8, 1.2)))
-    except ValueError: raise ValueError(f'copy_scale={s.copy_scale}: two numbers were expected') from None
-    how = FaceCopy(s.copy_variant, scale, s.copy_shuffle)
-    return CopyFaceFeatures(FaceImages(s.copy_faces, s.copy_masks, s.size), s.copy_from, seed=s.seed, how=how)
+    faces = FaceImages(s.copy_faces, s.copy_masks, s.size)
+    return CopyFaceFeatures(faces, s.copy_from, seed=s.seed, how=_face_copy(s))
 
 # %% ../nbs/44_train.ipynb #a7c95eb9
 def _run_callbacks(out, s, folders, goes_on):
@@ -408,17 +450,14 @@ def _run_callbacks(out, s, folders, goes_on):
            PlotHistory(out/'curves.jpg'), PreviewMattes(out/'mattes'), Checkpoint(out/'checkpoint.pt', goes_on)]
     if s.patience: cbs.append(EarlyStoppingCallback('sad', comp=np.less, patience=s.patience))
     if s.ppt: cbs.append(_ppt(s))
-    if s.copy_faces:
-        cbs.append(_copied_faces(s))
+    if s.copy_faces and s.copy_level == 'feature': cbs.append(_copied_faces(s))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])
 
 # %% ../nbs/44_train.ipynb #7cb7294b
 def _tensorboard(out):
     "fastai's TensorBoard callback, writing below `out`."
-    try:
-        from fastai.callback.tensorboard import TensorBoardCallback
-    except ImportError:
-        raise ImportError('--tensorboard needs the package tensorboard: pip install tensorboard') from None
+    require('tensorboard', '--tensorboard', load=False)
+    from fastai.callback.tensorboard import TensorBoardCallback
     cb = TensorBoardCallback(log_dir=out/'tensorboard', trace_model=False, log_preds=False)
     cb.of_one_run = True
     return cb
@@ -502,7 +541,8 @@ def trial_run(
     dls.one_batch()
     load, times = time.monotonic() - began, _Times()
     _assembled(s, dls, None, [times]).fit(1)
-    steps, score = (np.diff(times.at[k])[-1] for k in ('step', 'score'))
-    workers = min(os.cpu_count() or 1, 8) if s.n_workers is None else s.n_workers
-    return TrialRun(load, max(float(steps) - load, 0.), float(score), max(1, n // s.bs), held_out, s.epochs, workers,
+    steps, score = (np.diff(times.at[k])[-1] if len(times.at[k]) > 1 else 0. for k in ('step', 'score'))
+    workers = worker_count(s.n_workers, most=8)
+    batches = max(1, n // s.bs if s.last_batch == 'drop' else -(-n // s.bs))
+    return TrialRun(load, max(float(steps) - load, 0.), float(score), batches, held_out, s.epochs, workers,
                     _device(s).type == 'cuda')

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     for name, rooms in {
         # ground: no torch, no fastai
         'process': '',
-        'formats': '',
+        'formats': 'process',
         'profiles': '',
         'multilevel': '',
         'core': 'process formats profiles',
@@ -47,11 +47,11 @@ MAY_IMPORT = {
         'archives': 'core jobs',
         'dataset': 'core layouts checks',
         'faces': 'core jobs',
-        'privacy': 'core compositing jobs shards dataset faces',
-        'audit': 'core jobs shards dataset faces privacy',
+        'privacy': 'core process compositing jobs shards dataset faces',
+        'audit': 'core process jobs shards dataset faces privacy',
         'deblur': 'core faces privacy',
-        'identity': 'core jobs faces privacy deblur',
-        'prepare': 'core layouts compositing jobs shards dataset privacy',
+        'identity': 'core process jobs faces privacy deblur',
+        'prepare': 'core process layouts compositing jobs shards dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
@@ -60,38 +60,36 @@ MAY_IMPORT = {
         'encoders': 'core registry state_dicts',
         'model': 'core encoders registry losses',
         'weights': 'core state_dicts encoders registry model networks.*',
-        'networks.*': 'core state_dicts encoders registry model losses trimap_losses',
+        'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
         'losses': 'core',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core layouts compositing jobs dataset crops privacy',
+        'data': 'core process layouts compositing jobs dataset crops privacy',
         'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
         'resume': 'core process data state_dicts',
-        'learner': 'core jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
+        'learner': 'core process jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
                    'callbacks resume settings',
-        'train': 'core checks settings jobs dataset privacy registry state_dicts encoders model weights losses metrics '
-                 'data '
-                 'callbacks resume learner',
+        'train': 'core process checks layouts settings jobs dataset crops privacy registry state_dicts encoders model '
+                 'weights losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'core',
         'torch_engine': 'core process encoders model refiner registry weights',
-        'onnx_engine': 'core',
+        'onnx_engine': 'core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards watch detail onnx_engine torch_engine trimaps',
-        'film': 'core',
+        'film': 'core process',
         'video': 'core compositing faces film infer jobs privacy',
-        'export': 'core jobs model refiner registry weights',
-        'methods': 'core jobs dataset crops data infer model registry weights trimaps export',
+        'export': 'core process onnx_engine jobs model refiner registry weights',
+        'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core layouts compositing jobs shards dataset crops privacy metrics data infer model methods',
         'tables': 'core layouts jobs shards dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
                'paired',
-        'widgets.*': 'core layouts checks profiles formats compositing jobs synth dataset faces privacy audit deblur '
-                     'identity '
-                     'prepare crops registry '
+        'widgets.*': 'core process layouts checks profiles formats compositing jobs synth dataset faces privacy audit '
+                     'deblur identity prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
@@ -303,7 +301,7 @@ def test_weights_and_addresses():
 def test_extras_are_those_of_the_settings():
     "What messages say to install is what the extras install."
     from configparser import ConfigParser
-    from p3m_nb.core import EXTRAS
+    from p3m_nb.process import EXTRAS
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')
     named = {k.removesuffix('_requirements'): v for k, v in config['DEFAULT'].items() if k.endswith('_requirements')}

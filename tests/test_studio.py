@@ -1,7 +1,7 @@
 """`p3m_studio` in headless Chromium: photographs go in, files come out, and what goes wrong is said.
 
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
-import io, json, os, signal, subprocess, sys, time, urllib.request, zipfile
+import contextlib, io, json, os, signal, socket, subprocess, sys, threading, time, urllib.request, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,11 @@ class Page:
         self.until(file.exists, what=name)
         return file.read_bytes()
 
+    def paint(self, dx, dy, length=30):
+        "A stroke to the right from (dx, dy) beside the middle of the picture."
+        hand = ActionChains(self.chrome).move_to_element_with_offset(self.find('.p3m-picture'), dx, dy)
+        hand.click_and_hold().move_by_offset(length, 0).release().perform()
+
     def shot(self, name):
         if folder := os.environ.get('P3M_SCREENSHOTS'):
             self.chrome.save_screenshot(str(Path(folder) / f'studio_{name}.png'))
@@ -131,9 +136,10 @@ def test_correct_hide_and_download_one(page):
     page.until(lambda: page.photos()['grace.jpg']['faces'] == 1 and page.state()['look']['background'] == 'transparent')
     before = np.asarray(Image.open(io.BytesIO(page.download('Download this', 'grace_transparent.png'))))
     page.find('[data-tool=remove]').click()
-    canvas = page.find('.p3m-picture')
-    hand = ActionChains(page.chrome).move_to_element_with_offset(canvas, 0, 60).click_and_hold()
-    hand.move_by_offset(30, 0).release().perform()
+    page.js('const b = document.querySelector(".p3m-bar input[type=range]"); b.value = 20; b.oninput?.();'
+            'b.dispatchEvent(new Event("input"))')  # the size of the brush
+    page.until(lambda: page.js('return document.querySelector(".p3m-viewer").p3m.model.get("brush") === 20'))
+    page.paint(0, 60)
     page.until(lambda: page.state()['undo'], what='the stroke')
     after = np.asarray(Image.open(io.BytesIO(page.download('Download this', 'grace_transparent.png'))))
     gone = before[..., 3].astype(int) - after[..., 3]
@@ -156,11 +162,45 @@ def test_no_serious_faults_of_accessibility(page):
 def test_more_files_than_fit(page, files):
     page.js('p.state.limits.files = p.state.photos.length + 1')
     page.js('p.upload([new File(["x"], "a.txt"), new File(["x"], "b.txt")])')
-    page.until(lambda: 'only the first 1 were taken' in page.text())
+    page.until(lambda: '1 file left out' in page.text())
     page.until(lambda: 'a.txt' in page.photos())
     assert 'b.txt' not in page.photos()
+    page.button('OK').click()
+    assert 'left out' not in page.text()
     page.find('[aria-label="remove a.txt"]').click()
     page.until(lambda: 'a.txt' not in page.photos())
+
+
+def test_what_the_network_is_not_sure_of_is_marked(page, tmp_path):
+    "A picture without a person, beside those with one."
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    page.upload(save_image(noise, tmp_path/'wall.png'))
+    page.ready('wall.png')
+    unsure = {n for n, p in page.photos().items() if p['unsure']}
+    assert unsure == {'wall.png'} and 'look at the one marked below' in page.text()
+    page.until(lambda: 'look at this' in page.find('.p3s-unsure').text)
+    page.shot('unsure')
+    page.find('[aria-label="remove wall.png"]').click()
+    page.until(lambda: 'wall.png' not in page.photos())
+
+
+def test_files_that_are_too_large_or_strange(page, tmp_path):
+    "The reason stands beside the file, and it is the one that the command line gives."
+    with (tmp_path/'huge.jpg').open('wb') as f: f.truncate(201 << 20)  # not sent at all
+    (tmp_path/'empty.png').write_bytes(b'')
+    whole = Path(sample_image()).read_bytes()
+    (tmp_path/'cut_off.jpg').write_bytes(whole[:len(whole) // 3])
+    names = ('huge.jpg', 'empty.png', 'cut_off.jpg')
+    page.upload(*(tmp_path/n for n in names))
+    page.ready(*names)
+    said = {n: page.photos()[n]['reason'] for n in names}
+    assert said['huge.jpg'] == '201 MB, at most 200 MB a file' and said['empty.png'] == 'the file is empty'
+    with pytest.raises(ValueError) as refused: load_image(tmp_path/'cut_off.jpg')
+    assert said['cut_off.jpg'] in str(refused.value)
+    assert all(reason in page.text() for reason in said.values())
+    page.shot('too_large')
+    for n in names: page.find(f'[aria-label="remove {n}"]').click()
+    page.until(lambda: not set(names) & set(page.photos()))
 
 
 def test_two_tabs_have_photographs_of_their_own(page):
@@ -176,14 +216,70 @@ def test_two_tabs_have_photographs_of_their_own(page):
 
 
 def test_a_dead_kernel_loses_nothing(studio, page):
+    page.find('input[value=picture]').click()
+    page.until(lambda: page.state()['look']['background'] == 'picture')
     for child in psutil.Process(studio[1].pid).children(recursive=True):
         if 'ipykernel_launcher' in ' '.join(child.cmdline()): child.kill()
     page.until(lambda: 'The studio does not answer' in page.text())
     page.shot('dead')
     page.button('Continue').click()
     page.until(lambda: page.js('return p && p.state.photos.length === 4'), 180)
+    assert page.state()['look']['background'] == 'picture'  # it was kept too
     assert {p['state'] for p in page.state()['photos']} == {'ready', 'failed'}
     page.until(lambda: page.find('.p3m-viewer').is_displayed())
+
+
+class SlowLine:
+    "A connection to `port` that carries `rate` bytes a second, as a network does."
+    def __init__(self, port):
+        self.port, self.rate, self.ends = port, 1e9, []
+        self.server = socket.create_server(('127.0.0.1', 0))
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try: near, _ = self.server.accept()
+            except OSError: return
+            far = socket.create_connection(('127.0.0.1', self.port))
+            self.ends += [near, far]
+            for pair in ((near, far), (far, near)): threading.Thread(target=self.carry, args=pair, daemon=True).start()
+
+    def carry(self, source, target):
+        try:
+            while data := source.recv(8192):
+                time.sleep(len(data) / self.rate)
+                target.sendall(data)
+        except OSError: pass
+        finally:
+            for end in (source, target): end.close()
+
+    def close(self):
+        for end in (self.server, *self.ends):
+            with contextlib.suppress(OSError): end.shutdown(socket.SHUT_RDWR)  # wakes who waits in it
+            end.close()
+
+
+def test_a_slow_network_and_a_studio_that_was_closed(studio, tmp_path, files):
+    "Parts get smaller, the page does not cry for help; when nobody is there any more it says so."
+    port = int(studio[0].split(':')[2].split('/')[0])
+    line = SlowLine(port)
+    here = studio[0].replace(f':{port}/', f':{line.server.getsockname()[1]}/')
+    try:
+        with browser(tmp_path/'profile', (1280, 960)) as chrome:
+            page = Page(chrome, here, tmp_path)
+            page.until(lambda: page.js('return p.refused === false'))
+            line.rate = 60_000
+            page.js('p.partSize = 1 << 18')
+            large = save_image(np.random.default_rng(0).integers(0, 256, (440, 330, 3), np.uint8), tmp_path/'slow.png')
+            page.upload(large)  # 430 kB
+            page.until(lambda: 'slow.png is being read' in page.text())
+            page.until(lambda: 'slow.png' in page.photos(), 60, 'the upload')
+            assert page.js('return p.partSize') < 1 << 18 and 'does not answer' not in page.text()
+            page.shot('slow')
+            line.close()
+            page.until(lambda: 'The studio was closed' in page.text(), 60, 'the warning')
+            page.shot('closed')
+    finally: line.close()
 
 
 def test_the_command_starts_and_ends(tmp_path):

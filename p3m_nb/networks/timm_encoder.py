@@ -13,18 +13,13 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import how_to_install
 from ..encoders import Features, register_encoder
 from ..core import IMAGENET_MEAN, IMAGENET_STD
+from ..process import require
 from ..state_dicts import load_strictly
 
 # %% ../../nbs/networks/timm_encoder.ipynb #9bea8a51
-def _timm():
-    "The library timm; `ValueError` says how to install it."
-    try: import timm
-    except ImportError as e:
-        raise ValueError(f'encoders timm:NAME need the library timm: {how_to_install("timm")}') from e
-    return timm
+def _timm(): return require('timm', 'an encoder timm:NAME', 'timm')
 
 # %% ../../nbs/networks/timm_encoder.ipynb #e04ac31d
 def _check_name(name):

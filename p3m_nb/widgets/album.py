@@ -21,7 +21,7 @@ from ..core import atomic_write, choose, encode_image, image_info, load_alpha, l
 from ..formats import MAX_PIXELS
 from ..profiles import parse_colour
 from ..faces import Face, find_faces
-from ..infer import Matter
+from ..infer import LOOK_AT, Matter
 from ..jobs import FileReport
 from ..privacy import METHODS, obfuscate
 from .batch import ZipLimits, read_bounded, safe_name
@@ -135,6 +135,12 @@ class Photo:
     size: tuple = ()  # (height, width) in pixels
     faces: int = -1  # how many were found; -1: nobody looked
     version: int = 0  # counts the mattes that it had
+    confidence: float = -1.  # of its matte, see `matte_confidence`; -1: unknown, or corrected by hand
+
+    @property
+    def unsure(self)->bool:
+        "Whether its matte should be looked at."
+        return 0 <= self.confidence < LOOK_AT
 
 # %% ../../nbs/widgets/album.ipynb #0e37b7f9
 STUDIO_LIMITS = ZipLimits(files=500, file_bytes=200 << 20, pixels=MAX_PIXELS, zip_bytes=2 << 30)
@@ -155,7 +161,9 @@ class Album:
         for note in sorted(self.folder.glob('*/photo.json')):
             photo = Photo(**json.loads(note.read_text(encoding='utf-8')))
             if photo.state == 'working': photo.state = 'waiting'  # the process that worked on it is gone
+            photo.faces = -1  # where they are was not kept
             self.photos[photo.key] = photo
+        self._open_look()
 
     def __repr__(self):
         states = [p.state for p in self.photos.values()]
@@ -174,6 +182,26 @@ def _note(self:Album, photo:Photo, **changes):
         if not self._place(photo).exists(): return  # removed in the meantime
         with atomic_write(self._place(photo)/'photo.json') as tmp:
             tmp.write_text(json.dumps(dataclasses.asdict(photo)), encoding='utf-8')
+
+# %% ../../nbs/widgets/album.ipynb #8db58ae1
+@patch
+def set_look(self:Album,
+    look:Look,  # what is made of each photograph from now on
+    picture:bytes=None,  # the file of `look.picture`, if it is a new one
+):
+    "Change the look, and keep it for the next time the folder is opened."
+    if picture is not None:
+        with atomic_write(self.folder/'background') as tmp: tmp.write_bytes(picture)
+    self.look, kept = look, {n: getattr(look, n) for n in ('background', 'colour', 'blur', 'hide')}
+    with atomic_write(self.folder/'look.json') as tmp: tmp.write_text(json.dumps(kept), encoding='utf-8')
+
+@patch
+def _open_look(self:Album):
+    "The look that was kept."
+    kept, picture = self.folder/'look.json', self.folder/'background'
+    if kept.exists():
+        image = load_image(picture.read_bytes()) if picture.exists() else None
+        self.look = Look(**json.loads(kept.read_text(encoding='utf-8')), picture=image)
 
 # %% ../../nbs/widgets/album.ipynb #29abfb05
 @patch
@@ -247,6 +275,7 @@ def set_alpha(self:Album,
     photo:Photo,
     alpha:np.ndarray,  # (H,W) in 0..1
     image:np.ndarray=None,  # the photograph, if it is at hand
+    confidence:float=None,  # of the matte; None: not known, or a person has looked at it
 ):
     "Keep a new matte of a `photo`."
     if not self._place(photo).exists(): return
@@ -258,7 +287,8 @@ def set_alpha(self:Album,
     image = self._small[photo.key][0]
     small = cv2.resize(np.float32(alpha), image.shape[1::-1], interpolation=cv2.INTER_AREA)
     self._small[photo.key] = image, small
-    self._note(photo, state='ready', reason='', size=tuple(alpha.shape), version=photo.version + 1)
+    known = dict(size=tuple(alpha.shape), confidence=-1. if confidence is None else float(confidence))
+    self._note(photo, state='ready', reason='', version=photo.version + 1, **known)
 
 # %% ../../nbs/widgets/album.ipynb #5eb4548b
 @patch
@@ -280,7 +310,7 @@ def work(self:Album,
         changed(photo)
         try: self._work_on(photo)
         except Exception as e:  # whatever goes wrong is said beside the photograph
-            self._note(photo, state='failed', reason=one_line(e, photo.name) or type(e).__name__)
+            self._note(photo, state='failed', reason=one_line(e) or type(e).__name__)
         changed(photo)
 
 # %% ../../nbs/widgets/album.ipynb #e4b74066
@@ -290,7 +320,8 @@ def _work_on(self:Album, photo:Photo):
     image = self.image(photo)
     if photo.state == 'working':
         if self.matter is None: self.matter = Matter()
-        self.set_alpha(photo, self.matter(image).alpha, image)
+        matte = self.matter(image)
+        self.set_alpha(photo, matte.alpha, image, matte.confidence)
     self.faces(photo, image)
 
 @patch
@@ -370,7 +401,6 @@ def thumbnail(self:Album, photo:Photo)->bytes:
         self._small[photo.key] = small(image), small(alpha)
     image, alpha = self._small[photo.key]
     if alpha is None: return encode_image(image, '.jpg', 85)
-    if self.look.background == 'picture' and self.look.picture is None: return encode_image(image, '.jpg', 85)
     look = Look('colour', '#cfd8dc') if self.look.background == 'transparent' else self.look
     scale = image.shape[1] / photo.size[1]
     faces = [Face(tuple(v * scale for v in f.box)) for f in self.faces(photo)]

@@ -128,7 +128,7 @@ class BatchMatter(View):
     done = traitlets.Int(0, help='photographs begun or done')
     total = traitlets.Int(0, help='photographs in all')
     screen = traitlets.Int(800, min=64, max=1024, help='longest side on the screen in pixels')
-    _quiet, _live = ('cutout', 'alpha', 'composite', 'background', 'folder', 'done', 'total'), False
+    _quiet, _asked = ('cutout', 'alpha', 'composite', 'background', 'folder', 'done', 'total'), False
     limit = 60 << 20  # bytes of the zip in a link; a larger one is saved instead
 
     def __init__(self,
@@ -214,15 +214,27 @@ def link(self:BatchMatter)->str:  # HTML, empty if there is nothing to download
     return f'{link}<b>download mattes.zip</b></a> ({size})'
 
 # %% ../../nbs/widgets/batch.ipynb #123a9813
+def _count_text(states):
+    "How many of the `states` are done, failed and to do."
+    states = list(states)
+    n, open_ = states.count('done'), states.count('waiting') + states.count('working ...')
+    failed = len(states) - n - open_
+    return f'{n} of {len(states)} done' + f', {failed} failed' * bool(failed) + f', {open_} to do' * bool(open_)
+
+@patch
+def counts(self:BatchMatter)->dict:  # folder -> text
+    "How many photographs of each folder are done, failed and to do."
+    found = {}
+    for name, state in self.states.items(): found.setdefault(str(Path(name).parent), []).append(state)
+    return {folder: _count_text(states) for folder, states in found.items()}
+
 @patch
 def text(self:BatchMatter)->str:  # HTML
     "The link to the zip, how many are done, and every file with its state or the reason why it failed."
     if not self.states: return ''
-    states = list(self.states.values())
-    n, open_ = states.count('done'), states.count('waiting') + states.count('working ...')
-    failed = len(states) - n - open_
-    counts = f'{n} of {len(states)} done' + f', {failed} failed' * bool(failed) + f', {open_} to do' * bool(open_)
-    lines = [self.link(), counts + ', shown are the first ten' * (n > 10)]
+    n, folders = list(self.states.values()).count('done'), self.counts()
+    lines = [self.link(), _count_text(self.states.values()) + ', shown are the first ten' * (n > 10)]
+    if len(folders) > 1: lines += [f'{html.escape(folder)}: {counts}' for folder, counts in folders.items()]
     rows = [['<b>file</b>', '<b>state</b>'], *(map(html.escape, row) for row in self.states.items())]
     scrolled = f'<div style="max-height:240px; overflow:auto" tabindex="0">{html_table(rows, "left")}</div>'
     return '<br>'.join(filter(None, lines)) + scrolled

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Iterator
 
-from ..core import how_to_install
+from ..process import require
 
 # %% ../../nbs/widgets/serve.ipynb #ff343d49
 HOST = '127.0.0.1'
@@ -87,12 +87,14 @@ def _wait_until_up(server, url, log, seconds=60):
 
 # %% ../../nbs/widgets/serve.ipynb #d34523e8
 def _end(server):
-    "End the server and its kernels."
+    "End a process and what it started."
     server.terminate()
     try: server.wait(15)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+
+_COMPILE = 'from p3m_nb.widgets.correct import compile_solver; compile_solver()'  # nobody waits for the first stroke
 
 @contextlib.contextmanager
 def studio_server(
@@ -101,8 +103,7 @@ def studio_server(
     "The studio on this computer, as long as the block runs."
     if importlib.util.find_spec('anywidget') is None:  # the installation without PyTorch, which has no widgets
         raise ModuleNotFoundError("No module named 'anywidget'", name='anywidget')
-    if importlib.util.find_spec('voila') is None:
-        raise ImportError(f'the page is served by Voilà, which is not installed: {how_to_install("studio")}')
+    require('voila', 'the page', 'studio', load=False)
     if port and _taken(port): raise ValueError(f'port {port} is in use; give another one, or 0 for a free one')
     port, token, folder = port or _free_port(), secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix='p3m_studio_'))
     log = folder/'server.log'
@@ -112,10 +113,13 @@ def studio_server(
         with log.open('wb') as out:
             server = subprocess.Popen(command, env=_environment(folder), cwd=folder/'config', stdin=subprocess.DEVNULL,
                                       stdout=out, stderr=out)
+        quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        compiling = subprocess.Popen([sys.executable, '-c', _COMPILE], env=_environment(folder), **quiet)
         try:
             _wait_until_up(server, f'http://{HOST}:{port}/voila/static/voila.js', log)
             yield f'http://{HOST}:{port}/?token={token}', server
-        finally: _end(server)
+        finally:
+            for process in (server, compiling): _end(process)
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/widgets/serve.ipynb #cd1ee970

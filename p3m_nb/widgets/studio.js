@@ -1,14 +1,16 @@
 // The page of p3m_studio: photographs in, another background, files out. The kernel does the work.
 // Documented in nbs/widgets/studio.ipynb.
-const PART = 1 << 21; // bytes of a file that are sent at once
+const PART = { least: 1 << 16, first: 1 << 18, most: 1 << 21 }; // bytes of a file that are sent at once
+const QUICK = 500; // milliseconds: after a part that took less comes a larger one; if four times as long, a smaller one
 const PATIENCE = 15000; // milliseconds without a sign of life before we say so
+const UNSURE = 'the halves of the network do not agree here: compare with the photograph, and correct';
 const SESSION = 'p3m_studio_session';
 const BACKGROUNDS = [
   ['transparent', 'Transparent'],
   ['colour', 'Colour'],
   ['picture', 'Picture'],
   ['blur', 'Blurred'],
-  ['original', 'Keep as it is'],
+  ['original', 'Original'],
 ];
 const HIDING = [
   ['zero', 'black (safe)'],
@@ -34,6 +36,7 @@ const plural = (n, what) => `${n} ${what}${n === 1 ? '' : 's'}`;
 class Studio {
   constructor(model, el) {
     Object.assign(this, { model, tiles: new Map(), queue: [], incoming: new Map(), turn: 0, answered: true });
+    this.partSize = PART.first;
     this.session = sessionStorage.getItem(SESSION) || fresh();
     sessionStorage.setItem(SESSION, this.session);
     this.build(el);
@@ -104,6 +107,10 @@ class Studio {
     this.all = button('Download all as a zip', () => this.download(''));
     this.status = make('p', { class: 'p3s-status', role: 'status' });
     this.progress = make('progress', { class: 'p3s-none', max: '1', 'aria-label': 'photographs that are ready' });
+    this.empty = make('p', {
+      class: 'p3s-empty',
+      text: 'Your photographs will appear here, cut out from their background.',
+    });
     this.strip = make('ul', { class: 'p3s-strip', 'aria-label': 'photographs' });
     this.undo = button('Undo', () => this.send({ kind: 'undo' }));
     this.redo = button('Redo', () => this.send({ kind: 'redo' }));
@@ -138,6 +145,7 @@ class Studio {
         step(2, 'Background', ...this.look),
         step(3, 'Download', this.one, this.all, this.progress, this.status),
       ),
+      this.empty,
       this.strip,
       this.correct,
     );
@@ -191,7 +199,8 @@ class Studio {
   }
   warn(text, act, what) {
     this.alert.replaceChildren(make('span', { text }));
-    if (act) this.alert.append(make('button', { type: 'button', text: what, onclick: act }));
+    const [label, onclick] = act ? [what, act] : ['OK', () => this.warn('')];
+    this.alert.append(make('button', { type: 'button', text: label, onclick }));
     this.alert.classList.toggle('p3s-none', !text);
   }
   // what the user does
@@ -221,8 +230,9 @@ class Studio {
       room = most - this.state.photos.length - this.queue.length;
     if (files.length > room)
       this.warn(
-        `${plural(files.length, 'file')} at once: only the first ${Math.max(0, room)} were taken, ` +
-          `at most ${most} fit; download and remove some.`,
+        `${plural(files.length, 'file')} at once, but at most ${most} photographs fit: ` +
+          `${plural(files.length - Math.max(0, room), 'file')} left out. ` +
+          'Download and remove some, then choose them again.',
       );
     for (const file of files.slice(0, Math.max(0, room)))
       this.queue.push({ file, purpose: 'photograph', large: file.size > bytes });
@@ -240,7 +250,7 @@ class Studio {
   }
   async part() {
     const s = this.sending,
-      end = s.large ? 0 : Math.min(s.file.size, s.at + PART),
+      end = s.large ? 0 : Math.min(s.file.size, s.at + this.partSize),
       last = s.large || end >= s.file.size;
     let data;
     try {
@@ -251,7 +261,13 @@ class Studio {
     }
     s.at = end;
     s.last = last;
+    s.since = performance.now();
     this.send({ kind: 'upload', id: s.id, name: s.file.name, size: s.file.size, purpose: s.purpose, last }, [data]);
+  }
+  pace(took) {
+    // on a slow network small parts: other messages must come through between them
+    if (took < QUICK) this.partSize = Math.min(PART.most, this.partSize * 2);
+    else if (took > 4 * QUICK) this.partSize = Math.max(PART.least, this.partSize / 2);
   }
   sent() {
     this.queue.shift();
@@ -269,8 +285,10 @@ class Studio {
     const act = {
       got: () => {
         if (this.sending?.id !== message.id) return;
+        this.pace(performance.now() - this.sending.since);
         if (this.sending.last || message.enough) this.sent();
         else this.part();
+        this.show();
       },
       thumb: () => {
         const tile = this.tiles.get(message.key);
@@ -284,11 +302,17 @@ class Studio {
       },
       part: () => this.receive(message.id, buffers[0]),
       busy: () => {
-        this.tries = (this.tries ?? 0) + 1;
-        // a copy of this tab works there: have a session of our own
-        if (this.tries > 15) sessionStorage.setItem(SESSION, (this.session = fresh()));
-        this.say('opening ...');
+        // the kernel before this one still works in our folder, or a copy of this tab does
+        this.refused = true;
+        this.channel.postMessage({ kind: 'opened', session: this.session });
+        this.say('your photographs appear as soon as earlier work with them has ended ...');
         setTimeout(() => this.send({ kind: 'hello', session: this.session }), 700);
+      },
+      open: () => {
+        this.refused = false;
+        this.sending = null; // what was sent before was not heard
+        this.next();
+        this.show();
       },
       warn: () => this.warn(message.text),
     }[message.kind];
@@ -296,12 +320,14 @@ class Studio {
   }
   pull(id) {
     const f = this.incoming.get(id);
-    this.send({ kind: 'part', id, at: f.at });
+    f.since = performance.now();
+    this.send({ kind: 'part', id, at: f.at, most: this.partSize });
     this.say(`downloading ${f.name}: ${Math.round((100 * f.at) / Math.max(1, f.size))} %`);
   }
   receive(id, data) {
     const f = this.incoming.get(id);
     if (!f) return;
+    this.pace(performance.now() - f.since);
     f.parts.push(data);
     f.at += data.byteLength;
     if (f.at < f.size) return this.pull(id);
@@ -324,6 +350,8 @@ class Studio {
     const chosen = s.photos.find((p) => p.key === s.selected);
     this.one.disabled = chosen?.state !== 'ready';
     this.all.disabled = ready === 0 || open > 0;
+    this.all.classList.toggle('p3s-main', ready > 1); // what one wants then
+    this.one.classList.toggle('p3s-main', ready <= 1);
     this.all.textContent = ready > 1 ? `Download all ${ready} as a zip` : 'Download all as a zip';
     this.undo.disabled = !s.undo;
     this.redo.disabled = !s.redo;
@@ -334,11 +362,14 @@ class Studio {
     else if (open)
       this.say(
         this.sending
-          ? `${this.sending.file.name} is being read; ${total - open} of ${total} ready`
+          ? `${this.sending.file.name} is being read${this.share(this.sending)}; ${total - open} of ${total} ready`
           : `working: ${total - open} of ${total} ready${this.left(total - open, open)}`,
       );
     else this.say(this.summary(s, ready));
     if (!open) this.began = null;
+  }
+  share({ at, file }) {
+    return file.size > PART.most ? ` (${Math.round((100 * at) / file.size)} %)` : '';
   }
   tellRoom() {
     // how high the viewer may be, so that all is seen at once
@@ -363,10 +394,12 @@ class Studio {
   summary(s, ready) {
     if (!s.photos.length) return 'No photographs yet.';
     const failed = s.photos.length - ready,
+      unsure = s.photos.filter((p) => p.state === 'ready' && p.unsure).length,
       faceless = s.look.hide ? s.photos.filter((p) => p.faces === 0).length : 0;
     return (
       [
         `${plural(ready, 'photograph')} ready`,
+        unsure ? `look at ${unsure === 1 ? 'the one' : `the ${unsure}`} marked below: the network is not sure` : '',
         failed ? `${failed} could not be used` : '',
         faceless
           ? `no face was found in ${faceless}: look at ${faceless === 1 ? 'it' : 'them'} before you publish`
@@ -386,18 +419,24 @@ class Studio {
     for (const p of s.photos) {
       if (!this.tiles.has(p.key)) this.newTile(p);
       const tile = this.tiles.get(p.key);
-      const note = { waiting: 'waiting', working: 'working ...', ready: '', failed: p.reason }[p.state];
-      tile.note.textContent =
-        note ||
-        (s.look.hide && p.faces === 0
-          ? 'no face found'
-          : s.look.hide && p.faces > 0
-            ? `${plural(p.faces, 'face')} hidden`
-            : '');
-      tile.element.className = `p3s-tile p3s-${p.state}`;
+      const note = this.note(p, s.look),
+        unsure = p.state === 'ready' && p.unsure,
+        key = JSON.stringify([p.state, note, unsure, p.key === s.selected]);
+      if (tile.key === key) continue; // with hundreds of photographs each change counts
+      tile.key = key;
+      tile.note.textContent = note;
+      tile.note.title = unsure ? UNSURE : '';
+      tile.element.className = `p3s-tile p3s-${p.state}${unsure ? ' p3s-unsure' : ''}`;
       tile.pick.setAttribute('aria-current', String(p.key === s.selected));
     }
+    this.empty.classList.toggle('p3s-none', s.photos.length > 0);
     this.strip.classList.toggle('p3s-none', s.photos.length === 0);
+  }
+  note(p, look) {
+    // what stands below a photograph
+    if (p.state !== 'ready') return { waiting: 'waiting', working: 'working ...', failed: p.reason }[p.state] ?? '';
+    const faces = p.faces > 0 ? `${plural(p.faces, 'face')} hidden` : 'no face found';
+    return [p.unsure ? 'look at this' : '', look.hide && p.faces >= 0 ? faces : ''].filter(Boolean).join('; ');
   }
   newTile(p) {
     const image = make('img', { alt: '' }),
@@ -436,10 +475,21 @@ class Studio {
     this.unsaved = false;
     this.warn(
       'The studio does not answer: it is very busy, or has stopped. Your photographs and corrections are kept. ' +
-        'If pressing Continue does not help, start p3m_studio again.',
+        'Wait a moment, or press Continue.',
       () => location.reload(),
       'Continue',
     );
+    this.serverLives();
+  }
+  async serverLives() {
+    try {
+      await fetch(new URL('/voila/static/voila.js', location.origin), { method: 'HEAD', cache: 'no-store' });
+    } catch {
+      this.warn(
+        'The studio was closed. Start p3m_studio again: it opens a new page. What was not downloaded from this one ' +
+          'has to be chosen again.',
+      );
+    }
   }
   beat() {
     // a tab in the background beats rarely: what counts is how long a question waits, not when the last one was
@@ -452,14 +502,19 @@ class Studio {
   }
   otherTabs() {
     this.channel = new BroadcastChannel('p3m_studio');
-    this.channel.onmessage = (e) => {
-      if (e.data === 'opened') this.channel.postMessage('here');
+    this.channel.onmessage = ({ data }) => {
+      if (data.kind === 'opened') this.channel.postMessage({ kind: 'here', session: this.session });
+      else if (this.refused && data.session === this.session) {
+        // this tab is a copy of that one: it gets photographs of its own
+        this.refused = false;
+        sessionStorage.setItem(SESSION, (this.session = fresh()));
+      }
       this.warn(
         'The studio is also open in another tab. Each tab has photographs of its own; ' +
           'this one does not see those of the other.',
       );
     };
-    this.channel.postMessage('opened');
+    this.channel.postMessage({ kind: 'opened', session: this.session });
   }
 }
 

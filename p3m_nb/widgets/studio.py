@@ -30,7 +30,8 @@ from .viewer import Viewer
 
 # %% ../../nbs/widgets/studio.ipynb #591575ac
 FOLDER = 'P3M_STUDIO_FOLDER'  # environment variable: where sessions are kept
-_PART = 1 << 21  # bytes of a file that are sent at once
+_PART = 1 << 21  # bytes of a file that are sent at once, at most
+_PAUSE = .2  # seconds between two reports about many photographs
 _SESSION = re.compile('[0-9a-f]{32}')
 
 class StudioPage(anywidget.AnyWidget):
@@ -44,9 +45,10 @@ class StudioPage(anywidget.AnyWidget):
         **how:object,  # `matter`, `finder` and `limits` of `Album`
     ):
         self.root, self._how, self.album, self.corrector, self.selected = Path(root), how, None, None, ''
-        self._uploads, self._offers, self._message, self._turn = {}, {}, '', 0
+        self._uploads, self._offers, self._message, self._turn, self._drawn_before = {}, {}, '', 0, False
         self._held = contextlib.ExitStack()
-        self._telling, self._matting, self._making = threading.RLock(), *(ThreadPoolExecutor(1) for _ in range(2))
+        self._telling, self._due, self._soon = threading.RLock(), {}, None
+        self._matting, self._making, self._solving, self._small = (ThreadPoolExecutor(1) for _ in range(4))
         super().__init__()
         self.tell()
         self.viewer = Viewer(picture_scene(np.full((1, 1, 3), 255, np.uint8)), stroke=self.paint, label='the result',
@@ -62,7 +64,7 @@ def tell(self:StudioPage, message:str=None):
         if message is not None: self._message = message
         album, corrector = self.album, self.corrector
         limits = album.limits if album else self._how.get('limits', STUDIO_LIMITS)
-        photos = [asdict(p) for p in list(album.photos.values())] if album else []
+        photos = [asdict(p) | dict(unsure=p.unsure) for p in list(album.photos.values())] if album else []
         look = album.look if album else Look()
         done = (bool(corrector.correction.done), bool(corrector.correction.undone)) if corrector else (False, False)
         self._state = dict(
@@ -70,6 +72,20 @@ def tell(self:StudioPage, message:str=None):
             look=dict(background=look.background, colour=look.colour, hide=look.hide, picture=look.picture is not None,
                       turn=self._turn),
             limits=dict(files=limits.files, bytes=limits.file_bytes))
+
+@patch
+def _tell_soon(self:StudioPage):
+    "Tell the browser, but not more often than every `_PAUSE` seconds: with hundreds of photographs that is much."
+    with self._telling:
+        if self._soon is not None: return
+        self._soon = threading.Timer(_PAUSE, self._tell_now)
+        self._soon.daemon = True
+        self._soon.start()
+
+@patch
+def _tell_now(self:StudioPage):
+    self._soon = None
+    self.tell()
 
 # %% ../../nbs/widgets/studio.ipynb #4645ae8b
 _HEARD = ('hello', 'upload', 'select', 'remove', 'look', 'undo', 'redo', 'download', 'part', 'taken', 'room',
@@ -99,13 +115,16 @@ def _on_ping(self:StudioPage, content, buffers): self.send(dict(kind='pong'))
 @patch
 def _on_hello(self:StudioPage, content, buffers):
     "Open the session that the browser names, unless another process works in it."
-    if self.album is not None: return self.tell()
+    if self.album is not None:
+        self.tell()
+        return self.send(dict(kind='open'))
     session = str(content['session'])
     if not _SESSION.fullmatch(session): raise ValueError('the session has no valid name; reload the page')
     folder = self.root/session
     try: self._held.enter_context(folder_lock(folder, 'studio'))
     except ValueError: return self.send(dict(kind='busy'))
     self.album = Album(folder, **self._how)
+    self.send(dict(kind='open'))
     self._show_thumbnails(list(self.album.photos.values()))
     self._select_first()
     self.work()
@@ -125,18 +144,29 @@ def _changed(self:StudioPage, photo:Photo):
     if photo.state == 'ready' and self.selected in ('', photo.key): self._select_first()
     if photo.state == 'ready' and self.selected == photo.key and self.album.faces(photo):
         self._show(photo, self.corrector.correction)  # with the faces hidden that were found now
-    self.tell()
-
-@patch
-def _show_thumbnails(self:StudioPage, photos:list):
-    "Make the small pictures of `photos`, in a thread."
-    def run(photo):
-        with self._said():
-            if photo.key in self.album.photos and photo.state != 'failed':
-                self.send(dict(kind='thumb', key=photo.key), [self.album.thumbnail(photo)])
-    for photo in photos: self._making.submit(run, photo)
+    self._tell_soon()
 
 # %% ../../nbs/widgets/studio.ipynb #569ed534
+@patch
+def _show_thumbnails(self:StudioPage, photos:list):
+    "Make the small pictures of `photos`, in a thread; one that waits already is made once, as it looks then."
+    with self._telling:
+        new = [p for p in photos if p.key not in self._due]
+        self._due |= {p.key: p for p in new}
+    for _ in new: self._small.submit(self._show_next_thumbnail)
+
+@patch
+def _show_next_thumbnail(self:StudioPage):
+    with self._said():
+        with self._telling: photo = self._due.pop(next(iter(self._due)))
+        if photo.key not in self.album.photos or photo.state == 'failed': return
+        try: small = self.album.thumbnail(photo)
+        except (ValueError, OSError):
+            if photo.state == 'ready': raise
+            return  # a damaged file: the reason will stand beside it
+        self.send(dict(kind='thumb', key=photo.key), [small])
+
+# %% ../../nbs/widgets/studio.ipynb #82d6ca3c
 @patch
 def _on_upload(self:StudioPage, content, buffers):
     "Take a part of a file; the last one makes it a photograph, or the picture behind the person."
@@ -156,7 +186,8 @@ def _take_file(self:StudioPage, name, data, purpose, too_large):
     with self._said():
         if too_large: photo = self.album.refuse(name, self.album.too_large(too_large))
         else: photo = self.album.add(name, data)
-        self.tell('')
+        self._message = ''
+        self._tell_soon()
         self._show_thumbnails([photo])
     self.work()
 
@@ -167,7 +198,7 @@ def _take_background(self:StudioPage, name, data, too_large):
         try: picture = load_image(data) if not too_large else None
         except ValueError as e: raise ValueError(f'{name}: {one_line(e).removeprefix("<bytes>: ")}') from e
         if picture is None: raise ValueError(f'{name}: {self.album.too_large(too_large)}')
-        self._set_look(replace(self.album.look, background='picture', picture=picture))
+        self._set_look(replace(self.album.look, background='picture', picture=picture), data)
 
 # %% ../../nbs/widgets/studio.ipynb #438773f5
 @patch
@@ -234,33 +265,43 @@ def paint(self:StudioPage,
     radius:float,  # of the brush in pixels of the photograph
     points:list,  # of (x, y) in pixels
 ):
-    "Take a stroke on the photograph that is shown."
-    self.viewer.status = 'working ...'
+    "Take a stroke on the photograph that is shown, in a thread."
+    if self.corrector is None: return
+    self.viewer.status = 'working ...' if self._drawn_before else 'working ... (the first stroke takes longer)'
+    self._later(lambda correction: f'{correction.paint(tool, radius, points):,} pixels changed')
+
+@patch
+def _on_undo(self:StudioPage, content, buffers): self._later(lambda correction: correction.undo() and 'undone')
+
+@patch
+def _on_redo(self:StudioPage, content, buffers): self._later(lambda correction: correction.redo() and 'done again')
+
+# %% ../../nbs/widgets/studio.ipynb #6b4562d8
+@patch
+def _later(self:StudioPage, act):
+    "Do `act` with the correction of the photograph that is shown now, after what was asked for before."
+    if self.corrector is None: return
+    photo, correction = self.album.photos[self.selected], self.corrector.correction
+    def run():
+        with self._said():
+            try: self.viewer.status = act(correction) or ''
+            except (ValueError, ImportError) as e: self.viewer.status = one_line(e)
+            self._drawn_before = True
+            self._corrected(photo, correction)
+    self._solving.submit(run)
+
+@patch
+def _corrected(self:StudioPage, photo:Photo, correction):
+    "Show the matte after a stroke, unless another photograph is shown by now, and keep it."
     with self._telling:
-        try: self.viewer.status = f'{self.corrector.paint(tool, radius, points):,} pixels changed'
-        except (ValueError, ImportError) as e: self.viewer.status = one_line(e)
-        self._corrected()
-
-@patch
-def _on_undo(self:StudioPage, content, buffers):
-    if self.corrector and self.corrector.undo(): self._corrected()
-
-@patch
-def _on_redo(self:StudioPage, content, buffers):
-    if self.corrector and self.corrector.redo(): self._corrected()
-
-@patch
-def _corrected(self:StudioPage):
-    "Show the matte after a stroke, and keep it."
-    self._draw()
-    photo, alpha = self.album.photos[self.selected], self.corrector.matte.alpha
-    def keep():
-        with self._said(): self.album.set_alpha(photo, alpha)
-    self._making.submit(keep)
+        if self.corrector and self.corrector.correction is correction:
+            self.corrector.show_correction()
+            self._draw()
+    self.album.set_alpha(photo, correction.alpha)
     self._show_thumbnails([photo])
     self.tell('')
 
-# %% ../../nbs/widgets/studio.ipynb #6b4562d8
+# %% ../../nbs/widgets/studio.ipynb #434499b7
 @patch
 def _on_remove(self:StudioPage, content, buffers):
     photo = self.album.photos.get(str(content['key']))
@@ -277,11 +318,11 @@ def _on_look(self:StudioPage, content, buffers):
     self._set_look(replace(self.album.look, **changes))
 
 @patch
-def _set_look(self:StudioPage, look:Look):
-    "Show all photographs with another look."
+def _set_look(self:StudioPage, look:Look, picture:bytes=None):
+    "Show all photographs with another look; `picture` is the file of a new background."
     if look.background == 'picture' and look.picture is None:
         raise ValueError('choose a picture for the background first')
-    self.album.look = look
+    self.album.set_look(look, picture)
     photo = self.album.photos.get(self.selected)
     if self.corrector and photo: self._show(photo, self.corrector.correction)
     self.tell('')
@@ -293,7 +334,9 @@ def _set_look(self:StudioPage, look:Look):
 def _on_download(self:StudioPage, content, buffers):
     "Make the file of one photograph, or the zip of all, in a thread."
     photo = self.album.photos.get(str(content['key']))
+    strokes = self._solving.submit(lambda: None)
     def run():
+        strokes.result()  # those painted before come into the file
         with self._said():
             if photo is not None: self._offer(self.album.file_name(photo), self.album.result(photo))
             else: self._offer_zip()
@@ -320,11 +363,12 @@ def _offer(self:StudioPage, name, source):
 @patch
 def _on_part(self:StudioPage, content, buffers):
     source, at = self._offers[str(content['id'])], int(content['at'])
-    if isinstance(source, bytes): data = source[at:at + _PART]
+    most = min(_PART, max(1, int(content.get('most', _PART))))
+    if isinstance(source, bytes): data = source[at:at + most]
     else:
         with source.open('rb') as f:
             f.seek(at)
-            data = f.read(_PART)
+            data = f.read(most)
     self.send(dict(kind='part', id=content['id']), [data])
 
 @patch

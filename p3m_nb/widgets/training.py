@@ -32,7 +32,7 @@ class TrainingView(View):
     show = traitlets.Enum(('both', 'curves', 'mattes'), 'both', help='what is seen')
     status = traitlets.Unicode('not begun', help='what the training does')
     screen = traitlets.Int(1024, min=64, max=1024, help='longest side on the screen in pixels')
-    _quiet, _live = ('status',), False
+    _quiet, _asked = ('status',), False
 
     def __init__(self,
         recorder:Recorder,  # of a learner with `RecordLossParts`, as `p3m_learner` makes it

@@ -21,7 +21,13 @@ const KEYS = [
   ['m', 'small map'],
   ['?', 'this list'],
 ];
-const TOOLS = ['move', 'add', 'remove', 'soften', 'hair'];
+const TOOLS = {
+  move: 'drag the picture',
+  add: 'paint what belongs to the person',
+  remove: 'paint what does not belong to the person',
+  soften: 'paint over an edge that is too hard',
+  hair: 'paint over fine hair: its strands are looked for again',
+};
 const STROKE = {
   add: 'rgba(0,170,0,.45)',
   remove: 'rgba(220,0,0,.45)',
@@ -436,12 +442,30 @@ class Pane {
     for (const stack of this.seen) stack.draw(c);
     for (const box of spec.boxes) this.box(c, box, where);
     this.viewer.strokes(c, where);
+    this.ring(c);
     this.handle(spec);
     const drawing = this.viewer.tool !== 'move';
     if (this.drawing !== drawing) this.canvas.classList.toggle('p3m-drawing', (this.drawing = drawing));
     if (this.titled === spec.title) return;
     this.titled = this.title.textContent = spec.title;
     this.title.classList.toggle('p3m-hidden', !spec.title);
+  }
+  ring(c) {
+    // how large the brush is
+    const { over, tool, model } = this.viewer;
+    if (tool === 'move' || over?.pane !== this) return;
+    const box = this.canvas.getBoundingClientRect(),
+      [x, y] = [over.at[0] - box.left, over.at[1] - box.top].map((v) => v * this.ratio);
+    for (const [width, colour] of [
+      [3, '#000000'],
+      [1.5, '#ffffff'],
+    ]) {
+      c.lineWidth = width * this.ratio;
+      c.strokeStyle = colour;
+      c.beginPath();
+      c.arc(x, y, model.get('brush') * this.ratio, 0, 2 * Math.PI);
+      c.stroke();
+    }
   }
   handle(spec) {
     // only what changed is written: each write costs a layout
@@ -562,9 +586,10 @@ class Viewer {
     for (const name of ['zoom', 'x', 'y', 'wipe', 'tool']) this.on(`change:${name}`, () => this.follow(name));
     this.on('change:_scene', () => {
       this.scene = model.get('_scene');
-      this.drawn = [];
+      this.drawn = this.stroke ? [this.stroke] : []; // one that is being painted stays
       this.lay();
     });
+    this.on('change:brush', () => this.followBrush());
     this.on('change:height', () => this.lay());
     this.on('change:theme', () => this.dress());
     this.on('change:status', () => this.say(model.get('status')));
@@ -607,13 +632,13 @@ class Viewer {
     this.help = make('p', { class: 'p3m-help p3m-hidden', id: `p3m-help-${Math.random().toString(36).slice(2)}` });
     for (const [key, what] of KEYS) this.help.append(make('kbd', { text: key }), ` ${what}  `);
     this.toolButtons = make('span', { role: 'group', 'aria-label': 'brush', class: 'p3m-hidden' });
-    for (const tool of TOOLS)
+    for (const [tool, what] of Object.entries(TOOLS))
       this.toolButtons.append(
         make('button', {
           type: 'button',
           text: tool,
           'data-tool': tool,
-          title: `${tool}: drag over the picture`,
+          title: `${tool}: ${what}`,
           onclick: () => {
             this.model.set('tool', tool);
             this.model.save_changes();
@@ -621,6 +646,19 @@ class Viewer {
           },
         }),
       );
+    this.brush = make('input', {
+      type: 'range',
+      min: '2',
+      max: '100',
+      'aria-label': 'size of the brush',
+      title: 'size of the brush',
+      oninput: () => {
+        this.model.set('brush', Number(this.brush.value));
+        this.model.save_changes();
+        this.wake();
+      },
+    });
+    this.brushes = make('label', { class: 'p3m-hidden' }, 'size ', this.brush);
     const bar = make(
       'div',
       { class: 'p3m-bar', role: 'toolbar', 'aria-label': 'view' },
@@ -630,6 +668,7 @@ class Viewer {
       button('1:1', '1:1, full size (1)', () => this.fullSize()),
       button('?', 'keys and mouse (?)', () => this.help.classList.toggle('p3m-hidden')),
       this.toolButtons,
+      this.brushes,
       this.values,
       this.message,
     );
@@ -680,6 +719,8 @@ class Viewer {
     for (const end of ['pointerup', 'pointercancel']) canvas.addEventListener(end, (e) => this.release(e));
     canvas.addEventListener('pointerleave', () => {
       this.values.textContent = '';
+      this.over = null;
+      if (this.tool !== 'move') this.wake();
     });
     wipe.addEventListener('pointerdown', (e) => {
       wipe.setPointerCapture(e.pointerId);
@@ -720,6 +761,10 @@ class Viewer {
   }
   drag(e, pane) {
     const before = this.pointers.get(e.pointerId);
+    if (this.tool !== 'move') {
+      this.over = { pane, at: [e.clientX, e.clientY] };
+      this.wake();
+    }
     if (!before) return this.point(e, pane);
     if (this.stroke) {
       for (const each of e.getCoalescedEvents?.() ?? [e]) this.stroke.points.push(pane.at(each.clientX, each.clientY));
@@ -875,6 +920,7 @@ class Viewer {
     if (name !== 'tool' && this.later) return; // what the hand does now counts more
     this[name] = this.model.get(name);
     for (const b of this.toolButtons.children) b.setAttribute('aria-pressed', String(b.dataset.tool === this.tool));
+    this.brushes.classList.toggle('p3m-hidden', this.tool === 'move' || !this.model.get('tools'));
     this.wake();
   }
   // what is seen
@@ -922,12 +968,27 @@ class Viewer {
   }
   showTools() {
     this.toolButtons.classList.toggle('p3m-hidden', !this.model.get('tools'));
+    this.followBrush();
     this.follow('tool');
+  }
+  followBrush() {
+    this.brush.value = this.model.get('brush');
+    this.wake();
   }
   say(text) {
     if (this.message.textContent !== text) this.message.textContent = text;
   }
+  nameControls() {
+    // ipywidgets gives sliders and colour fields no names that a screen reader could say
+    const box = this.root.closest('.widget-vbox') ?? this.root;
+    for (const e of box.querySelectorAll('.noUi-handle:not([aria-label]), input[type="color"]:not([aria-label])')) {
+      const control = e.closest('.widget-inline-hbox'),
+        name = control?.querySelector('label')?.textContent.trim() || e.closest('[title]')?.title;
+      e.setAttribute('aria-label', name || 'colour');
+    }
+  }
   listen() {
+    this.nameControls();
     const unanswered = this.probing && performance.now() - this.probing > PATIENCE;
     const silent = this.tiles.silent() || unanswered;
     if (silent)

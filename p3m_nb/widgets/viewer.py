@@ -6,6 +6,7 @@
 __all__ = ['THEMES', 'TOOLS', 'NARROW', 'Viewer', 'View']
 
 # %% ../../nbs/widgets/viewer.ipynb #004f5906
+import math
 from importlib.resources import files
 
 import anywidget
@@ -16,7 +17,8 @@ from fastcore.basics import patch
 
 from ..core import encode_image
 from .common import control_row
-from .tiles import Scene, draw_scene, encode_tile, picture_scene, tile_window
+from .tiles import (SIDE, Scene, draw_scene, encode_tile, level_size, picture_scene, tile_window,
+                                  top_level)
 
 # %% ../../nbs/widgets/viewer.ipynb #4cce0d13
 THEMES = ('auto', 'light', 'dark', 'contrast')
@@ -53,9 +55,12 @@ class Viewer(anywidget.AnyWidget):
 
     def show(self,
         scene:Scene,  # what is seen from now on
+        push:bool=False,  # send all tiles unasked: in a cell that runs long the kernel answers no questions
     ):
         "Show another scene; layers that were seen before are not sent again."
-        self.scene, self._scene = scene, scene.state()
+        self.scene = scene
+        if push: self._push()
+        self._scene = scene.state()
 
 # %% ../../nbs/widgets/viewer.ipynb #e93de855
 @patch
@@ -98,6 +103,15 @@ def _send_tiles(self:Viewer, content):
         self.send(dict(kind='tile', tile=tile, type=kind), [data] if data else [])
 
 @patch
+def _push(self:Viewer):
+    "Send all tiles of the scene; for small pictures."
+    for name, layer in self.scene.layers.items():
+        for level in range(top_level(self.scene.size) + 1):
+            columns, rows = (math.ceil(n / SIDE) for n in level_size(self.scene.size, level)[::-1])
+            places = [(column, row) for row in range(rows) for column in range(columns)]
+            for place in places: self._send_tiles(dict(tiles=[(name, layer.version, level, *place)]))
+
+@patch
 def _send_pixel(self:Viewer, content):
     self.send(dict(kind='pixel', text=self.pixel(int(content['x']), int(content['y']))))
 
@@ -127,7 +141,7 @@ class View(traitlets.HasTraits):
     theme = traitlets.Enum(THEMES, 'auto', help="colours of the viewer; 'auto' is that of the notebook")
     _quiet = ()  # traits that change nothing in the picture
     _wipe = ''  # trait for the place of the wipe line
-    _live = True  # False: the picture itself is sent, for long cells, in which the kernel answers no questions
+    _asked = True  # False: tiles are sent unasked, for long cells, in which the kernel answers no questions
     _of_viewer = ('zoom', 'x', 'y', 'height', 'theme')  # traits that the viewer has too
 
     def __init__(self,
@@ -159,8 +173,6 @@ class View(traitlets.HasTraits):
         return ''
 
 # %% ../../nbs/widgets/viewer.ipynb #a11927f9
-_STILL = dict(max_width='calc(100% - 4px)', object_fit='contain', align_self='flex-start')
-
 @patch
 def jpeg(self:View,
     quality:int=85,
@@ -183,8 +195,7 @@ def widget(self:View)->ipywidgets.VBox:
 # %% ../../nbs/widgets/viewer.ipynb #3cce5f44
 @patch
 def _assemble(self:View):
-    if self._live: self.viewer = self._make_viewer()
-    else: self.viewer = ipywidgets.Image(value=self.jpeg(), format='jpeg', layout=_STILL)
+    self.viewer = self._make_viewer()
     self.message = ipywidgets.HTML(self.text())
     box = ipywidgets.VBox([*self._controls(), self.viewer, self.message])
     unseen = (*self._quiet, *self._of_viewer, self._wipe)
@@ -206,8 +217,7 @@ def _make_viewer(self:View):
 def _refresh(self:View, change=None):
     "Show what the state is now, if anything is shown."
     if not hasattr(self, 'viewer'): return
-    if self._live: self.viewer.show(self.scene())
-    else: self.viewer.value = self.jpeg()
+    self.viewer.show(self.scene(), not self._asked)
     self.message.value = self.text()
 
 # %% ../../nbs/widgets/viewer.ipynb #a4eccd2c
