@@ -488,8 +488,8 @@ def p3m_eval(
 
 # %% ../nbs/80_cli.ipynb #e15d455d
 @command(settings='p3m_nb.settings:PPTSettings', examples=(
-    'p3m_ppt P3M-10k -o ppt',
-    'p3m_ppt P3M-10k -o ppt --methods p3mnet_r34 modnet --dry-run',
+    'p3m_ppt P3M-10k -o ppt --train blurred',
+    'p3m_ppt P3M-10k -o ppt --train blurred --methods p3mnet_r34 modnet --dry-run',
 ))
 def p3m_ppt(
     data:str,  # data set to train on: P3M-10k, or your own with images and mattes
