@@ -157,7 +157,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     "Matte one photograph into the file `out`, or to standard output if it is '-'."
     from pathlib import Path
     import numpy as np
-    from p3m_nb.core import alpha_to_uint, encode_image, save_image
+    from p3m_nb.core import alpha_to_uint, encode_image, image_info, save_image
     from p3m_nb.jobs import own_file, same_file
     from p3m_nb.infer import as_background
     if out != '-':
@@ -167,7 +167,9 @@ def _single(matter, source, out, alpha_only, background, overwrite):
         if Path(out).exists() and not overwrite:
             raise ValueError(f'{out}: exists already; choose another name or give --overwrite')
     background = None if background is None else as_background(background)
-    matte = matter(sys.stdin.buffer.read() if source == '-' else source)
+    photo = sys.stdin.buffer.read() if source == '-' else source
+    matte = matter(photo)
+    if chosen := image_info(photo).chosen: print(f'{source}: {chosen}', file=sys.stderr)
     if alpha_only: result = alpha_to_uint(matte.alpha)
     else: result = matte.cutout() if background is None else matte.composite(background)
     if out == '-':

@@ -123,7 +123,8 @@ def preview(self:Matte,
 )->Image.Image:  # RGB
     "Photo, alpha, and cut-out over a checkerboard, side by side."
     h, w = self.alpha.shape
-    size = (max(1, round(w * height / h)), height)
+    scale = min(height / h, 4 * height / w)  # a strip gets no wider than that
+    size = max(1, round(w * scale)), max(1, round(h * scale))
     shrink = lambda a: cv2.resize(a, size, interpolation=cv2.INTER_AREA)
     image, alpha = shrink(self.image), shrink(self.alpha)
     squares = (np.arange(size[1])[:, None] // 12 + np.arange(size[0])[None] // 12) % 2
@@ -514,18 +515,22 @@ def _folder_run(self:Matter, out, alpha_only, background):
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    unsure, network, read = {}, threading.Lock(), lambda p: (p, core.load_with_dpi(p))
+    said, network = MatteReport(), threading.Lock()
+    read = lambda p: (p, core.image_info(p).chosen, core.load_with_dpi(p))
     def work(loaded, outputs):
-        path, (image, dpi) = loaded
+        path, chosen, (image, dpi) = loaded
         with network: matte = self(image)  # it has all processors; what is before and after it has one
         matte.dpi = dpi
-        if matte.confidence is not None and matte.confidence < LOOK_AT: unsure[path] = matte.confidence
+        if matte.confidence is not None and matte.confidence < LOOK_AT: said.look_at[path] = matte.confidence
+        if chosen: said.notes[path] = f'{path}: {chosen}'
         _write(matte, outputs, background)
-    return dict(out=out, endings=endings, work=work, desc='matte', read=read), unsure
+    return dict(out=out, endings=endings, work=work, desc='matte', read=read), said
 
-def _with_unsure(report, unsure):
-    "The `report` with the photographs that should be looked at."
-    return MatteReport(**vars(report), look_at={p: unsure[p] for p in report.done if p in unsure})
+def _with_said(report, said):
+    "The `report` with the photographs that should be looked at, and the notes on those that are done, of `said`."
+    of = lambda found: {p: found[p] for p in report.done if p in found}
+    report.notes |= of(said.notes)
+    return MatteReport(**vars(report), look_at=of(said.look_at))
 
 # %% ../nbs/50_infer.ipynb #87e071ed
 @patch
@@ -539,10 +544,10 @@ def files(self:Matter,
     n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    run, unsure = self._folder_run(out, alpha_only, background)
+    run, said = self._folder_run(out, alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
     with keep_memory(): report = process_folder(inputs, **run, **options)
-    return _with_unsure(report, unsure)
+    return _with_said(report, said)
 
 # %% ../nbs/50_infer.ipynb #df0c2c34
 @patch
@@ -555,6 +560,6 @@ def watch(self:Matter,
     **kwargs,  # `arrivals`, `say` and `going` of `watch_folder`
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
-    run, unsure = self._folder_run(out, alpha_only, background)
+    run, said = self._folder_run(out, alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
-    return _with_unsure(report, unsure)
+    return _with_said(report, said)

@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'WEAKEST', 'MARGIN', 'MARGINS', 'DEFAULT_METHOD', 'PURPOSE
            'fill_gaps', 'NoFaceFound', 'FaceStillSeen', 'ObfuscationReport', 'people_without_face', 'obfuscate_folder']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, hashlib, json, os, re, threading, unicodedata
+import dataclasses, hashlib, json, os, re, threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +21,13 @@ from fastcore.basics import patch
 
 from .compositing import make_trimap
 from p3m_nb.core import (
-    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_image, one_line, same_size
+    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
+    same_size
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
-from .jobs import FileReport, folder_lock, image_files, output_names, process_files
+from .layouts import PartFolder
+from .jobs import FileReport, film_notes, folder_lock, image_files, output_names, process_files, recorded
 from .process import worker_count
 
 # %% ../nbs/11_privacy.ipynb #daa0849c
@@ -317,6 +319,7 @@ class _Manifest:
     def __init__(self, folder):
         self.path, self.journal = Path(folder)/'manifest.jsonl', Path(folder)/'.manifest.journal'
         self.lock = threading.Lock()
+        self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
         self.records = read_manifest(self.path) | read_manifest(self.journal, torn=True)
 
     @staticmethod
@@ -334,28 +337,29 @@ class _Manifest:
     def finish(self):
         "Write the manifest, sorted by source, and remove the journal."
         lines = b''.join(self._line(self.records[k]) for k in sorted(self.records))
-        with atomic_write(self.path) as tmp: tmp.write_bytes(lines)
+        with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
+            tmp.write_bytes(lines)
         self.journal.unlink(missing_ok=True)
-
-# %% ../nbs/11_privacy.ipynb #8aac37b2
-def _key(rel): return unicodedata.normalize('NFC', Path(rel).with_suffix('').as_posix())
 
 # %% ../nbs/11_privacy.ipynb #c87861f7
 class Partners:
-    "The files of `folder` by name without suffix; looks nothing up when `folder` is None."
+    "The files of `folder` that belong to photographs, by the names of `dataset.ENDINGS`; none if `folder` is None."
     def __init__(self,
         folder:str,  # folder of images, or None
-        what:str,  # what they are, for messages, e.g. 'matte'
+        what:str,  # what they are: 'matte', 'facemask' or 'original'
     ):
-        self.folder, self.what, self.files = folder, what, {}
-        for path, rel in image_files(folder) if folder is not None else []:
-            twin = self.files.setdefault(_key(rel), path)
-            if twin is not path: raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
+        self.folder, self.what, self.files, self.part = folder, what, {}, None
+        if folder is None: return
+        self.part = PartFolder(folder, {'matte': 'alpha', 'original': 'image'}.get(what, what))
+        self.files = self.part.files
+        if not self.files: image_files(folder)  # says why there are none
+        for path, twin in self.part.twins:
+            raise ValueError(f'{path}: a second {what} of this name, beside {twin}; remove one')
 
     def __call__(self, rel:Path):
-        "The file of the same name as `rel`, or None without a folder."
+        "The file that belongs to the photograph `rel`, or None without a folder."
         if self.folder is None: return None
-        path = self.files.get(_key(rel))
+        path = self.part.of(rel)
         if path is None: raise FileNotFoundError(f'{rel}: no {self.what} of this name in {self.folder}')
         return path
 
@@ -363,9 +367,10 @@ class Partners:
 def picture_count(
     path:Path,  # image file
 )->int:
-    "How many pictures the file holds that are shown; 1 for a photograph of a telephone with previews behind it."
+    "How many pictures the file holds; those that are smaller than the main one in a photograph are its previews."
     info = image_info(path)
-    return 1 if info.format == 'MPO' else info.frames
+    if info.format != 'MPO' or info.frames == 1: return info.frames
+    return sum(picture.shape[:2] == (info.height, info.width) for picture in load_frames(path))
 
 # %% ../nbs/11_privacy.ipynb #fa4fcd2b
 def _between(a, b, share):
@@ -535,9 +540,11 @@ def work(self:_FolderRun, path:Path, rel:Path):
     if done.faces or self.settings.keep_faceless:
         data = encode_image(done.image, target.suffix, self.settings.jpeg or 95)
         record |= dict(output=target.relative_to(self.out).as_posix(), output_sha256=_sha256(data))
+    earlier = self._compared(record)
     self.manifest.add(record)
     if record['output']:
-        with atomic_write(target) as tmp: tmp.write_bytes(data)
+        with recorded(None, self.overwrite, lambda p: _sha256(p) == earlier), atomic_write(target) as tmp:
+            tmp.write_bytes(data)
     self.note(path, record)
 
 # %% ../nbs/11_privacy.ipynb #bb11a260
@@ -550,6 +557,8 @@ def note(self:_FolderRun, path:Path, record:dict):
         raise NoFaceFound(f'{path}: {why}; nothing was written. Give a facemask or another finder, '
                           'or say keep_faceless if there is none')
     if not record['faces']: self.report.faceless.append(path)
+    if n := image_info(path).frames - 1:
+        self.report.notes[path] = f'{path}: holds {n} smaller pictures too, previews of it; they were left out'
     if record['spared'] > .5: self.report.spared[path] = record['spared']
     if record['people']: self.report.people[path] = record['people']
     if record.get('outside'): self.report.outside[path] = record['outside']
@@ -574,6 +583,26 @@ def finished(self:_FolderRun, path:Path, rel:Path):
 def _newer(a, b): return b.exists() and os.stat(a).st_mtime_ns > os.stat(b).st_mtime_ns
 
 @patch
+def _compared(self:_FolderRun, record:dict):
+    "Digest of the result that `record` replaces, or None; results under other names are noted in `record`."
+    old = self.manifest.records.get(record['source'])
+    if old is None or not old['output']: return None
+    if old['output'] == record['output']: return old['output_sha256']
+    record['former'] = [n for n in (*old.get('former', ()), old['output']) if (self.out/n).exists()]
+    return None
+
+@patch
+def left_over(self:_FolderRun):
+    "Notes on results that stand under names of earlier runs: the names change when photographs of one name come."
+    records, notes = self.manifest.records, {}
+    old = {n: r['output'] for r in records.values() for n in r.get('former', ())}
+    old |= {r['output']: None for r in map(records.get, (str(rel) for rel, n in self.times.items() if n > 1)) if r}
+    for name in sorted(n for n, now in old.items() if n and n != now and (self.out/n).exists()):
+        now = f'which is {old[name]} now' if old[name] else 'which has another name now'
+        notes[name] = f'{self.out/name}: an earlier copy of a photograph {now}; delete it if nobody needs it'
+    return notes
+
+@patch
 def _check_own(self:_FolderRun, path, target, record):
     "`ValueError` unless `target` is what this command wrote."
     if record is None or not record['output']:
@@ -587,8 +616,12 @@ def _check_own(self:_FolderRun, path, target, record):
 def plan(self:_FolderRun, files:list, overwrite:bool):
     "The files that are left: (path, target)."
     jobs, self.names, self.times = [], output_names(files, self.out), Counter(rel for _, rel in files)
+    self.overwrite, originals = overwrite, {os.path.realpath(path) for path, _ in files}
     for path, rel in files:
         try:
+            if os.path.realpath(self.target(path)) in originals:
+                raise ValueError(f'{path}: its result {self.target(path)} would replace an original; '
+                                 'choose another folder')
             if not overwrite and self.finished(path, rel): self.report.skipped.append(path)
             else: jobs.append((path, self.target(path)))
         except (ValueError, OSError) as e: self.report.failed[path] = one_line(e, path)
@@ -652,6 +685,7 @@ def obfuscate_folder(
     if method is not None: changes = {'method': method, 'strength': None, 'margin': None} | changes
     run, files = _FolderRun(out, _changed(settings, changes)), image_files(source)
     _not_inside(source, run.out)
+    run.report.notes |= film_notes(files)
     options = dict(n_workers=worker_count(n_workers), progress=progress)
     with folder_lock(out, 'obfuscate'), one_cv_thread():
         run.manifest = _Manifest(run.out)
@@ -659,4 +693,5 @@ def obfuscate_folder(
         clear_temporaries([run.out/'manifest.jsonl', *(target for _, target in jobs)])
         if run.settings.frames and jobs: run.track(files, **options)
         run.finish(jobs, dict(files), options)
+        run.report.notes |= run.left_over()
     return run.report

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from .core import FilePath
-from .jobs import FileReport, folder_lock, image_files, output_names, process_files
+from .core import FilePath, one_line
+from .jobs import FileReport, film_notes, folder_lock, image_files, output_names, process_files
 
 # %% ../nbs/03_watch.ipynb #d9b25069
 @dataclass
@@ -45,14 +45,33 @@ def _stamp(path):
     return (s.st_size, s.st_mtime_ns, s.st_ino) if s.st_size else None
 
 # %% ../nbs/03_watch.ipynb #68473f45
-def _present(folders, own):
-    "The pictures that are in `folders` and below now."
-    found = {}
-    for folder in folders:
-        try: listed = image_files(folder, own=own)
-        except OSError: continue  # nothing in it yet, or not to be reached for a moment
-        found |= {p: rel for p, rel in listed}
-    return list(found.items())
+class _Folders:
+    "The watched folders: what is in them, and which of them cannot be reached."
+    def __init__(self, folders, own, say):
+        self.folders, self.own, self.say, self.away, self.notes = folders, own, say, {}, {}
+
+    def reached(self, folder):
+        "Whether `folder` can be listed now; a change is said."
+        before = folder in self.away
+        try:
+            with os.scandir(folder): self.away.pop(folder, None)
+        except OSError as e: self.away[folder] = f'{one_line(e, folder)}; this folder cannot be reached'
+        now = folder in self.away
+        if now and not before: self.say(f'{self.away[folder]}, waiting for it')
+        if before and not now: self.say(f'{folder}: can be reached again')
+        return not now
+
+    def present(self):
+        "The pictures that are in the folders and below now."
+        found = {}
+        for folder in filter(self.reached, self.folders):
+            try: listed = image_files(folder, own=self.own)
+            except OSError: continue  # nothing in it yet
+            found |= {p: rel for p, rel in listed}
+            for p, note in film_notes(listed).items():
+                if p not in self.notes: self.say(note)
+                self.notes[p] = note
+        return list(found.items())
 
 def _jobs(files, out, endings):
     "For each of `files` what it becomes."
@@ -90,17 +109,19 @@ def watch_folder(
     **kwargs,  # `read`, `n_workers`, `overwrite`, `progress` of `process_files`
 )->FileReport:
     "Do `work` for every picture in the folders `inputs`, those that are there and those that come, until Ctrl-C."
-    folders, arrivals, total = _check_folders(inputs), arrivals or Arrivals(), FileReport(out=str(out))
+    folders, arrivals = _Folders(_check_folders(inputs), desc, say), arrivals or Arrivals()
+    total = FileReport(out=str(out))
     with folder_lock(out, desc):
         try:
             while going is None or going():
-                present = _present(folders, desc)
+                present = folders.present()
                 if ready := dict(arrivals.complete(present)):
                     for job in _jobs(present, out, endings):  # one by one: each is reported when it is done
                         if job[0] not in ready: continue
                         _add(total, process_files([job], work, desc=desc, out=out, **kwargs), say)
                 else: time.sleep(min(1, arrivals.quiet))
         except KeyboardInterrupt: say('the watch is over')
-    for path, _ in _present(folders, desc):
+    for path, _ in folders.present():
         if path not in arrivals.given: total.failed[path] = f'{path}: empty, or still being written, at the end'
+    total.failed, total.notes = total.failed | folders.away, folders.notes
     return total
