@@ -209,6 +209,17 @@ def _check_inputs(inputs, films, single, watch):
     for i in inputs:
         if not os.path.isdir(i): raise ValueError(f'{i}: only folders can be watched; give one that exists')
 
+def _at_address(inputs, out=None):
+    "Whether photographs or results are at an address, e.g. s3://bucket/photos."
+    from p3m_nb.cloud import is_address
+    return any(map(is_address, [*inputs, out or '']))
+
+def _matte_files(matter, inputs, out, remote, *how):
+    "Matte the photographs `inputs` into `out`; `how` ends with whether to overwrite."
+    if not remote: return matter.files(inputs, out, *how)
+    from p3m_nb.cloud import by_address
+    return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how), how[-1])
+
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
     def say(line): print(line, file=sys.stderr, flush=True)
@@ -229,9 +240,9 @@ _MATTE_EXAMPLES = (
 # %% ../nbs/80_cli.ipynb #1cf9c093
 @command(settings='p3m_nb.settings:MatteSettings', examples=_MATTE_EXAMPLES)
 def p3m_matte(
-    # photographs: files, folders, patterns, '-' for standard input, 'sample' for the packaged portrait; or films
+    # photographs: files, folders, patterns, '-' (standard input), 'sample' (packaged portrait), s3://address; or films
     input:list,
-    # folder for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
+    # folder or address for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
@@ -246,10 +257,11 @@ def p3m_matte(
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    films, watch = _films(inputs), settings.pop('watch', False)
+    films, watch, remote = _films(inputs), settings.pop('watch', False), _at_address(inputs, out)
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    single = None if films else _single_out(inputs, out, alpha_only, background)
-    _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
+    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    single = None if films or remote else _single_out(inputs, out, alpha_only, background)
+    if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     from p3m_nb.infer import Matter, preset
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
@@ -263,7 +275,7 @@ def p3m_matte(
         from p3m_nb.video import matte_films
         report = matte_films(matter, films, out, film, background, overwrite)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else: report = matter.files(inputs, out, alpha_only, background, overwrite)
+    else: report = _matte_files(matter, inputs, out, remote, alpha_only, background, overwrite)
     _say(remarks)
     return report
 
@@ -285,8 +297,8 @@ def _hide_in_films(films, out, method, people, overwrite, settings):
     'p3m_obfuscate photos -o at_home --method own-machine',
 ))
 def p3m_obfuscate(
-    input:list,  # photographs: files, folders, glob patterns; or films
-    out:str='obfuscated',  # folder for the results (PNG; H.264 of films) and manifest.jsonl
+    input:list,  # photographs: files, folders, glob patterns; an address (s3://bucket/photos; extra cloud); or films
+    out:str='obfuscated',  # folder or address for the results (PNG; H.264 of films) and manifest.jsonl
     method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
     overwrite:bool=False,  # make results again that exist
@@ -297,7 +309,11 @@ def p3m_obfuscate(
     if films := _films(input): return _hide_in_films(films, out, method, people, overwrite, settings)
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
-    return obfuscate_folder(input, out, method, overwrite=overwrite, n_workers=n_workers, **settings)
+    options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
+    if not _at_address(input, out): return obfuscate_folder(input, out, **options)
+    from p3m_nb.cloud import by_address
+    if settings.get('frames'): raise ValueError('--frames: not with addresses; copy the frames of a film into a folder')
+    return by_address(input, out, lambda folder, results: obfuscate_folder([folder], results, **options), overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
 def _person_finder():
@@ -309,7 +325,7 @@ def _person_finder():
 # %% ../nbs/80_cli.ipynb #fffbd5da
 @command(examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
-    input:list,  # images: files, folders, glob patterns
+    input:list,  # images: files, folders, glob patterns; or one address (s3://bucket/hidden; extra cloud)
     out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
@@ -318,7 +334,9 @@ def p3m_audit(
     "List the images that still show a face a finder can see; exit status 1 if there are any."
     if identity is not None: return _identity(input, identity, finder, n_workers)
     from p3m_nb.audit import audit
-    return audit(input, finder, out, n_workers=n_workers)
+    from p3m_nb.cloud import local_copy
+    if len(input) > 1: return audit(input, finder, out, n_workers=n_workers)
+    with local_copy(input[0]) as folder: return audit([folder], finder, out, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #cb42a2b0
 def _identity(copies, originals, finder, n_workers):
@@ -379,7 +397,8 @@ def p3m_train(
 # %% ../nbs/80_cli.ipynb #eed1f2c2
 @command(examples=('p3m_check P3M-10k', 'p3m_check heads --quick -o skip.txt'))
 def p3m_check(
-    root:str,  # data set: P3M-10k in any of its layouts, or a folder with image and alpha folders
+    # data set: P3M-10k in any of its layouts, or a folder with image and alpha folders; or an address (extra cloud)
+    root:str,
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
     quick:bool=False,  # look at headers and ends of the files only
@@ -390,7 +409,8 @@ def p3m_check(
     from p3m_nb.dataset import P3M10k
     from p3m_nb.jobs import may_write
     if out is not None: may_write(out)
-    report = P3M10k(root, images=images, alphas=alphas).check(quick, n_workers)
+    from p3m_nb.cloud import local_copy
+    with local_copy(root) as folder: report = P3M10k(folder, images=images, alphas=alphas).check(quick, n_workers)
     if out is not None: report.save_names(out)
     return report
 

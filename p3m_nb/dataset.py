@@ -41,6 +41,7 @@ class P3M10k:
         alphas:str=None,  # sub-folder with the training mattes; None: the usual names
         skip:object=(),  # names (without suffix) of training images to leave out, or a text file with one on each line
     ):
+        if '://' in str(root): raise ValueError(f'{root}: an address; copy the data set into a folder, and give that')
         self.root, where = find_root(Path(root).expanduser())
         self.valid_pct, self.seed, self.skip = valid_pct, seed, _names_to_skip(skip)
         if images or alphas: where.setdefault('train', self.root)

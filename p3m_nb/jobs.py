@@ -101,6 +101,8 @@ def _named_by(item, recursive, films):
         raise FileNotFoundError(f'{item}: no image files in this folder ({looked_for})')
     if os.path.lexists(path): return [(path, Path(path.name))]
     if any(c in str(item) for c in '*?['): return [(p, Path(p.name)) for p in _matches(item, path)]
+    if '://' in str(item):
+        raise ValueError(f'{item}: an address cannot be read here or beside others; copy its files into a folder first')
     raise FileNotFoundError(f'{item}: no such file or folder')
 
 # %% ../nbs/02_jobs.ipynb #77248cc9

@@ -179,6 +179,8 @@ def test_what_the_network_is_not_sure_of_is_marked(page, tmp_path):
     unsure = {n for n, p in page.photos().items() if p['unsure']}
     assert unsure == {'wall.png'} and 'look at the one marked below' in page.text()
     page.until(lambda: 'look at this' in page.find('.p3s-unsure').text)
+    page.button('Show the next one').click()
+    page.until(lambda: page.state()['selected'] == page.photos()['wall.png']['key'])
     page.shot('unsure')
     page.find('[aria-label="remove wall.png"]').click()
     page.until(lambda: 'wall.png' not in page.photos())

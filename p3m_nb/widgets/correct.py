@@ -250,7 +250,7 @@ def _controls(self:MatteCorrector):
     undo, redo = button('undo', 'undo', self.undo), button('redo', 'repeat', self.redo)
     solver = self._linked(ipywidgets.Dropdown, 'solver', options=tuple(TRIMAP_METHODS))
     first, *rest = MatteViewer._controls(self)
-    return [first, control_row(self._slider('brush', 1, 200, 1), solver, undo, redo), *rest]
+    return [first, control_row(solver, undo, redo), *rest]
 
 # %% ../../nbs/widgets/correct.ipynb #c6c51e20
 def compile_solver(

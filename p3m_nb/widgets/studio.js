@@ -106,6 +106,7 @@ class Studio {
     this.one = button('Download this photograph', () => this.download(this.state.selected), { class: 'p3s-main' });
     this.all = button('Download all as a zip', () => this.download(''));
     this.status = make('p', { class: 'p3s-status', role: 'status' });
+    this.nextUnsure = button('Show the next one to look at', () => this.showUnsure(), { class: 'p3s-none' });
     this.progress = make('progress', { class: 'p3s-none', max: '1', 'aria-label': 'photographs that are ready' });
     this.empty = make('p', {
       class: 'p3s-empty',
@@ -143,7 +144,7 @@ class Studio {
         { class: 'p3s-steps' },
         step(1, 'Photographs', this.drop),
         step(2, 'Background', ...this.look),
-        step(3, 'Download', this.one, this.all, this.progress, this.status),
+        step(3, 'Download', this.one, this.all, this.progress, this.status, this.nextUnsure),
       ),
       this.empty,
       this.strip,
@@ -366,6 +367,7 @@ class Studio {
           : `working: ${total - open} of ${total} ready${this.left(total - open, open)}`,
       );
     else this.say(this.summary(s, ready));
+    this.nextUnsure.classList.toggle('p3s-none', !s.photos.some((p) => p.state === 'ready' && p.unsure));
     if (!open) this.began = null;
   }
   share({ at, file }) {
@@ -373,7 +375,7 @@ class Studio {
   }
   tellRoom() {
     // how high the viewer may be, so that all is seen at once
-    const height = Math.round(innerHeight - this.root.getBoundingClientRect().bottom - scrollY - 60);
+    const height = Math.round(innerHeight - this.root.getBoundingClientRect().bottom - scrollY - 82);
     if (Math.abs(height - (this.room ?? 0)) < 8) return;
     this.room = height;
     this.send({ kind: 'room', height });
@@ -390,6 +392,13 @@ class Studio {
     if (n < 1) return '';
     const seconds = Math.ceil((((performance.now() - this.began.at) / n) * open) / 1000);
     return seconds < 90 ? `, about ${seconds} s left` : `, about ${Math.round(seconds / 60)} min left`;
+  }
+  showUnsure() {
+    const unsure = this.state.photos.filter((p) => p.state === 'ready' && p.unsure),
+      at = unsure.findIndex((p) => p.key === this.state.selected),
+      next = unsure[(at + 1) % unsure.length];
+    this.tiles.get(next.key).element.scrollIntoView({ block: 'nearest' });
+    this.send({ kind: 'select', key: next.key });
   }
   summary(s, ready) {
     if (!s.photos.length) return 'No photographs yet.';

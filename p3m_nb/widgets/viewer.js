@@ -669,9 +669,9 @@ class Viewer {
       button('?', 'keys and mouse (?)', () => this.help.classList.toggle('p3m-hidden')),
       this.toolButtons,
       this.brushes,
-      this.values,
-      this.message,
     );
+    // a line of its own: the picture must not move when the text gets longer
+    const line = make('div', { class: 'p3m-line' }, this.values, this.message);
     this.grid = make('div', { class: 'p3m-panes' });
     this.mini = make('canvas', { class: 'p3m-mini', 'aria-hidden': 'true' });
     this.root = make(
@@ -685,6 +685,7 @@ class Viewer {
         'aria-describedby': this.help.id,
       },
       bar,
+      line,
       this.help,
       this.grid,
     );
@@ -920,7 +921,7 @@ class Viewer {
     if (name !== 'tool' && this.later) return; // what the hand does now counts more
     this[name] = this.model.get(name);
     for (const b of this.toolButtons.children) b.setAttribute('aria-pressed', String(b.dataset.tool === this.tool));
-    this.brushes.classList.toggle('p3m-hidden', this.tool === 'move' || !this.model.get('tools'));
+    this.brushes.classList.toggle('p3m-hidden', !this.model.get('tools'));
     this.wake();
   }
   // what is seen
