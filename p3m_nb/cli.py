@@ -234,7 +234,8 @@ def _watch(matter, inputs, *how):
 # %% ../nbs/80_cli.ipynb #16571be2
 class _How:
     "How a run is spread over machines, as options say."
-    words = dict(films='films', watch='folders that are watched', single='a single result; give folders', remote='addresses; mount them, or use one process',
+    words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
+                 remote='addresses; mount them, or use one process',
                  identity='--identity, which compares all pictures with each other')
 
     def __init__(self, shard=None):
@@ -270,6 +271,12 @@ def _spread_of(settings):
     return _How(settings.pop('shard', None))
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
+def _loaded(settings):
+    "A `Matter`, and the warnings that it gave."
+    from p3m_nb.infer import Matter
+    import warnings
+    with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
+
 def _say(remarks):
     "Print recorded warnings, each in one line."
     for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
@@ -306,9 +313,7 @@ def p3m_matte(
     how.refuse(films=films, watch=watch, single=single, remote=remote)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     settings = _preset(best, fast, settings)
-    from p3m_nb.infer import Matter
-    import warnings
-    with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
+    matter, remarks = _loaded(settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
     if watch:
         _say(remarks)
