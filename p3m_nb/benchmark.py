@@ -96,7 +96,7 @@ def read_matte(
 # %% ../nbs/61_benchmark.ipynb #132e5274
 def _hide_faces(image, alpha, facemask, how):
     "`image` with its faces hidden by `how`, and whether there were any."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     alpha = alpha / 255 if alpha.dtype == np.uint8 else alpha
     done = obfuscate(image, alpha, how, facemask=None if facemask is None else facemask >= 128)
     return done.image, bool(done.faces)

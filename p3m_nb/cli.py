@@ -211,6 +211,11 @@ def _matte_files(matter, inputs, out, remote, *how, **threads):
     from p3m_nb.cloud import by_address
     return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how, **threads), how[-1])
 
+def _refuse_mixtures(films, remote, alpha_only, watch):
+    "`ValueError` for inputs and options that do not go together."
+    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
     def say(line): print(line, file=sys.stderr, flush=True)
@@ -275,8 +280,7 @@ def p3m_matte(
     out:str='matte',
     background:str=None,  # also lay the person over a colour ('white', '#3070b0') or an image file
     alpha_only:bool=False,  # write only the alpha
-    # two passes, hair at full size, float32: about 0.65 s of processor time for 1080x1620 pixels on a CPU of 2023
-    best:bool=False,
+    best:bool=False,  # two passes, hair at full size, float32: 0.65 s of a CPU of 2023 for 1080x1620 pixels
     # one pass at 352 pixels, no detail, bfloat16 where the processor has it: a sixth of that (a quarter with onnx)
     fast:bool=False,
     film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
@@ -288,8 +292,7 @@ def p3m_matte(
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films, watch, how, remote = *_ways(inputs, settings), _at_address(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
-    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    _refuse_mixtures(films, remote, alpha_only, watch)
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single, remote=remote)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded

@@ -48,10 +48,11 @@ MAY_IMPORT = {
         'archives': 'core jobs',
         'dataset': 'core layouts checks',
         'faces': 'core jobs',
-        'privacy': 'core process compositing jobs shards spread layouts faces',
-        'audit': 'core process formats jobs shards spread dataset faces privacy',
-        'deblur': 'core faces privacy',
-        'identity': 'core process jobs faces privacy deblur',
+        'hiding': 'core compositing faces',
+        'privacy': 'core hiding process compositing jobs shards spread layouts faces',
+        'audit': 'core hiding process formats jobs shards spread dataset faces privacy',
+        'deblur': 'core hiding faces privacy',
+        'identity': 'core hiding process jobs faces privacy deblur',
         'prepare': 'core process layouts compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing jobs dataset',
@@ -81,17 +82,17 @@ MAY_IMPORT = {
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
         'film': 'compositing core jobs process',
-        'video': 'core compositing faces film infer jobs privacy',
+        'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine jobs model refiner registry weights',
         'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core layouts compositing jobs shards spread dataset crops privacy metrics data infer '
+        'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
                 'model methods',
         'tables': 'core layouts jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
                'paired',
-        'widgets.*': 'core process layouts checks profiles formats compositing jobs synth dataset faces privacy audit '
-                     'deblur identity prepare crops registry '
+        'widgets.*': 'core hiding process layouts checks profiles formats compositing jobs synth dataset faces privacy '
+                     'audit deblur identity prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
@@ -116,6 +117,7 @@ WITHOUT_TORCH = (
     'archives',
     'dataset',
     'faces',
+    'hiding',
     'privacy',
     'audit',
     'deblur',
