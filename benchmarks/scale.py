@@ -50,7 +50,8 @@ def child(source, out, shard, n_workers, kill):
     with spread(shard): report = shard_folder(source, out, ('.out',), work, 'scale', {}, **options)
     print(json.dumps(dict(files=n, done=len(report.done), skipped=len(report.skipped), failed=len(report.failed),
                           seconds=time.perf_counter() - start, cpu=time.process_time() - cpu, listing=listing,
-                          base_mb=before, listing_mb=listed - before, names_mb=named - before, all_mb=memory() - before)))
+                          base_mb=before, listing_mb=listed - before, names_mb=named - before,
+                          all_mb=memory() - before)))
 
 
 def start(source, out, shard=None, n_workers=0, kill=0):
@@ -103,7 +104,8 @@ def shards_with_kills(source, out, n, per_shard):
 
 def measure(out, sizes, shards):
     from p3m_nb.shards import join_folders, joined_report, read_shards
-    print('| files | listing, s | listing, MB | one process, s | ms a file | of it processor | bare job, ms | files/s |')
+    head = 'files | listing, s | listing, MB | one process, s | ms a file | of it processor | bare job, ms | files/s'
+    print(f'| {head} |')
     print('|---|---|---|---|---|---|---|---|')
     for n in sizes:
         make(empty(out/f'in{n}'), n)
@@ -130,17 +132,18 @@ def measure(out, sizes, shards):
     join_folders(joined)
     merging = time.perf_counter() - begin
     count, odd = same(out/'killed', out/f'out{n}')
-    print(f'\n{k} shards of {n:,} files, {killed} of them killed once: {took:.1f} s, {done:,} files have a result, merged in '
-          f'{merging:.1f} s ({len(report.done):,} done, {len(report.failed)} failed); {count - odd:,} of {count:,} results '
-          f'equal those of one process; a shard lists in {max(r["listing_mb"] for r in rows):.0f} MB, '
-          f'{max(r["all_mb"] for r in rows):.0f} MB at its end, beside {rows[0]["base_mb"]:.0f} MB at its start')
+    print(f'\n{k} shards of {n:,} files, {killed} of them killed once: {took:.1f} s; {done:,} files have a result; '
+          f'merged in {merging:.1f} s ({len(report.done):,} done, {len(report.failed)} failed); '
+          f'{count - odd:,} of {count:,} results equal those of one process; '
+          f'a shard lists in {max(r["listing_mb"] for r in rows):.0f} MB, has {max(r["all_mb"] for r in rows):.0f} MB at '
+          f'its end, beside {rows[0]["base_mb"]:.0f} MB at its start')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='folder for the files and results')
-    parser.add_argument('--files', type=int, nargs='+', default=[1000, 10_000, 100_000], help='how many, smallest first')
-    parser.add_argument('--shards', type=int, nargs='+', default=[1, 2, 4, 8], help='processes at the same time')
+    parser.add_argument('--files', type=int, nargs='+', default=[1000, 10_000, 100_000], help='smallest first')
+    parser.add_argument('--shards', type=int, nargs='+', default=[1, 2, 4, 8], help='at the same time')
     if sys.argv[1:2] == ['--child']:
         source, out, shard, n_workers, kill = sys.argv[2:]
         return child(Path(source), Path(out), shard or None, int(n_workers), int(kill))
