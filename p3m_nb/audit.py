@@ -21,7 +21,8 @@ from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .formats import picture_kind
 from .jobs import (PARTS, FileList, FileReport, folder_lock, image_files, is_result, may_write, own_file,
                          process_files, results_in, tell)
-from .privacy import blurred, read_manifest
+from .hiding import blurred
+from .privacy import read_manifest
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
 from .process import worker_count

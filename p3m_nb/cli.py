@@ -211,6 +211,11 @@ def _matte_files(matter, inputs, out, remote, *how, **threads):
     from p3m_nb.cloud import by_address
     return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how, **threads), how[-1])
 
+def _refuse_mixtures(films, remote, alpha_only, watch):
+    "`ValueError` for inputs and options that do not go together."
+    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
     def say(line): print(line, file=sys.stderr, flush=True)
@@ -220,7 +225,8 @@ def _watch(matter, inputs, *how):
 # %% ../nbs/80_cli.ipynb #16571be2
 class _How:
     "How a run is spread over machines, as options say."
-    words = dict(films='films', watch='folders that are watched', single='a single result; give folders', remote='addresses; mount them, or use one process',
+    words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
+                 remote='addresses; mount them, or use one process',
                  identity='--identity, which compares all pictures with each other')
 
     def __init__(self, shard=None):
@@ -256,6 +262,12 @@ def _spread_of(settings):
     return _How(settings.pop('shard', None))
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
+def _loaded(settings):
+    "A `Matter`, and the warnings that it gave."
+    from p3m_nb.infer import Matter
+    import warnings
+    with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
+
 def _say(remarks):
     "Print recorded warnings, each in one line."
     for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
@@ -287,15 +299,12 @@ def p3m_matte(
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
     films, watch, how, remote = *_ways(inputs, settings), _at_address(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
-    if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    _refuse_mixtures(films, remote, alpha_only, watch)
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single, remote=remote)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     settings = _preset(best, fast, settings)
-    from p3m_nb.infer import Matter
-    import warnings
-    with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
+    matter, remarks = _loaded(settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
     if watch:
         _say(remarks)

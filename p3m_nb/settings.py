@@ -8,9 +8,10 @@ __all__ = ['SCHEDULES', 'MAY_CHANGE', 'option', 'TrainSettings', 'NetworkSetting
            'merged_settings']
 
 # %% ../nbs/07_settings.ipynb #6a434b6f
-import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+
+from .fields import read_json
 
 # %% ../nbs/07_settings.ipynb #17e62d17
 def option(
@@ -196,10 +197,8 @@ def read_settings(
     path:str|Path,  # a config.json
 )->tuple:  # `TrainSettings`, list of the data sets' folders
     "The settings in the file `path`, checked; `ValueError` says what cannot be."
-    try: values = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
-        raise ValueError(f'{path}: cannot be read as settings ({e}); start the run again') from e
-    if not isinstance(values, dict): raise ValueError(f'{path}: holds no settings; start the run again')
+    try: values = read_json(path)
+    except ValueError as e: raise ValueError(f'{e}; these are no settings, start the run again') from e
     data = values.pop('data', [])
     if not _is_a(data, list): raise ValueError(f"{path}: 'data' is no list of folders")
     try: return resolved(checked_settings(values)), data  # of an earlier version: without the newest settings

@@ -23,7 +23,8 @@ from .faces import box_overlap, find_faces
 from .film import CODECS, Readable, process_film, read_film
 from .infer import Matter, as_background
 from .jobs import FileReport, output_names, process_files
-from .privacy import FaceStillSeen, fill_gaps, obfuscate_checked
+from .hiding import fill_gaps, obfuscate_checked
+from .privacy import FaceStillSeen
 
 # %% ../nbs/53_video.ipynb #0fc752a4
 def dtssd(
