@@ -22,7 +22,8 @@ from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
+from .callbacks import (CopyFaceFeatures, FaceImages, FreezeBatchNorm, PPTValidation, PreviewMattes,
+                              RecordLossParts)
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
@@ -462,6 +463,7 @@ def _run_callbacks(out, s, folders, goes_on):
     cbs = [KeepBest(out, training_data, s.licence), CSVHistory((out/'log.csv').resolve()), ProgressLine(),
            PlotHistory(out/'curves.jpg'), PreviewMattes(out/'mattes'), Checkpoint(out/'checkpoint.pt', goes_on)]
     if s.patience: cbs.append(EarlyStoppingCallback('sad', comp=np.less, patience=s.patience))
+    if s.freeze_norms: cbs.append(FreezeBatchNorm())
     if s.ppt: cbs.append(_ppt(s))
     if s.copy_faces and s.copy_level == 'feature': cbs.append(_copied_faces(s))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])

@@ -7,7 +7,7 @@ __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', '
            'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import functools, hashlib, json
+import difflib, functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -172,7 +172,9 @@ def _checked_fact(path, name, text):
 # %% ../nbs/22_weights.ipynb #d0970dc3
 def _weights_file(path):
     path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such weights file')
+    if not path.exists():
+        near = difflib.get_close_matches(str(path), ['shipped'], 1)
+        raise FileNotFoundError(f'{path}: no such weights file' + '; did you mean shipped?' * bool(near))
     if not path.is_file(): raise ValueError(f'{path}: not a regular file; a weights file was expected')
     return path
 

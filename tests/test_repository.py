@@ -218,6 +218,7 @@ def test_cli_imports_nothing_heavy_at_the_top():
         'importlib',
         'inspect',
         'os',
+        're',
         'sys',
         'traceback',
         'typing',
