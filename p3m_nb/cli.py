@@ -225,7 +225,8 @@ def _watch(matter, inputs, *how):
 # %% ../nbs/80_cli.ipynb #16571be2
 class _How:
     "How a run is spread over machines, as options say."
-    words = dict(films='films', watch='folders that are watched', single='a single result; give folders', remote='addresses; mount them, or use one process',
+    words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
+                 remote='addresses; mount them, or use one process',
                  identity='--identity, which compares all pictures with each other')
 
     def __init__(self, shard=None):

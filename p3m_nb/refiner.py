@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import atomic_write
+from .core import atomic_write, regular_file
 
 # %% ../nbs/47_refiner.ipynb #4bd01e51
 def _conv(c_in, c_out, stride=1, dilation=1):
@@ -107,7 +107,7 @@ def save_refiner(
 def _read_refiner(path):
     "(facts, tensors) of a safetensors file."
     import safetensors
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such weights file')
+    path = regular_file(path, 'weights file')
     try:
         with safetensors.safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}

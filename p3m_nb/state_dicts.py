@@ -77,8 +77,7 @@ def read_torch_file(
     path:str|Path,  # a .pth / .pt / .ckpt file
 )->dict:  # state dict of tensors, with plain names
     "The state dict in `path`, bare or under a usual name; code in the file is never run."
-    if not Path(path).exists(): raise FileNotFoundError(f'{path}: no such weights file')
-    return clean_state_dict(_load_torch_file(regular_file(path)), path)
+    return clean_state_dict(_load_torch_file(regular_file(path, 'weights file')), path)
 
 # %% ../nbs/17_state_dicts.ipynb #15846ca5
 def read_state_dict(
