@@ -469,8 +469,8 @@ def _write_ours(out, files, facts):
     digests = {name: list(dict.fromkeys([*now[name], sha256_of(data)])) for name, data in files.items()}
     text = json.dumps(facts | dict(files=known | digests), indent=1, default=str)
     before = note.read_bytes() if note.exists() else None
-    if before is not None: digests[note.name] = [_sha256(before)]
-    ours = lambda path: _sha256(path.read_bytes()) in digests.get(path.name, ())
+    if before is not None: digests[note.name] = [sha256_of(before)]
+    ours = lambda path: sha256_of(path.read_bytes()) in digests.get(path.name, ())
     with recorded(None, mine=ours):  # a file of others that appears meanwhile stays
         with atomic_write(note) as tmp: tmp.write_bytes(text.encode())  # first: an interrupted run can be repeated
         for name, data in files.items():
