@@ -337,7 +337,8 @@ def _identity(copies, originals, finder, n_workers):
     return identify(copies[0], originals, finder=finder, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f
-@command(examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
+@command(settings='p3m_nb.settings:PrepareSettings', examples=(
+    'p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders
     out:str=None,  # first make a copy with hidden faces here, and prepare that one
@@ -347,17 +348,29 @@ def p3m_prepare(
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
+    **settings  # see `PrepareSettings`
 ):
     """Write foreground (fg) and background (bg) of every training image, for the composition loss.
 
     Run it again to go on after an interruption."""
     from p3m_nb.prepare import obfuscate_dataset, prepare
-    options = dict(overwrite=overwrite, n_workers=n_workers)
-    if out is None: return prepare(root, images, alphas, **options)
+    options, tars = dict(overwrite=overwrite, n_workers=n_workers), settings.get('tars')
+    if out is None: return _with_tars(prepare(root, images, alphas, **options), tars, root, images, alphas)
     hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, **options)
     print(hidden, file=sys.stderr)
     report = prepare(out, **options)
     report.failed = hidden.failed | report.failed
+    return _with_tars(report, tars, out)
+
+def _with_tars(report, tars, root, images=None, alphas=None):
+    "`report`, after the prepared data set `root` was written as tar files in the folder `tars`."
+    if tars is None: return report
+    if report.failed: raise ValueError(f'{report}\n{tars}: no tar files were written; correct these first')
+    from p3m_nb.dataset import P3M10k
+    from p3m_nb.tars import write_tars
+    where = [p and os.path.abspath(p) for p in (images, alphas)]
+    written = write_tars(P3M10k(root, 0, images=where[0], alphas=where[1]).train, tars)
+    print(f'{tars}: {len(written)} tar files', file=sys.stderr)
     return report
 
 # %% ../nbs/80_cli.ipynb #157a75ec

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'MAY_CHANGE', 'option', 'TrainSettings', 'NetworkSettings', 'MatteSettings', 'HideSettings',
-           'EvalSettings', 'PPTSettings', 'checked_settings', 'resolved', 'read_settings', 'merged_settings']
+           'PrepareSettings', 'EvalSettings', 'PPTSettings', 'checked_settings', 'resolved', 'read_settings',
+           'merged_settings']
 
 # %% ../nbs/07_settings.ipynb #6a434b6f
 import json
@@ -105,6 +106,12 @@ class HideSettings:
     keep_links: bool = option('record the hashes of the originals, which link each copy to its original', False)
     frames: bool = option('each folder is a film: a face found before and after is hidden in between', False)
     jpeg: int = option('write JPEGs of this quality, 1..100; changes the transition area by the loss of the format')
+
+# %% ../nbs/07_settings.ipynb #b8f39840
+@dataclass
+class PrepareSettings:
+    "What else `p3m_prepare` makes."
+    tars: str = option('folder: then also write the training images as tar files, which p3m_train takes as data set')
 
 # %% ../nbs/07_settings.ipynb #9209ef26
 @dataclass
