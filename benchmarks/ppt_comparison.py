@@ -69,7 +69,7 @@ def shuffled_pairs(folders):
 
 def make_set(folders, out, n, shorter, trimap):
     "`n` photographs of `folders` (with image/ and alpha/) in which a face is found, as they are and blurred."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     if (out/'done').exists(): return
     pairs = shuffled_pairs(folders)
     kept = 0

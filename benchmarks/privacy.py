@@ -27,7 +27,8 @@ from p3m_nb.deblur import FaceDeblurrer
 from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
 from p3m_nb.identity import (DlibRecogniser, Hiding, Look, attack_distances, descriptions, recognition_score,
                              varied)
-from p3m_nb.privacy import obfuscate, obfuscate_folder
+from p3m_nb.hiding import obfuscate
+from p3m_nb.privacy import obfuscate_folder
 
 
 def table(head, rows):

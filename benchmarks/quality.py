@@ -6,7 +6,7 @@ command; each part is left out where its data or file is not given:
 
 1. portraits/validation and street/validation: IoU of alpha > 0.5 with the human masks; SAD to the teachers' mattes
    (zero off the dilated human mask) at native size, in thousands a photograph. RVM and MODNet made these mattes, so
-   their SAD flatters them. Blurred: after `privacy.obfuscate`, only photographs in which a face was found.
+   their SAD flatters them. Blurred: after `hiding.obfuscate`, only photographs in which a face was found.
 2. `--labels` (folder of tools/make_labels.py): 16 photographs of people/interfaces that no training saw, SAD to the
    teacher at up to 1024 pixels; SAD-T in its transition area (0.02 to 0.98, widened by 1 % of the shorter side).
 3. truth_objects: the true alpha reduced to a shorter side of 256, brought back by enlarging, by the guided filter, by
@@ -140,7 +140,7 @@ def truth(folder, stem):
 
 def hide(image, alpha, finder):
     "`image` with its faces blurred, or None where none was found."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     hidden = obfuscate(image, alpha, 'blur', finder=finder) if finder else None
     return hidden.image if hidden is not None and hidden.mask.any() else None
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_INSIDE', 'hidden_by', 'judge_of', 'files_to_audit', 'pictures', 'Sighting', 'AuditReport', 'contact_sheet',
-           'audit']
+           'audit', 'merge_audits']
 
 # %% ../nbs/12_audit.ipynb #903a4c98
 import base64, csv, hashlib, io, os, re
@@ -19,17 +19,21 @@ from PIL import ExifTags, Image, ImageDraw
 from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .formats import picture_kind
-from .jobs import (FileReport, folder_lock, image_files, is_result, may_write, own_file, process_files,
-                         results_in)
-from .privacy import blurred, read_manifest
+from .jobs import (PARTS, FileList, FileReport, folder_lock, image_files, is_result, may_write, own_file,
+                         process_files, results_in, tell)
+from .hiding import blurred
+from .privacy import read_manifest
+from .shards import Shards, joined_report, sharded
+from .spread import current_spread, parse_shard
 from .process import worker_count
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')
 
 def _manifests(folder):
-    "The manifests in `folder` and below it, or else the nearest one above it."
-    inside = sorted(p for name in _RECORDS for p in folder.rglob(name))
+    "The manifests in `folder` and below it, those of shards too, or else the nearest one above it."
+    names = (*_RECORDS, f'{PARTS}/*.manifest', f'{PARTS}/*.journal')
+    inside = sorted(p for name in names for p in folder.rglob(name))
     above = [p/_RECORDS[0] for p in folder.resolve().parents if (p/_RECORDS[0]).is_file()]
     return inside or above[:1]
 
@@ -64,6 +68,7 @@ def _walk(folder):
     def note(e): closed[Path(e.filename)] = one_line(e, e.filename)
     for place, folders, names in os.walk(folder, onerror=note):
         place = Path(place)
+        if place.name == PARTS: continue  # what shards have written down
         for link in (place/n for n in folders if (place/n).is_symlink()):
             closed[link] = f'{link}: a link to a folder was not followed; audit that folder by itself'
         files += [place/n for n in names if Path(n).suffix.lower() not in _TEXT]
@@ -248,13 +253,46 @@ def _write_audit(out, report, crops):
         for old in _old_sheets(out, len(parts)): old.unlink()
 
 # %% ../nbs/12_audit.ipynb #79e1ff8e
-def _look_at(path, finder, want_crops, found):
-    "Add the sightings in all pictures of a file to `found`, each with its crop."
-    for label, image in pictures(path):
-        for face in find_faces(image, finder):
-            found.append((Sighting(path, label, face), _crop(image, face, 96) if want_crops else None))
+class _Look:
+    "Tells the sightings in all pictures of a file, each with its crop; also those before a picture that is damaged."
+    def __init__(self, finder, want_crops): self.finder, self.want_crops = finder, want_crops
+
+    def __call__(self, path, _):
+        found = []
+        tell(found)
+        for label, image in pictures(path):
+            for face in find_faces(image, self.finder):
+                found.append((Sighting(path, label, face), _crop(image, face, _SIDE) if self.want_crops else None))
 
 # %% ../nbs/12_audit.ipynb #120ebd59
+def _pairs(source, files):
+    "Each of `files` with its path relative to the folder of `source` that it is in."
+    items = [source] if isinstance(source, (str, os.PathLike)) else source
+    folders = [Path(item) for item in items if Path(item).is_dir()]
+    above = lambda path: next((f for f in folders if path.is_relative_to(f)), path.parent)
+    return FileList((path, path.relative_to(above(path))) for path in files)
+
+# %% ../nbs/12_audit.ipynb #a47e6ca6
+_SIDE = 96  # of a crop in pixels
+
+def _crop_file(out, shard): return Path(out)/PARTS/f'{parse_shard(shard).name}.npz'
+
+def _keep_part(part, report, crops):
+    "Write down what a shard saw."
+    with atomic_write(_crop_file(part.path.parents[1], part.head['shard'])) as tmp, open(tmp, 'wb') as f:
+        np.savez_compressed(f, crops=np.array(crops, np.uint8).reshape(-1, _SIDE, _SIDE, 3))
+    part.keep(report, sightings=[[str(s.path), s.picture, [float(v) for v in s.face.box], float(s.face.score)]
+                                 for s in report.found])
+
+def _kept_crops(out, shard, n):
+    "The crops of a shard with `n` sightings."
+    path = _crop_file(out, shard)
+    try: crops = list(np.load(path)['crops'])
+    except (OSError, ValueError, KeyError, EOFError): crops = []
+    if len(crops) == n: return crops
+    raise ValueError(f'{path}: holds {len(crops)} crops, {n} were expected; run shard {shard} again')
+
+# %% ../nbs/12_audit.ipynb #578fffa6
 def audit(
     source:str,  # folder, or a list of files, folders and patterns
     finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`
@@ -265,12 +303,27 @@ def audit(
     "Which files of `source` still show a face that a finder can see, and which could not be looked at."
     if out is not None: _check_place(Path(out))
     hiders, (files, closed) = hidden_by(source), files_to_audit(source)
-    judge, seen = face_finder(judge_of(hiders) if finder is None else finder), {}
-    def look(path, _): _look_at(path, judge, out is not None, seen.setdefault(path, []))
-    with one_cv_thread():
-        n_workers = worker_count(n_workers)
-        done = process_files([(path, []) for path in files], look, n_workers=n_workers, progress=progress, desc='audit')
-    report = AuditReport(done.done, failed=closed | done.failed, finder=finder_name(judge), hiders=hiders)
-    report.found = [s for path in files for s, _ in seen.get(path, [])]
-    if out is not None: _write_audit(Path(out), report, [crop for path in files for _, crop in seen.get(path, [])])
+    judge, shard = face_finder(judge_of(hiders) if finder is None else finder), current_spread().shard
+    options = dict(n_workers=worker_count(n_workers), progress=progress, desc='audit')
+    settings = dict(finder=finder_name(judge), hiders=hiders)
+    with sharded(out if shard else None, 'audit', _pairs(source, files), settings) as part, one_cv_thread():
+        done = process_files([(p, []) for p, _ in part.files], _Look(judge, out is not None), **options)
+        seen = [pair for path, _ in part.files for pair in done.told.get(path, [])]
+        report = AuditReport(done.done, failed=closed | done.failed, **settings, found=[s for s, _ in seen])
+        if shard: _keep_part(part, report, [crop for _, crop in seen])
+        elif out is not None: _write_audit(Path(out), report, [crop for _, crop in seen])
+    return report
+
+# %% ../nbs/12_audit.ipynb #9bb17a26
+def merge_audits(
+    shards:Shards,  # of `audit`
+)->AuditReport:
+    "Table, contact sheets and report that one process would have given."
+    report, rank, seen = joined_report(shards, AuditReport), shards.rank(), []
+    for shard, sightings in zip(shards.manifests, shards.more('sightings')):
+        seen += list(zip(sightings, _kept_crops(shards.out, shard['shard'], len(sightings))))
+    seen.sort(key=lambda pair: rank[pair[0][0]])
+    report.found = [Sighting(Path(path), picture, Face(tuple(box), score)) for (path, picture, box, score), _ in seen]
+    report.hiders = set(shards.settings['hiders'])
+    _write_audit(shards.out, report, [crop for _, crop in seen])
     return report

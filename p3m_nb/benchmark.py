@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'OBFUSCATIONS', 'SCORINGS', 'TestSet', 'test_set', 'read_matte', 'read_portrait', 'PredictionStore', 'Run',
-           'Result', 'Scoring', 'evaluate', 'evaluate_grid']
+           'Result', 'Scoring', 'evaluate', 'evaluate_grid', 'keep_result', 'joined_result']
 
 # %% ../nbs/61_benchmark.ipynb #f5645ded
 import functools, json, math, os, tempfile, time
@@ -22,9 +22,11 @@ from p3m_nb.core import (
 from .crops import Portrait, check_size
 from .dataset import P3M10k
 from .layouts import PortraitFolder, Sample
-from .jobs import process_files
+from .jobs import FileReport, process_files
 from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
+from .shards import Part, Shards
+from .spread import current_spread
 
 # %% ../nbs/61_benchmark.ipynb #f794de93
 @dataclass
@@ -94,7 +96,7 @@ def read_matte(
 # %% ../nbs/61_benchmark.ipynb #132e5274
 def _hide_faces(image, alpha, facemask, how):
     "`image` with its faces hidden by `how`, and whether there were any."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     alpha = alpha / 255 if alpha.dtype == np.uint8 else alpha
     done = obfuscate(image, alpha, how, facemask=None if facemask is None else facemask >= 128)
     return done.image, bool(done.faces)
@@ -138,7 +140,7 @@ class PredictionStore:
         "Write into the folder whose predictions it holds, unless it is said there already."
         note, m = self.folder/'method.json', self.method
         if note.exists(): return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if self.folder.exists() and any(self.folder.iterdir()) and not note.exists():  # another shard may have begun
             raise ValueError(f'{self.folder}: holds files but no method.json, so they are not ours; '
                              'choose another folder')
         facts = dict(made_by='p3m_nb.benchmark', name=m.name, settings=m.settings, needs=m.needs)
@@ -332,24 +334,25 @@ def evaluate(
     progress:bool=True,  # show a progress bar on a terminal
     **kwargs:object,  # of `Scoring`
 )->Result:
-    "Score `method` on the portraits of `data`."
+    "Score `method` on the portraits of `data`; inside `spread` with a shard on those of this shard, by their names."
     how, tests, method = Scoring(**kwargs), test_set(data, split), as_method(method)
-    kept, label, rows = PredictionStore(method, store), label or method.name, []
-    samples = {s.image: s for s in tests.samples[:how.n]}
-    _check_faces(tests, samples.values(), how.names)
+    kept, label, shard = PredictionStore(method, store), label or method.name, current_spread().shard
+    samples = {s.image: s for s in tests.samples[:how.n] if shard is None or s.name in shard}
+    _check_faces(tests, tests.samples, how.names)
     def read(path): return samples[path], *read_portrait(samples[path], how.obfuscation)
     def work(loaded, _):
         sample, portrait, found = loaded
         path, seconds = kept(sample, portrait)
         pred, bits = _read_prediction(path, sample, portrait.alpha.shape, how.scoring)
         measured = dict(bits=bits, seconds=seconds, prediction=str(path)) | _scores(pred, portrait, how.names)
-        rows.append(_as_row(label, sample, portrait, found) | measured)
+        return _as_row(label, sample, portrait, found) | measured
     report = process_files([(path, []) for path in samples], work, read=read, progress=progress, desc=label)
     advice = 'has no matte of the same name; add it or remove the image'
-    unmatted = {} if how.n else {p: f'{p}: {advice}' for p in tests.unmatted}
+    unmatted = [] if how.n else [p for p in tests.unmatted if shard is None or Path(p).stem in shard]
+    unmatted = {p: f'{p}: {advice}' for p in unmatted}
     run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), how.scoring,
               how.obfuscation, report.failed | unmatted, kept)
-    return Result(_frame(rows, how.names), {label: run})
+    return Result(_frame(list(report.told.values()), how.names), {label: run})
 
 # %% ../nbs/61_benchmark.ipynb #17a6c4b5
 def evaluate_grid(
@@ -363,6 +366,37 @@ def evaluate_grid(
     pairs = [(a, m, b, test) for a, m in methods.items() for b, test in tests.items()]
     results = [evaluate(m, **(kwargs | t), label=f'{a}:{b}') for a, m, b, t in pairs]
     return functools.reduce(lambda a, b: a + b, results)
+
+# %% ../nbs/61_benchmark.ipynb #6a365053
+def keep_result(
+    part:Part,  # of a run with shards
+    result:object,  # the shard's `Result`
+):
+    "Write the `result` of a shard into its manifest."
+    hidden = ('store', 'failed')
+    runs = {label: {k: v for k, v in vars(run).items() if k not in hidden} | {'failed': list(run.failed.items())}
+            for label, run in result.runs.items()}
+    rows = {label: result.of(label).astype(object).to_dict('records') for label in result.runs}
+    part.keep(FileReport(), runs=runs, rows=rows)
+
+# %% ../nbs/61_benchmark.ipynb #265d3862
+def _joined_run(label, shards, names):
+    "The `Result` of one run."
+    rank = shards.rank()
+    place = lambda path: rank.get(path, -1)
+    runs = [runs[label] for runs in shards.more('runs')]
+    failed = sorted((pair for run in runs for pair in run['failed']), key=lambda pair: place(pair[0]))
+    rows = sorted((r for rows in shards.more('rows') for r in rows[label]), key=lambda r: place(r['file']))
+    facts = runs[0] | dict(images=sum(run['images'] for run in runs), failed={Path(p): text for p, text in failed})
+    return Result(_frame(rows, names), {label: Run(**facts)})
+
+def joined_result(
+    shards:Shards,  # of runs that `keep_result` has kept
+    names:list=None,  # of the metrics; None: all
+)->Result:
+    "The result that one process would have given."
+    parts = [_joined_run(label, shards, names) for label in shards.more('runs')[0]]
+    return functools.reduce(lambda a, b: a + b, parts)
 
 # %% ../nbs/61_benchmark.ipynb #9617e955
 @patch

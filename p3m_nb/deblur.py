@@ -14,7 +14,7 @@ import numpy as np
 
 from .core import choose, regular_file, same_size
 from .faces import Face, shipped
-from .privacy import METHODS, check_strength
+from .hiding import METHODS, check_strength
 
 # %% ../nbs/14_deblur.ipynb #b0a5a083
 SIDE = 96  # pixels of the square that the network sees

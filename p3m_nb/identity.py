@@ -21,7 +21,8 @@ from .core import choose, load_image, same_size
 from .deblur import FaceDeblurrer
 from .faces import Face, find_faces, one_cv_thread
 from .jobs import FileReport, image_files, process_files
-from .privacy import METHODS, Partners, blurred, obfuscate, read_manifest
+from .hiding import METHODS, blurred, obfuscate
+from .privacy import Partners, read_manifest
 from .process import require, worker_count
 
 # %% ../nbs/14_identity.ipynb #10f6a805

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESETS', 'resize_paper', 'network_sizes', 'Matte',
            'as_background', 'more_options', 'Matter', 'rescale_alpha', 'drop_small_parts', 'matte_confidence',
-           'trimap_of_logits', 'preset', 'output_files', 'MatteReport']
+           'trimap_of_logits', 'preset', 'output_files', 'MatteReport', 'merge_mattes']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import functools, importlib.util, threading, warnings
+import functools, hashlib, importlib.util, json, threading, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from . import compositing, core, jobs, profiles
 from .core import FilePath, choose, load_image, save_alpha, save_image, source_name
 from .process import keep_memory
 from .detail import Redraws, add_detail, enlarge_alpha
-from .jobs import process_folder
+from .jobs import tell
+from .shards import Shards, join_folders, joined_report, shard_folder
+from .spread import undivided
 from .watch import watch_folder
 
 # %% ../nbs/50_infer.ipynb #8f6d950e
@@ -212,6 +214,8 @@ class Matter:
     ):
         self.resize = choose('resize', resize, ('default', 'paper'))
         more = more_options(**_only(kwargs, *more_options()))
+        self.given = dict(weights=weights, device=device, strategy=strategy, resize=resize, precision=precision,
+                          shorter=shorter, min_part=min_part, detail=detail) | more
         self.engine = _engine(_backend_for(more['backend'], weights), weights, device, precision)
         self.metadata, self.device = self.engine.metadata, self.engine.device
         self.strategy = _strategy_for(self.engine, strategy)
@@ -221,11 +225,6 @@ class Matter:
         # the second stage draws the hair
         self._set_detail(False if detail is None and self.second is not None else detail)
 
-    @property
-    def model(self):
-        "The network that the engine runs (PyTorch)."
-        return self.engine.model
-
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
     )->Matte:
@@ -233,6 +232,26 @@ class Matter:
         array, dpi = core.load_with_dpi(image)
         coarse, confidence = self.judged_alpha(array)
         return Matte(array, self._at_full_size(array, coarse), Path(source_name(image)).name, confidence, dpi)
+
+# %% ../nbs/50_infer.ipynb #f884a6c6
+@patch(as_prop=True)
+def model(self:Matter)->object:
+    "The network that the engine runs (PyTorch)."
+    return self.engine.model
+
+# %% ../nbs/50_infer.ipynb #08b78a35
+_made = {}  # arguments -> `Matter`
+
+def _made_again(given):
+    "A `Matter` of the arguments `given`; that of plain ones is kept."
+    plain = all(v is None or isinstance(v, (str, int, float, Path)) for v in given.values())
+    key = json.dumps(given, sort_keys=True, default=str) if plain else None
+    if not plain: return Matter(**given)
+    if key not in _made: _made[key] = Matter(**given)
+    return _made[key]
+
+@patch
+def __reduce__(self:Matter): return _made_again, (self.given,)
 
 # %% ../nbs/50_infer.ipynb #f39834a0
 @patch
@@ -508,31 +527,56 @@ class MatteReport(jobs.FileReport):
                           *(f'  {p} ({c:.2f})' for p, c in worst)])
 
 # %% ../nbs/50_infer.ipynb #6d36e119
+def _loaded(path):
+    "Which of several pictures in the file `path` is taken, and the picture with its resolution."
+    return core.image_info(path).chosen, core.load_with_dpi(path)
+
+class _MatteWork:
+    "What is done with one photograph; a process that gets it makes the network of its own."
+    def __init__(self, matter, background):
+        self.matter, self.background, self.network = matter, background, threading.Lock()
+
+    def __call__(self, loaded, outputs):
+        chosen, (image, dpi) = loaded
+        with self.network: matte = self.matter(image)  # it has all processors; what is before and after it has one
+        matte.dpi = dpi
+        told = dict(chosen=chosen) if chosen else {}
+        if matte.confidence is not None and matte.confidence < LOOK_AT: told['confidence'] = matte.confidence
+        if told: tell(told)
+        _write(matte, outputs, self.background)
+
+    def __reduce__(self): return _MatteWork, (self.matter, self.background)
+
+# %% ../nbs/50_infer.ipynb #87e071ed
 @patch
 def _folder_run(self:Matter, out, alpha_only, background):
-    "What `process_folder` and `watch_folder` need to know."
+    "What `shard_folder` and `watch_folder` need to know."
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    said, network = MatteReport(), threading.Lock()
-    read = lambda p: (p, core.image_info(p).chosen, core.load_with_dpi(p))
-    def work(loaded, outputs):
-        path, chosen, (image, dpi) = loaded
-        with network: matte = self(image)  # it has all processors; what is before and after it has one
-        matte.dpi = dpi
-        if matte.confidence is not None and matte.confidence < LOOK_AT: said.look_at[path] = matte.confidence
-        if chosen: said.notes[path] = f'{path}: {chosen}'
-        _write(matte, outputs, background)
-    return dict(out=out, endings=endings, work=work, desc='matte', read=read), said
+    return dict(out=out, endings=endings, work=_MatteWork(self, background), desc='matte', read=_loaded)
 
-def _with_said(report, said):
-    "The `report` with the photographs that should be looked at, and the notes on those that are done, of `said`."
-    of = lambda found: {p: found[p] for p in report.done if p in found}
-    report.notes |= of(said.notes)
-    return MatteReport(**vars(report), look_at=of(said.look_at))
+def _with_said(report):
+    "The `report` with the photographs that should be looked at, and the notes on those that are done."
+    told = {p: report.told[p] for p in report.done + report.skipped if p in report.told}
+    report.notes |= {p: f'{p}: {t["chosen"]}' for p, t in told.items() if t.get('chosen')}
+    return MatteReport(**vars(report), look_at={p: t['confidence'] for p, t in told.items() if 'confidence' in t})
 
-# %% ../nbs/50_infer.ipynb #87e071ed
+# %% ../nbs/50_infer.ipynb #df0c2c34
+@patch
+def _settings(self:Matter, alpha_only, background):
+    "Everything that decides the results of `files`, in plain values."
+    engine = self.engine
+    if not isinstance(background, (str, type(None))):
+        background = hashlib.blake2b(np.asarray(as_background(background)).tobytes(), digest_size=16).hexdigest()
+    return dict(
+        network=engine.name, weights=self.metadata.get('sha256') or str(self.given['weights']), backend=engine.backend,
+        precision=str(getattr(engine, 'dtype', 'float32')), strategy=self.strategy, resize=self.resize,
+        shorter=self.shorter, min_part=self.min_part, detail=self.refiner is not None, refine=str(self.given['refine']),
+        alpha_only=alpha_only, background=background)
+
+# %% ../nbs/50_infer.ipynb #0e402620
 @patch
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
@@ -544,12 +588,20 @@ def files(self:Matter,
     n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    run, said = self._folder_run(out, alpha_only, background)
+    run, settings = self._folder_run(out, alpha_only, background), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
-    with keep_memory(): report = process_folder(inputs, **run, **options)
-    return _with_said(report, said)
+    with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
+    return _with_said(report)
 
-# %% ../nbs/50_infer.ipynb #df0c2c34
+# %% ../nbs/50_infer.ipynb #cade3f19
+def merge_mattes(
+    shards:Shards,  # of `Matter.files`
+)->MatteReport:
+    "The report that one process would have given; the records become one."
+    join_folders(shards)
+    return joined_report(shards, MatteReport)
+
+# %% ../nbs/50_infer.ipynb #5639a7be
 @patch
 def watch(self:Matter,
     inputs:object,  # a folder, or a list of folders
@@ -560,6 +612,7 @@ def watch(self:Matter,
     **kwargs,  # `arrivals`, `say` and `going` of `watch_folder`
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
-    run, said = self._folder_run(out, alpha_only, background)
+    undivided('folders that are watched')
+    run = self._folder_run(out, alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
-    return _with_said(report, said)
+    return _with_said(report)

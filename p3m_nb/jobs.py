@@ -522,12 +522,13 @@ class FileReport:
     passed: list = field(default_factory=list)   # results of earlier runs among the inputs
     out: str = ''                                # where the results are
     notes: dict = field(default_factory=dict)    # file -> one line about what was done with it, or left out
-    found: dict = field(default_factory=dict, repr=False)  # file -> what `work` told or returned, where it is not None
+    told: dict = field(default_factory=dict, repr=False)  # file -> what `work` told or returned, where it is not None
+    nothing: bool = field(default=False, repr=False)  # that there is nothing to do is right: a shard without files
 
     @property
     def ok(self):
         "Whether there was something to do and nothing failed."
-        return not self.failed and bool(self.done or self.skipped)
+        return not self.failed and bool(self.done or self.skipped or self.nothing)
 
     def _counts(self):
         "What happened, in parts of one line."
@@ -560,7 +561,7 @@ class _Writing:
 def tell(
     value:object,  # as JSON can hold it
 ):
-    "Say `value` about the file that is being worked on: `FileReport.found` has it, in this run and in later ones."
+    "Say `value` about the file that is being worked on: `FileReport.told` has it, in this run and in later ones."
     rules = write_rules.get()
     if isinstance(rules, _Writing): rules.told = value
 
@@ -613,7 +614,7 @@ def add(self:_Plan, source:object, outputs:list):
     if reason := self.refused(source, outputs, there): self.report.failed[source] = reason
     elif kept and len(kept) == len(outputs):
         self.report.skipped.append(source)
-        if (told := _told_of(outputs[0])) is not None: self.report.found[source] = told
+        if (told := _told_of(outputs[0])) is not None: self.report.told[source] = told
     else: self.todo.append((source, outputs, kept))
     self.taken.update((str(o), source) for o in outputs)
 
@@ -636,6 +637,9 @@ class _Run:
         rules = _Writing(self.desc, outputs, kept, self.plan.overwrite, self.writer)
         token = write_rules.set(rules)
         try: found = self.work(item, outputs)
+        except Exception as e:
+            e.told = rules.told  # what was seen before it failed
+            raise
         finally: write_rules.reset(token)
         return found if rules.told is None else rules.told
 
@@ -654,8 +658,10 @@ class _Run:
             found = future.result()
             if not self.n_workers: found = self.worked(found, *job[1:])
             report.done.append(source)
-            if found is not None: report.found[source] = found
-        except Exception as e: report.failed[source] = one_line(e, source)  # every reason ends in the report
+            if found is not None: report.told[source] = found
+        except Exception as e:  # every reason ends in the report
+            report.failed[source] = one_line(e, source)
+            if getattr(e, 'told', None) is not None: report.told[source] = e.told
 
 # %% ../nbs/02_jobs.ipynb #b0ab3310
 @patch

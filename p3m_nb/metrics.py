@@ -137,7 +137,8 @@ def _gradient_magnitude(a):
     "Magnitude of the Gaussian gradient of `a` (H,W) float32."
     g, d = _gaussian_taps()
     dx, dy = (cv2.sepFilter2D(a, cv2.CV_32F, kx, ky, borderType=cv2.BORDER_REFLECT) for kx, ky in ((d, g), (g, d)))
-    return cv2.magnitude(dx, dy, dx)
+    for a in (dx, dy): np.multiply(a, a, out=a)  # cv2.magnitude's last digit depends on where the arrays lie
+    return np.sqrt(np.add(dx, dy, out=dx), out=dx)
 
 # %% ../nbs/31_metrics.ipynb #b9e7ce51
 def gradient_error(

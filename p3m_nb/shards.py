@@ -14,12 +14,13 @@ from typing import Callable, Iterator
 
 from . import __version__
 from .core import FilePath, atomic_write
-from .jobs import (PARTS, FileList, FileReport, JobList, folder_jobs, folder_lock, image_files, join_records,
-                         process_files)
+from .jobs import (PARTS, FileList, FileReport, JobList, film_notes, folder_jobs, folder_lock, image_files,
+                         join_records, process_files)
 from .spread import current_spread, parse_shard
 
 # %% ../nbs/04_shards.ipynb #3be74cd8
 FORMAT = 1  # of the manifests
+_NOT_KEPT = ('told', 'found', 'nothing')  # of reports
 
 def _plain(value):
     "`value` as JSON can hold it."
@@ -59,6 +60,11 @@ class Part:
         self.outputs, mine = {}, {p for p, _ in self.files}
         self.rank = {p: i for i, (p, _) in enumerate(self.every) if p in mine}
 
+    @property
+    def writer(self)->str:
+        "What the files of this shard are called; empty without shards."
+        return self.path.stem if self.path else ''
+
     def select(self,
         jobs:list,  # (source, outputs) of the whole run
     )->JobList:
@@ -66,8 +72,14 @@ class Part:
         if self.path is None: return JobList(jobs)
         chosen = JobList(j for j in jobs if j[0] in self.rank)
         chosen.others = [j for j in jobs if j[0] not in self.rank]
-        self.outputs |= {str(source): [str(o) for o in outputs] for source, outputs in chosen}
+        self.note(chosen)
         return chosen
+
+    def note(self,
+        jobs:list,  # (source, outputs)
+    ):
+        "Remember which results belong to this part."
+        self.outputs |= {str(source): [str(o) for o in outputs] for source, outputs in jobs}
 
     def keep(self,
         *reports:FileReport,  # what was done
@@ -75,7 +87,8 @@ class Part:
     ):
         "Write the manifest: this part is complete."
         if self.path is None: return
-        texts = [{f.name: _plain(getattr(r, f.name)) for f in fields(r) if f.name != 'found'} for r in reports]
+        for r in reports: r.nothing = not self.files
+        texts = [{f.name: _plain(getattr(r, f.name)) for f in fields(r) if f.name not in _NOT_KEPT} for r in reports]
         rank = [[i, str(p)] for p, i in self.rank.items()]
         _write_json(self.path, self.head | dict(state='complete', rank=rank, outputs=self.outputs, reports=texts,
                                                 more=_plain(more)))
@@ -98,7 +111,7 @@ def _begin(path, head, overwrite):
 # %% ../nbs/04_shards.ipynb #6fe4683f
 @contextlib.contextmanager
 def sharded(
-    out:FilePath,  # folder of the results; locked inside the block
+    out:FilePath|None,  # folder of the results, locked inside the block; None: there is none, and no shards
     run:str,  # name of the run, e.g. 'matte'
     files:FileList,  # of (path, relative path): those of the whole run
     settings:dict,  # everything that decides the results
@@ -107,7 +120,8 @@ def sharded(
 )->Iterator[Part]:
     "What `spread` says that this process does of a run into `out`; without a shard all of it."
     shard = current_spread().shard
-    with folder_lock(out, run):
+    if shard and out is None: raise ValueError('--shard: a folder for the results is needed (-o)')
+    with folder_lock(out, run) if out is not None else contextlib.nullcontext():
         if shard is None:
             yield Part(files, files)
             return
@@ -135,7 +149,7 @@ def shard_folder(
     with sharded(out, desc, found, settings, overwrite) as part:
         jobs = part.select(folder_jobs(found, out, endings))
         report = process_files(jobs, work, desc=desc, out=out, overwrite=overwrite, **kwargs)
-        report.passed = list(found.passed)
+        report.passed, report.notes = list(found.passed), film_notes(found)
         part.keep(report)
     return report
 
@@ -242,7 +256,7 @@ def read_shards(
 def _together(texts, name, rank):
     "The entries `name` of the reports `texts`, in the order of the files."
     values = [t[name] for t in texts]
-    place = lambda item: rank.get(item if isinstance(item, str) else item[0], len(rank))
+    place = lambda item: rank.get(item if isinstance(item, str) else item[0], -1)
     if isinstance(values[0], list): return [Path(v) for v in sorted(dict.fromkeys(sum(values, [])), key=place)]
     if not isinstance(values[0], dict): return values[0]
     return {Path(k): v for k, v in sorted((kv for v in values for kv in v.items()), key=place)}
@@ -252,11 +266,12 @@ def joined_report(
     shards:Shards,
     kind:type=FileReport,  # class of the report
     index:int=0,  # which of the reports of a shard
+    rank:dict=None,  # text of a path -> its place; by default the order of the run
 )->FileReport:  # of `kind`
     "The report that one process would have given."
-    texts, rank = [m['reports'][index] for m in shards.manifests], shards.rank()
+    texts, rank = [m['reports'][index] for m in shards.manifests], shards.rank() if rank is None else rank
     report = kind(**{name: _together(texts, name, rank) for name in texts[0]})
-    report.done = sorted(report.done + report.skipped, key=lambda p: rank.get(str(p), len(rank)))
+    report.done = sorted(report.done + report.skipped, key=lambda p: rank[str(p)])
     report.skipped = []
     report.passed = [p for p in report.passed if all(str(p) in t['passed'] for t in texts)]
     return report

@@ -95,6 +95,7 @@ def _add(total, report, say):
         listed = getattr(total, name)
         listed += [p for p in getattr(report, name) if p not in listed]
     total.failed |= report.failed
+    total.told |= report.told
 
 # %% ../nbs/03_watch.ipynb #744bc900
 def watch_folder(

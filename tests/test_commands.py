@@ -15,7 +15,7 @@ from p3m_nb.weights import shipped_weights
 
 NBS = ROOT/'nbs'
 PAGES = [ROOT/'README.md', *sorted((NBS/'tutorials').glob('*.ipynb')), NBS/'faq.ipynb', NBS/'90_model_card.ipynb']
-ORDER = [f'p3m_{name}' for name in 'matte obfuscate audit prepare check train eval ppt export studio'.split()]
+ORDER = [f'p3m_{name}' for name in 'matte obfuscate audit prepare check train eval merge ppt export studio'.split()]
 FRAGMENTS = re.compile(r'^p3m_\w+ --')  # `p3m_train --arch NAME` names an option, not a command
 
 

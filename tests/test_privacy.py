@@ -12,7 +12,8 @@ from p3m_nb.core import load_image, sample_image, save_alpha, save_image
 from p3m_nb.process import process_mark
 from p3m_nb.audit import audit
 from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
-from p3m_nb.privacy import METHODS, obfuscate_folder
+from p3m_nb.hiding import METHODS
+from p3m_nb.privacy import obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
 PHOTO = load_image(sample_image('grace_hopper'))

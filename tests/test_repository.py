@@ -49,11 +49,12 @@ MAY_IMPORT = {
         'archives': 'core jobs',
         'dataset': 'core layouts checks cloud tars',
         'faces': 'core jobs',
-        'privacy': 'core process compositing jobs shards layouts faces',
-        'audit': 'core process formats jobs shards dataset faces privacy',
-        'deblur': 'core faces privacy',
-        'identity': 'core process jobs faces privacy deblur',
-        'prepare': 'core process layouts compositing jobs shards dataset privacy',
+        'hiding': 'core compositing faces',
+        'privacy': 'core hiding process compositing jobs shards spread layouts faces',
+        'audit': 'core hiding process formats jobs shards spread dataset faces privacy',
+        'deblur': 'core hiding faces privacy',
+        'identity': 'core hiding process jobs faces privacy deblur',
+        'prepare': 'core process layouts compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
@@ -80,18 +81,19 @@ MAY_IMPORT = {
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'core process',
         'detail': 'core refiner',
-        'infer': 'core profiles process compositing jobs shards watch detail onnx_engine torch_engine trimaps',
-        'film': 'core process jobs',
-        'video': 'core compositing faces film infer jobs privacy',
+        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
+        'film': 'compositing core jobs process',
+        'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine jobs model refiner registry weights',
         'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core layouts compositing jobs shards dataset crops privacy metrics data infer model methods',
-        'tables': 'core layouts jobs shards dataset crops privacy metrics data infer model methods benchmark',
+        'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
+                'model methods',
+        'tables': 'core layouts jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
                'paired',
-        'widgets.*': 'core process layouts checks profiles formats compositing jobs synth dataset faces privacy audit '
-                     'deblur identity prepare crops registry '
+        'widgets.*': 'core hiding process layouts checks profiles formats compositing jobs synth dataset faces privacy '
+                     'audit deblur identity prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
     }.items()
@@ -117,6 +119,7 @@ WITHOUT_TORCH = (
     'archives',
     'dataset',
     'faces',
+    'hiding',
     'privacy',
     'audit',
     'deblur',

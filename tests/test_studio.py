@@ -231,6 +231,48 @@ def test_a_dead_kernel_loses_nothing(studio, page):
     page.until(lambda: page.find('.p3m-viewer').is_displayed())
 
 
+def strange_files(folder):
+    "Photographs as cameras, scanners and accidents make them."
+    folder.mkdir()
+    photo = Image.fromarray(load_image(sample_image())).resize((128, 150))
+    turned = photo.getexif()
+    turned[274] = 6
+    photo.save(folder/'turned.jpg', exif=turned)
+    photo.convert('CMYK').save(folder/'print.jpg')
+    photo.convert('L').save(folder/'gray.jpg')
+    photo.convert('P').save(folder/'palette.gif')
+    photo.save(folder/'photo.jpg.png')
+    photo.resize((300, 3)).save(folder/'wide.png')
+    photo.resize((1, 1)).save(folder/'dot.bmp')
+    photo.save(folder/'pages.tif', save_all=True, append_images=[photo])
+    Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16) * 257).save(folder/'deep.png')
+    (folder/'cut.png').write_bytes((folder/'photo.jpg.png').read_bytes()[:9000])
+    (folder/'nothing.jpg').write_bytes(b'')
+    return sorted(folder.iterdir())
+
+
+def test_strange_files_do_as_on_the_command_line(tmp_path):
+    "What `p3m_matte` mattes the studio mattes, to the same alpha; what it refuses is refused for the same reason."
+    from p3m_nb.core import load_alpha
+    from p3m_nb.infer import Matter
+    from p3m_nb.widgets.album import Album
+    matter, paths = Matter(), strange_files(tmp_path/'in')
+    report = matter.files(tmp_path/'in', tmp_path/'out', alpha_only=True, progress=False)
+    album = Album(tmp_path/'album', matter)
+    photos = {p.name: album.add(p.name, p.read_bytes()) for p in paths}
+    album.work()
+    done = {Path(p).name for p in report.done}
+    assert {n for n, p in photos.items() if p.state == 'ready'} == done and len(done) >= 7
+    refused = {Path(p).name: reason for p, reason in report.failed.items()}
+    assert set(refused) == set(photos) - done >= {'cut.png', 'nothing.jpg'}
+    for name, reason in refused.items():
+        assert photos[name].reason.split(';')[0] in reason, (photos[name].reason, reason)
+    for name in done:
+        stem = name.rsplit('.', 1)[0]
+        file, = [f for f in (tmp_path/'out').rglob('*.png') if f.stem.removesuffix('_alpha') == stem]
+        assert np.abs(load_alpha(file) - album.alpha(photos[name])).max() < 1 / 200, name
+
+
 class SlowLine:
     "A connection to `port` that carries `rate` bytes a second, as a network does."
     def __init__(self, port):

@@ -307,3 +307,11 @@ def test_a_dead_kernel_is_said_and_what_was_seen_stays(page, picture):
 def test_closing_leaves_nothing_behind(page):
     page.js('closeViewer()')
     assert page.js('const v = root.p3m; return v.gone && v.tiles.kept.size') == 0
+
+
+def test_without_a_kernel_the_still_pictures_stand():
+    "The gallery as a web page by nbconvert, which knows no widgets."
+    from nbconvert import HTMLExporter
+    from conftest import ROOT
+    page, _ = HTMLExporter().from_filename(str(ROOT / 'nbs' / 'tutorials' / '07_widgets.ipynb'))
+    assert page.count('data:image/jpeg;base64') >= 8 and 'widget-view' not in page

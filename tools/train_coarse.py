@@ -65,7 +65,7 @@ def labelled_photographs(labels, name):
 
 def cache_one(photo, alpha, mask, finder, generated):
     "What `train_lite.packed` makes of it; None if no face of a real person was found."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     image, alpha = load_image(photo), cleaned(load_alpha(alpha), mask)
     hidden = obfuscate(image, alpha, 'paper', BLUR, finder=finder)
     return packed(hidden.image, alpha, hidden.mask) if generated or hidden.mask.any() else None

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import atomic_write, load_image
 from p3m_nb.deblur import deblur_input, face_chip
 from p3m_nb.faces import CenterFaceFinder, Face
-from p3m_nb.privacy import obfuscate
+from p3m_nb.hiding import obfuscate
 
 SETS = ('people/interfaces', 'people/faker', 'people/generated_tiles')
 FACE, CROP = 80, 208  # pixels: the face's size in a stored crop, and the crop's side

@@ -186,7 +186,7 @@ def cleaned(alpha, mask=None):
 
 def cache_one(folder, stem, finder):
     "(H,W,8) uint8: blurred photograph, its foreground colours, alpha, where it was blurred; None if no face was found."
-    from p3m_nb.privacy import obfuscate
+    from p3m_nb.hiding import obfuscate
     image, alpha = load_image(folder/'image'/f'{stem}.jpg'), target_alpha(folder, stem)
     hidden = obfuscate(image, alpha, "paper", BLUR, finder=finder)
     return packed(hidden.image, alpha, hidden.mask) if hidden.mask.any() else None
@@ -234,7 +234,7 @@ def build_cache(data, cache, which):
 def face_cutouts(folder, which):
     "[(image (h,w,3) uint8, where the face is (h,w) uint8)] of the photographs in `folder`, whose faces may be shown."
     from p3m_nb.faces import face_finder, find_faces
-    from p3m_nb.privacy import private_area
+    from p3m_nb.hiding import private_area
     finder, out = face_finder(which), []
     for path in sorted(folder.glob('*.jpg')):
         image = load_image(path)

@@ -23,7 +23,7 @@ from ..profiles import parse_colour
 from ..faces import Face, find_faces
 from ..infer import LOOK_AT, Matter
 from ..jobs import FileReport
-from ..privacy import METHODS, obfuscate
+from ..hiding import METHODS, obfuscate
 from .batch import ZipLimits, read_bounded, safe_name
 from .common import screen_size
 

@@ -19,7 +19,7 @@ from ..deblur import FaceDeblurrer
 from ..faces import Face, face_finder, find_faces
 from ..identity import DlibRecogniser, Hiding, descriptions
 from ..identity import Look as FaceLook
-from ..privacy import MARGIN, METHODS, WEAKEST, Obfuscated, check_margin, obfuscate
+from ..hiding import MARGIN, METHODS, WEAKEST, Obfuscated, check_margin, obfuscate
 from .common import as_folder, control_row, fit_window, message_line, view_window, write_own
 from .tiles import Layer, Pane, Scene, Stretched, photo_layer
 from .viewer import View

@@ -1,7 +1,8 @@
 // The viewer of p3m_nb: pictures drawn from tiles that the kernel sends on demand.
 // Documented in nbs/widgets/viewer.ipynb.
 const SIDE = 512; // of a tile in pixels
-const IN_FLIGHT = 6; // tiles that are asked for at once: what is seen now is not kept waiting by what was seen before
+// tiles that are asked for at once: what is seen now is not kept waiting by what was seen before
+const IN_FLIGHT = { moving: 2, resting: 6 };
 const KEPT = 400; // tiles in memory
 const LARGEST_PIXEL = 40; // of the screen for one of the picture
 const CELL = 256; // side of a piece of the drawn picture, in pixels of the screen
@@ -113,6 +114,7 @@ class Tiles {
   // Tiles by key; asks for those that are missing, the most wanted first.
   constructor(model, arrived) {
     Object.assign(this, { model, arrived, kept: new Map(), asked: new Map(), wanted: [], decoder: new Decoder() });
+    this.most = IN_FLIGHT.resting;
     this.listen = (message, buffers) => this.take(message, buffers);
     model.on('msg:custom', this.listen);
   }
@@ -137,7 +139,7 @@ class Tiles {
     this.ask();
   }
   ask() {
-    const next = this.wanted.filter((w) => !this.asked.has(w[0])).slice(0, IN_FLIGHT - this.asked.size);
+    const next = this.wanted.filter((w) => !this.asked.has(w[0])).slice(0, Math.max(0, this.most - this.asked.size));
     if (next.length <= 0) return;
     for (const w of next) this.asked.set(w[0], performance.now());
     send(this.model, { kind: 'tiles', tiles: next.map((w) => w.slice(1)) });
@@ -296,11 +298,12 @@ class Stack {
     if (next && this.near(next) && !fine) return; // a zoom that goes on: what there is will do for a moment
     const shown = next && (!this.shown || next.full(area, scene.size)) ? next : this.shown;
     const [w, h] = [area.width, area.height].map((n) => Math.ceil(n / CELL) + 3);
-    this.hold(shown, new Mosaic(area.scale, pool, Math.ceil(1.25 * w * h)));
+    // half as fine while a zoom goes on: that is a quarter of the work
+    this.hold(shown, new Mosaic(fine ? area.scale : area.scale / 2, pool, Math.ceil(1.25 * w * h)));
   }
   near(mosaic) {
     const ratio = mosaic.scale / this.area.scale;
-    return ratio < 4 && ratio > 0.25;
+    return ratio < 4 && ratio > 0.16;
   }
   // put pieces together until the work for this frame is done; whether something of what is seen is still to do
   work(budget) {
@@ -516,7 +519,7 @@ class Pane {
       return;
     }
     c.imageSmoothingEnabled = where.scale < 2;
-    c.imageSmoothingQuality = 'medium';
+    c.imageSmoothingQuality = 'low'; // a tile is shrunk to no less than half
     const { level, list } = this.tilesOf(where);
     for (const at of list) this.tile(c, [name, this.viewer.scene.layers[name], level, ...at], where, missing);
   }
@@ -571,6 +574,8 @@ class Viewer {
       fine: true,
       pool: [], // canvases for pieces
       late: 0, // frames
+      quick: 0,
+      rough: true,
       pointers: new Map(),
       drawn: [],
       panes: [],
@@ -1081,12 +1086,10 @@ class Viewer {
   frame(time) {
     if (this.gone) return;
     const now = performance.now(),
-      rests = now - this.moved > REST && !this.pointers.size;
+      rests = now - this.moved > REST;
     if (this.last && time - this.moved < 150) {
       this.count(this.frames, time - this.last);
-      // a computer that is too slow for it scales without smoothing while it moves
-      this.late = Math.max(0, this.late + (time - this.last > SLOW ? 1 : -0.1));
-      this.rough ||= this.late > 2;
+      this.judge(time - this.last);
     }
     this.last = time;
     if (rests !== this.fine) {
@@ -1102,6 +1105,16 @@ class Viewer {
     if (this.dirty || now - this.moved < 300 || this.pointers.size) requestAnimationFrame((t) => this.frame(t));
     else this.asleep = true;
   }
+  judge(gap) {
+    // pictures that grow or shrink are smoothed where the computer is quick enough for it; one trial decides
+    this.late = Math.max(0, this.late + (gap > SLOW ? 1 : -0.1));
+    this.quick = gap > SLOW ? 0 : this.quick + 1;
+    if (!this.rough && this.late > 2) this.rough = true;
+    else if (this.rough && !this.tried && this.quick > 40) {
+      this.tried = true;
+      this.rough = false;
+    }
+  }
   count(list, value) {
     list.push(value);
     if (list.length > 2000) list.shift();
@@ -1114,6 +1127,7 @@ class Viewer {
     this.scene.panes.forEach((spec, i) => this.panes[i].draw(spec));
     if (busy || budget.left <= 0) this.dirty = true; // the next frame goes on
     this.drawMini();
+    this.tiles.most = IN_FLIGHT[rests ? 'resting' : 'moving'];
     const coarse = wanted.rest.slice(0, 2);
     this.tiles.want([...new Map([...coarse, ...wanted.seen, ...wanted.rest].map((w) => [w[0], w])).values()]);
   }
