@@ -1,12 +1,12 @@
 """Speed and memory of inference against a plain eager fp32 run of the same network, in one process, in turns.
 
-    python benchmarks/infer.py [--arch resnet34|lite] [--rounds 5] [--size 1620 1080]
+    python benchmarks/infer.py [--arch p3mnet_r34|p3mnet_lite] [--rounds 5] [--size 1620 1080] [--onnx FILE]
 
 "plain" is what a straightforward script does: the whole network in eager mode, once for RESIZE, twice for HYBRID
-(both decoders each time), with the
-system's memory allocation as it is. Memory is the peak of a process of its own, less what it held before.
+(both decoders each time), with the system's memory allocation as it is. "onnx" is the same network in onnxruntime,
+exported once (and kept in FILE). Memory is the peak of a process of its own, less what it held before.
 """
-import argparse, ctypes, re, statistics, subprocess, sys, time
+import argparse, ctypes, re, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent/'tests')]
 from p3m_nb.compositing import cover
 from p3m_nb.core import load_image, sample_image
+from p3m_nb.export import Graph, write_onnx
 from p3m_nb.infer import Matter, network_sizes, rescale_alpha
 from p3m_nb.model import fuse, p3mnet_r34
 from p3m_nb.weights import load_model, load_published, shipped_weights, create_model
@@ -71,12 +72,19 @@ def plain(model, image, strategy):
     return rescale_alpha(alpha[0, 0].numpy(), image.shape[:2])
 
 
-def variants(arch):
+def exported(arch, path):
+    "`path` with the network as an ONNX file; made where there is none."
+    if not path.exists(): write_onnx(Graph(network(arch)), path)
+    return path
+
+
+def variants(arch, onnx):
     model = network(arch)
     for strategy in ('resize', 'hybrid'):
         yield strategy, 'plain', lambda image, s=strategy: plain(model, image, s)
         for precision in ('fp32', 'bf16'):
             yield strategy, precision, Matter(model, 'cpu', strategy, precision=precision).alpha
+        yield strategy, 'onnx', Matter(exported(arch, onnx), 'cpu', strategy).alpha
 
 
 def memory(what):
@@ -89,18 +97,21 @@ def main():
     parser.add_argument('--arch', default='p3mnet_r34', choices=['p3mnet_r34', 'p3mnet_lite'])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--size', type=int, nargs=2, default=[1620, 1080], help='height and width of the photograph')
+    parser.add_argument('--onnx', type=Path, help='where the exported network is kept (default: a temporary file)')
     parser.add_argument('--only', help=argparse.SUPPRESS)  # one variant: print its peak memory
     args = parser.parse_args()
     image = cover(load_image(sample_image('grace_hopper')), args.size)
     if args.only:
-        run = next(f for s, p, f in variants(args.arch) if f'{s}-{p}' == args.only)
+        run = next(f for s, p, f in variants(args.arch, args.onnx) if f'{s}-{p}' == args.only)
         run(cv2.resize(image, (64, 96)))  # loads the libraries' code, which counts as memory too
         ctypes.CDLL(None).malloc_trim(0)
         before = memory('VmRSS')
         Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
         run(image)
         return print((memory('VmHWM') - before) // 1024)
-    runs = list(variants(args.arch))
+    folder = tempfile.TemporaryDirectory()
+    args.onnx = args.onnx or Path(folder.name)/'net.onnx'
+    runs = list(variants(args.arch, args.onnx))
     times, alphas = {(s, p): [] for s, p, _ in runs}, {}
     for _ in range(args.rounds + 1):  # the first round warms up
         for s, p, f in runs:
@@ -119,7 +130,8 @@ def main():
     for s, p, _ in runs:
         peak = lambda p: int(
             subprocess.run(
-                [sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--size', *map(str, args.size)],
+                [sys.executable, __file__, '--arch', args.arch, '--only', f'{s}-{p}', '--onnx', args.onnx,
+                 '--size', *map(str, args.size)],
                 capture_output=True,
                 text=True,
                 check=True,

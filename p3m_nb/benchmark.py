@@ -7,7 +7,7 @@ __all__ = ['KERNEL', 'OBFUSCATIONS', 'SCORINGS', 'TestSet', 'test_set', 'read_ma
            'Result', 'Scoring', 'evaluate', 'evaluate_grid', 'keep_result', 'joined_result']
 
 # %% ../nbs/61_benchmark.ipynb #f5645ded
-import functools, json, math, os, tempfile, time
+import functools, json, math, os, tempfile, time, tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .compositing import make_trimap
 from p3m_nb.core import (
-    alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, save_alpha
+    alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, regular_file, save_alpha
 )
 from .crops import Portrait, check_size
 from .dataset import P3M10k
@@ -77,8 +77,11 @@ OBFUSCATIONS = ('none', 'blur', 'mosaic', 'zero')
 
 def _load_array(path):
     "The alpha in a .npy file."
-    try: a = np.squeeze(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as e: raise ValueError(f'{path}: not a NumPy array that can be read ({e})') from e
+    try:
+        # mapped: a header that promises more than the file holds takes no memory
+        a = np.array(np.squeeze(np.load(regular_file(path), mmap_mode='r', allow_pickle=False)))
+    except (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError) as e:
+        raise ValueError(f'{path}: not a NumPy array that can be read ({one_line(e)})') from e
     try: return load_alpha(a)
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
 

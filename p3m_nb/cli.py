@@ -7,7 +7,7 @@ __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 
            'p3m_ppt', 'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, difflib, functools, importlib, inspect, os, sys, traceback
+import argparse, difflib, functools, importlib, inspect, os, re, sys, traceback
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -21,11 +21,20 @@ class _Parser(argparse.ArgumentParser):
         return '\n  '.join([f'{super().format_help()}\nexamples:', *self.examples]) + '\n'
 
     def error(self, message):
-        wrong = next((w for w in message.split() if w.startswith('--')), None)
+        near = self._near_option(message) or self._near_choice(message)
+        super().error(f'{message}; did you mean {near[0]}?' if near else message)
+
+    def _near_option(self, message):
+        "The option that an unknown one in `message` may stand for."
+        wrong = re.search(r'unrecognized arguments:.*?(--[\w-]+)', message)
         known = [o for action in self._actions for o in action.option_strings]
-        if 'unrecognized' in message and wrong and (near := difflib.get_close_matches(wrong.split('=')[0], known, 1)):
-            message += f'; did you mean {near[0]}?'
-        super().error(message)
+        return wrong and difflib.get_close_matches(wrong[1], known, 1)
+
+    def _near_choice(self, message):
+        "The choice that a wrong value in `message` may stand for."
+        wrong = re.match(r"argument (\S+?)[:/].*invalid choice: '([^']*)'", message)
+        action = next((a for a in self._actions if wrong and wrong[1] in a.option_strings), None)
+        return action and difflib.get_close_matches(wrong[2], action.choices, 1)
 
 # %% ../nbs/80_cli.ipynb #e2e5dd12
 def _value_options(anno, default=None):
@@ -262,6 +271,12 @@ def _spread_of(settings):
     return _How(settings.pop('shard', None))
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
+def _loaded(settings):
+    "A `Matter`, and the warnings that it gave."
+    from p3m_nb.infer import Matter
+    import warnings
+    with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
+
 def _say(remarks):
     "Print recorded warnings, each in one line."
     for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
@@ -298,9 +313,7 @@ def p3m_matte(
     how.refuse(films=films, watch=watch, single=single, remote=remote)
     if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
     settings = _preset(best, fast, settings)
-    from p3m_nb.infer import Matter
-    import warnings
-    with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
+    matter, remarks = _loaded(settings)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
     if watch:
         _say(remarks)
@@ -439,7 +452,7 @@ def _with_tars(report, tars, root, images=None, alphas=None):
 # %% ../nbs/80_cli.ipynb #157a75ec
 @command(settings='p3m_nb.settings:TrainSettings', examples=(
     'p3m_train P3M-10k -o run',
-    'p3m_train heads -o my_run --arch p3mnet_lite --pretrained shipped --schedule one-cycle --lr 3e-4 --epochs 8',
+    'p3m_train heads -o my_run --arch p3mnet_lite --pretrained shipped --freeze-norms --lr 1e-4 --epochs 8',
     'p3m_train P3M-10k -o run --resume',
 ))
 def p3m_train(
@@ -634,8 +647,8 @@ def p3m_merge(
 
 # %% ../nbs/80_cli.ipynb #e15d455d
 @command(settings='p3m_nb.settings:PPTSettings', examples=(
-    'p3m_ppt P3M-10k -o ppt',
-    'p3m_ppt P3M-10k -o ppt --methods p3mnet_r34 modnet --dry-run',
+    'p3m_ppt P3M-10k -o ppt --train blurred',
+    'p3m_ppt P3M-10k -o ppt --train blurred --methods p3mnet_r34 modnet --dry-run',
 ))
 def p3m_ppt(
     data:str,  # data set to train on: P3M-10k, or your own with images and mattes

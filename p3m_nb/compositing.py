@@ -21,12 +21,14 @@ def make_trimap(
     alpha:np.ndarray,  # (H,W) float in 0..1, or uint8
     kernel:int=15,  # side of the elliptic kernel in pixels
 )->np.ndarray:  # (H,W) uint8 with 0, 128, 255
-    "Trimap of `alpha`: dilation of alpha > 0 and erosion of alpha = 1 with an elliptic kernel of side `kernel`."
+    """Trimap of `alpha`: dilation of alpha > 0 and erosion of alpha = 1 with an elliptic kernel of side `kernel`.
+
+    A float alpha is 0 or 1 where its 8-bit copy is: in a network's alpha much of the person is 0.999999."""
     if kernel < 1: raise ValueError(f'kernel={kernel}: at least 1 pixel')
-    top = 255 if alpha.dtype == np.uint8 else 1
+    steps = alpha if alpha.dtype == np.uint8 else np.rint(alpha * np.float32(255))
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel))
-    trimap = cv2.dilate((alpha > 0).astype(np.uint8), element) * np.uint8(128)
-    trimap[cv2.erode((alpha >= top).astype(np.uint8), element) > 0] = 255
+    trimap = cv2.dilate((steps > 0).astype(np.uint8), element) * np.uint8(128)
+    trimap[cv2.erode((steps >= 255).astype(np.uint8), element) > 0] = 255
     return trimap
 
 # %% ../nbs/04_compositing.ipynb #b0f3bb98

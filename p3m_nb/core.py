@@ -95,7 +95,9 @@ def _file_bytes(path):
     if hasattr(path, 'read_member'): return path.read_member()
     if '://' in str(path):
         raise ValueError(f'{path}: this is an address; download the file first, nothing is fetched from the net')
-    with open(regular_file(path), 'rb') as f: return f.read(MAX_BYTES + 1)
+    path = regular_file(path)
+    size = path.stat().st_size  # Python takes the memory that is asked for, however little there is to read
+    with open(path, 'rb') as f: return f.read(min(size, MAX_BYTES) + 1)
 
 # %% ../nbs/00_core.ipynb #dc790369
 def _bytes_of(source):

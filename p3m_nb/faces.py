@@ -525,6 +525,6 @@ def _on_person(face, alpha):
 def one_cv_thread():
     "OpenCV works in one thread meanwhile: the files are worked on in parallel already."
     before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # 1 would end its other threads, for which a forked process waits forever
     try: yield
-    finally: cv2.setNumThreads(before)
+    finally: cv2.setNumThreads(before if before > 1 else 0)

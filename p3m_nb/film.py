@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from .compositing import composite
 from .core import atomic_write, choose, encode_image, regular_file, write_rules
+from .fields import Range, check_fields, read_json
 from .jobs import FILM_SUFFIXES, is_result, may_write, note_result, recorded
 from .process import require
 
@@ -432,7 +433,8 @@ class Pieces:
         if not known.exists():
             with atomic_write(known) as tmp: tmp.write_bytes(note)
         self.done = []  # of dict(frames, start), in order
-        while (path := self.note(len(self.done))).exists(): self.done.append(json.loads(path.read_bytes()))
+        kinds = dict(frames=Range(0, 1e9), start=list)
+        while (path := self.note(len(self.done))).exists(): self.done.append(check_fields(read_json(path), path, kinds))
 
     def clear(self):
         "Remove the pieces, and the folder; `ValueError` if there is anything else in it."

@@ -27,6 +27,7 @@ from torch import nn
 
 from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, RecordLossParts, StopWhenNotFinite
 from .core import choose
+from .fields import check_fields
 from .state_dicts import read_torch_file
 from .model import P3MNet
 from .process import require
@@ -129,6 +130,7 @@ class MovingClip(Callback):
         return dict(average=self.average)
     def load_state_dict(self, state):
         "Go on from what a checkpoint kept."
+        check_fields(state, 'the mean norm', dict(average=(float, torch.Tensor, None)))
         self.average = state['average']
 
 # %% ../nbs/43_learner.ipynb #aaca296b

@@ -17,6 +17,7 @@ from torch import nn
 
 from .core import IMAGENET_MEAN, IMAGENET_STD, choose
 from .infer import Matter, rescale_alpha
+from .onnx_engine import run_session
 from .jobs import image_files
 from .onnx_engine import open_session
 from .process import require
@@ -158,17 +159,17 @@ def _feeds(inputs, planes, trimap, how):
     return {source.name: as_kind(a, source) for source, a in zip(inputs, values)}
 
 # %% ../nbs/60_methods.ipynb #6a031941
-def _onnx_predict(session, wanted, size, normalise, how, top):
+def _onnx_predict(path, session, wanted, size, normalise, how, top):
     "The function image -> alpha of a `session`, or (image, trimap) -> alpha where it takes a trimap."
     inputs = session.get_inputs()
     def predict(image, trimap=None):
         inner = _onnx_size(image.shape[:2], inputs[0].shape[2:], size)
         marks = _trimap_planes(trimap, inner, how, top) if how else None
         feeds = _feeds(inputs, _scaled_colours(image, inner, normalise), marks, how)
-        alpha = np.squeeze(session.run([wanted], feeds)[0]).astype(np.float32)
+        alpha = np.squeeze(run_session(session, [wanted], feeds, path)[0]).astype(np.float32)
         if alpha.ndim != 2:
             others = ', '.join(o.name for o in session.get_outputs())
-            raise ValueError(f'output {wanted} has shape {alpha.shape}, not that of one alpha; '
+            raise ValueError(f'{path}: output {wanted} has shape {alpha.shape}, not that of one alpha; '
                              f'choose another one of {others}')
         alpha = rescale_alpha(alpha, image.shape[:2], 'default')
         return np.where(trimap == 128, alpha.clip(0, 1), trimap / np.float32(255)) if how else alpha
@@ -198,7 +199,7 @@ def onnx_method(
     if 'p3m_nb' in session.get_modelmeta().custom_metadata_map: normalise, top = 'unit', 255  # of p3m_export
     file = short_digest(Path(path).expanduser().read_bytes())
     settings = dict(size=size or 'full', normalise=normalise, output=output, file=file)
-    predict = _onnx_predict(session, output, size, normalise, how, top)
+    predict = _onnx_predict(str(path), session, output, size, normalise, how, top)
     return Method(predict, name or Path(path).stem, settings, 'trimap' if how else 'image')
 
 # %% ../nbs/60_methods.ipynb #5b259a43

@@ -17,9 +17,10 @@ from fastai.torch_core import num_distrib
 
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
-from .core import atomic_write, choose
+from .core import atomic_write, choose, one_line
 from .checks import require_sound
 from .dataset import P3M10k
+from .fields import Range, check_fields, read_json
 from .layouts import PortraitFolder, images_of
 from .jobs import folder_lock, may_write, note_result
 from .methods import file_slug, network_method, short_digest
@@ -257,7 +258,9 @@ class Training:
     @property
     def facts(self)->dict:
         "What is known of the finished training."
-        return json.loads((self.folder/'finished.json').read_text(encoding='utf-8')) if self.finished else {}
+        note, kinds = self.folder/'finished.json', dict(best_epoch=Range(0, 10**6), seconds=Range(0, 1e12, False))
+        if not self.finished: return {}
+        return check_fields(read_json(note), note, kinds, 'remove it, and the training goes on')
 
 # %% ../nbs/63_ppt.ipynb #d52260ef
 _NO_MATTER = ('n_workers', 'device', 'tensorboard', 'licence')  # for the weights
@@ -367,9 +370,7 @@ def measure(self:Cell,
     stem = Path(out)/'measured'/f'{file_slug(label)}-{_cell_mark(method, self.test, self.experiment)}'
     table, note = stem.with_name(stem.name + '.csv'), stem.with_name(stem.name + '.json')
     if note.exists():
-        frame = pd.read_csv(table, float_precision='round_trip', dtype={k: str for k in ('image', *_PATHS)})
-        frame[list(_PATHS)] = frame[list(_PATHS)].fillna('')
-        return Result(frame, {label: Run(**json.loads(note.read_text(encoding='utf-8')))})
+        return _kept(table, note, label)
     tests = TestSet(list(self.test.samples), self.test.data)
     result = evaluate(method, tests, label=label, store=Path(out)/'predictions', n=self.experiment.first,
                       obfuscation=self.test.hide or 'none')
@@ -377,6 +378,15 @@ def measure(self:Cell,
     return result
 
 # %% ../nbs/63_ppt.ipynb #f0fe7bc3
+def _kept(table, note, label):
+    "The result that `_keep` wrote; `ValueError` if the files are damaged."
+    try:
+        frame = pd.read_csv(table, float_precision='round_trip', dtype={k: str for k in ('image', *_PATHS)})
+        frame[list(_PATHS)] = frame[list(_PATHS)].fillna('')
+        return Result(frame, {label: Run(**read_json(note))})
+    except (ValueError, KeyError, TypeError, OSError) as e:
+        raise ValueError(f'{note}: damaged ({one_line(e, table)}); remove it, and the measurement is made again') from e
+
 def _keep(result, table, note):
     "Write the only run of `result`; the note last, which says that the table is whole."
     with atomic_write(table) as tmp: result.frame.to_csv(tmp, index=False)

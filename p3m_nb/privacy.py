@@ -26,6 +26,7 @@ from p3m_nb.hiding import (
 )
 from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
                           one_cv_thread, polygon_mask, similarity)
+from .fields import Range, check_fields, parse_json
 from .layouts import PartFolder
 from .jobs import PARTS, FileReport, film_notes, image_files, output_names, process_files, recorded
 from .shards import Part, Shards, join_folders, joined_report, sharded
@@ -62,6 +63,9 @@ def _sha256(data):
     with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/11_privacy.ipynb #dcc13c75
+_RECORD = dict(source=str, output=(str, None), output_sha256=(str, None), mask_sha256=(str, None), faces=Range(0, 1e9),
+               people=Range(0, 1e9), spared=Range(0, 1e9, False))
+
 def read_manifest(
     path:Path,  # `manifest.jsonl`, or the journal of a run
     torn:bool=False,  # lines that a killed run left half written are passed over
@@ -70,10 +74,12 @@ def read_manifest(
     records, path = {}, Path(path)
     for line in path.read_bytes().decode('utf-8', 'surrogateescape').splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
-            records[record['source']] = record
-        except (ValueError, KeyError, TypeError):
-            if not torn: raise ValueError(f'{path}: not a manifest of p3m_obfuscate; choose another folder') from None
+            record = parse_json(line, path)
+            known = {name: kind for name, kind in _RECORD.items() if name in record or name == 'source'}
+            records[record['source']] = check_fields(record, path, known)
+        except (ValueError, KeyError) as e:
+            if torn: continue
+            raise ValueError(f'{path}: not a manifest of p3m_obfuscate; choose another folder ({e})') from e
     return records
 
 # %% ../nbs/11_privacy.ipynb #5dd40e12
@@ -316,6 +322,7 @@ def note(self:_FolderRun, path:Path, record:dict):
 def finished(self:_FolderRun, path:Path, rel:Path):
     "Whether an earlier run did this file alike; `ValueError` where something else is in its place."
     target, record = self.target(path), self.manifest.records.get(self.source(path, rel))
+    if record is not None: check_fields(record, self.manifest.path, _RECORD)
     if target.exists(): self._check_own(path, target, record)
     elif record is None or record['output'] or self.settings.keep_faceless: return False
     differs = [k for k, v in self.options.items() if record.get(k) != v]

@@ -17,7 +17,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import atomic_write
+from .core import atomic_write, one_line, regular_file
+from .fields import Range, parse_json
+from .state_dicts import load_strictly
 
 # %% ../nbs/47_refiner.ipynb #4bd01e51
 def _conv(c_in, c_out, stride=1, dilation=1):
@@ -107,14 +109,23 @@ def save_refiner(
 def _read_refiner(path):
     "(facts, tensors) of a safetensors file."
     import safetensors
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such weights file')
+    path = regular_file(path)
     try:
         with safetensors.safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except safetensors.SafetensorError as e:
-        raise ValueError(f'{path}: not a safetensors file, or damaged ({e})') from None
+        raise ValueError(f'{path}: not a safetensors file, or damaged ({one_line(e)})') from None
 
 # %% ../nbs/47_refiner.ipynb #3609e803
+def _widths(facts, path):
+    "The channels of the refiner that the `facts` of the file `path` describe."
+    config = parse_json(facts.get('architecture', ''), path)
+    for name, n in dict(channels=3, head=2).items():
+        widths = config.get(name)
+        fit = isinstance(widths, list) and len(widths) == n and all(w in Range(1, 512) for w in widths)
+        if not fit: raise ValueError(f"{path}: the '{name}' of its refiner cannot be; download it again")
+    return dict(channels=config['channels'], head=config['head'])
+
 def load_refiner(
     path:str|Path,  # a .safetensors file of `save_refiner`
 )->Refiner:  # in evaluation mode, with the facts in `.metadata`
@@ -123,9 +134,7 @@ def load_refiner(
     facts, state = _read_refiner(path)
     if facts.get('format') != 'p3m_nb refiner':
         raise ValueError(f'{path}: holds no refiner; the weights of a matting network go to Matter(weights=...)')
-    refiner = Refiner(**json.loads(facts['architecture']))
-    try: refiner.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{path}: damaged, its tensors do not fit ({e})') from None
+    refiner = load_strictly(Refiner(**_widths(facts, path)), state, str(path))
     refiner.metadata = facts
     return refiner.eval()
 

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'Recipe', 'Network', 'padded_side', 'keep_known', 'check_inp
            'list_models', 'network_entry']
 
 # %% ../nbs/19_registry.ipynb #eaff72ff
-import difflib, functools, importlib, inspect, pkgutil, warnings
+import difflib, functools, importlib, inspect, os, pkgutil, warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,11 @@ from .core import IMAGENET_MEAN, IMAGENET_STD
 def _plane(values, like):
     "The three `values` as a (3,1,1) tensor of the type and device of `like`."
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+# %% ../nbs/19_registry.ipynb #d42c3912
+def _alone(): torch.set_num_threads(1)
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_alone)
 
 # %% ../nbs/19_registry.ipynb #b1560119
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ __all__ = ['P3MLearner', 'core_model', 'AverageWeights', 'averaged_weights', 'rn
            'read_checkpoint']
 
 # %% ../nbs/42_resume.ipynb #a0b71067
-import contextlib, json, os, random, signal, threading, warnings
+import contextlib, copy, json, math, os, random, signal, threading, warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 
-from .core import atomic_write, load_image, regular_file
+from .core import atomic_write, load_image
 from .process import keep_memory
 from .data import PortraitDL, set_epoch
-from .state_dicts import load_strictly
+from .fields import Range, check_fields
+from .state_dicts import load_strictly, load_torch_file
 
 # %% ../nbs/42_resume.ipynb #f459804a
 # the recorder's `losses` and a network's method of that name live in different places: fastai's remark on it is noise
@@ -182,7 +183,9 @@ def load_state_dict(self:AverageWeights,
     state:dict,  # from `state_dict`
 ):
     "Go on from what a checkpoint kept."
+    check_fields(state, 'the averaged weights', dict(average=dict, steps=Range(0, 2**62)))
     self.average = {k: v.clone() for k, v in state['average'].items()}
+    load_strictly(copy.deepcopy(core_model(self.learn)), self.average, 'the averaged weights')
     self.steps, self.swapped = state['steps'], False
 
 # %% ../nbs/42_resume.ipynb #d6b94506
@@ -322,32 +325,88 @@ def read_checkpoint(
     "The contents of `file`, checked."
     file = Path(file)
     if not file.exists(): raise FileNotFoundError(f'{file}: no checkpoint here')
-    try: state = torch.load(regular_file(file), map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{file}: damaged, or no checkpoint ({reason(e)}); {_START_AGAIN}') from e
+    try: state = load_torch_file(file)
+    except ValueError as e: raise ValueError(f'{file}: damaged, or no checkpoint ({reason(e)}); {_START_AGAIN}') from e
     if not isinstance(state, dict) or state.get('format') != 2:
         raise ValueError(f'{file}: no checkpoint of this version; weights alone are loaded with pretrained=')
-    if missing := [k for k in _KEYS if k not in state]:
+    if missing := [k for k in _KINDS if k not in state]:
         raise ValueError(f'{file}: this checkpoint lacks {", ".join(missing)}; {_START_AGAIN}')
+    _check_contents(file, state)
     return state
 
 # %% ../nbs/42_resume.ipynb #f11f709c
-_KEYS = ('architecture', 'epoch', 'n_epoch', 'stopped', 'train_iter', 'rng', 'model', 'opt', 'scaler', 'recorder',
-         'smooth_loss', 'pending', 'pending_count', 'trackers', 'callbacks')
+_EPOCHS, _COUNT = Range(0, 10**6), Range(0, 2**62)
+_KINDS = dict(architecture=str, epoch=_EPOCHS, n_epoch=_EPOCHS, stopped=bool, train_iter=_COUNT, rng=dict, model=dict,
+              opt=dict, scaler=dict, recorder=dict, smooth_loss=dict, pending=dict, pending_count=_COUNT, trackers=dict,
+              callbacks=dict)
+_SMOOTH = dict(beta=Range(0, 1, False), count=_COUNT, val=(float, torch.Tensor))
 _START_AGAIN = 'start again without --resume, perhaps from last.safetensors'
+
+def _is_number(value):
+    "Whether `value` is a number, or a tensor of one."
+    if isinstance(value, torch.Tensor): return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+def _check_contents(file, state):
+    "`ValueError` unless everything in `state` is what `_state` writes there."
+    check_fields(state, file, _KINDS, _START_AGAIN)
+    for key, kinds in dict(opt=dict(state=list, hypers=list), smooth_loss=_SMOOTH).items():
+        check_fields(state[key], f'{file}: {key}', kinds, _START_AGAIN)
+    for key, groups in dict(trackers=state['trackers'], callbacks=state['callbacks']).items():
+        check_fields(groups, f'{file}: {key}', dict.fromkeys(groups, dict), _START_AGAIN)
+    if odd := [k for k, v in state['recorder'].items() if k not in _RECORDED or not _is_record(k, v)]:
+        raise ValueError(f'{file}: its record of {odd[0]} is damaged; {_START_AGAIN}')
+    loss = torch.as_tensor(state['smooth_loss']['val'])
+    if loss.is_floating_point() and _is_number(loss): return
+    raise ValueError(f'{file}: its loss is no number; {_START_AGAIN}')
+
+def _is_record(key, value):
+    "Whether `value` can be what the recorder keeps under `key`: numbers, or dicts and lists of them."
+    if key == 'parts': return isinstance(value, dict) and all(_is_record('', v) for v in value.values())
+    if not isinstance(value, list): return False
+    if key == 'values': return all(_is_record('', row) for row in value)
+    if key == 'part_means': return all(isinstance(row, dict) and _is_record('', [*row.values()]) for row in value)
+    return all(map(_is_number, value))
 
 def _restore_trackers(learn, state):
     for cb in learn.cbs:
-        for k, v in state['trackers'].get(cb.name, {}).items(): setattr(cb, k, v)
+        for k, v in state['trackers'].get(cb.name, {}).items(): _restore_tracker(cb, k, v)
         if cb.name in state['callbacks']: cb.load_state_dict(_to_device(state['callbacks'][cb.name], learn))
 
 # %% ../nbs/42_resume.ipynb #5768ee5f
+def _restore_tracker(cb, name, value):
+    if name not in _TRACKED or not _is_number(value): raise ValueError(f'{cb.name}: its {name} is {value!r}')
+    setattr(cb, name, value)
+
 def _to_device(o, learn):
     "`o` with its tensors on the device of the model."
     if isinstance(o, torch.Tensor): return o.to(next(learn.model.parameters()).device)
     return {k: _to_device(v, learn) for k, v in o.items()} if isinstance(o, dict) else o
 
 # %% ../nbs/42_resume.ipynb #d1928f9b
+def _check_step(p, kept):
+    "`ValueError` unless `kept` can be what an optimiser remembers of the parameter `p`."
+    for name, value in kept.items():
+        if isinstance(value, (bool, type(None))): continue
+        whole = isinstance(value, torch.Tensor) and value.shape == p.shape and value.is_floating_point()
+        if not (whole or _is_number(value)): raise ValueError(f"the optimiser's {name} does not fit a parameter")
+        if not bool(torch.as_tensor(value, dtype=torch.float64).isfinite().all()):
+            raise ValueError(f"the optimiser's {name} holds infinity or no numbers")
+
+def _check_optimiser(opt, kept):
+    "`ValueError` unless `kept` is of an optimiser like `opt`."
+    parameters = opt.all_params().itemgot(0)
+    alike = len(kept['state']) == len(parameters) and [[*h] for h in kept['hypers']] == [[*h] for h in opt.hypers]
+    if not alike: raise ValueError('the optimiser is of another kind, or of other parameters')
+    for p, step in zip(parameters, kept['state']): _check_step(p, step)
+    for now, then in zip(opt.hypers, kept['hypers']):
+        for name, value in then.items():
+            same = isinstance(value, type(now[name])) and value == now[name]
+            if not (same or _is_number(value) and _is_number(now[name]) and math.isfinite(value)):
+                raise ValueError(f"the optimiser's {name} is {value!r}")
+
 def _restore_optimiser(learn, model, state):
+    _check_optimiser(learn.opt, state['opt'])
     steps = [_to_device(s, learn) for s in state['opt']['state']]
     learn.opt.load_state_dict(dict(state=steps, hypers=L(state['opt']['hypers'])))
     if state['scaler']: learn.scaler.load_state_dict(state['scaler'])
@@ -377,7 +436,7 @@ def restore(self:Checkpoint,
         _restore_recorder(learn, state)
         _restore_trackers(learn, state)
         set_rng_state(state['rng'])
-    except (KeyError, TypeError, AttributeError, IndexError) as e:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError, OverflowError) as e:
         what = f'this checkpoint does not fit the training ({reason(e)}); start again without --resume'
         raise ValueError(f'{self.file}: {what}') from e
     learn.train_iter, self.saved_epoch = state['train_iter'], state['epoch']

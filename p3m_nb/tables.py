@@ -18,6 +18,7 @@ from scipy import stats
 
 from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
 from .core import atomic_write, choose, clear_left_behind
+from .fields import check_fields, read_json
 from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
@@ -439,9 +440,11 @@ def _sha256(data): return hashlib.sha256(data).hexdigest()
 def _known_files(note):
     "Name -> digests of what the run that wrote `note` wrote."
     if not note.exists(): return {}
-    try: return json.loads(note.read_text(encoding='utf-8'))['files']
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f'{note}: not written by p3m_eval; choose another folder') from None
+    try:
+        files = check_fields(read_json(note), note, dict(files=dict))['files']
+        return check_fields(files, note, dict.fromkeys(files, list))
+    except ValueError as e:
+        raise ValueError(f'{note}: not written by p3m_eval; choose another folder ({e})') from e
 
 # %% ../nbs/62_tables.ipynb #409b95b4
 def check_out(

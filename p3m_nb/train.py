@@ -22,12 +22,14 @@ from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import CopyFaceFeatures, FaceImages, PPTValidation, PreviewMattes, RecordLossParts
+from .callbacks import (CopyFaceFeatures, FaceImages, FreezeBatchNorm, PPTValidation, PreviewMattes,
+                              RecordLossParts)
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .checks import require_sound
 from .dataset import P3M10k, face_pairs
+from .fields import Range, check_fields
 from .layouts import images_of, says_blurred
 from .jobs import folder_lock
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
@@ -82,6 +84,7 @@ class KeepBest(Callback):
         return dict(best=self.best, best_epoch=self.best_epoch)
     def load_state_dict(self, state):
         "Go on from what a checkpoint kept."
+        check_fields(state, 'the best epoch', dict(best=float, best_epoch=(Range(0, 10**6), None)))
         self.best, self.best_epoch = state['best'], state['best_epoch']
 
 # %% ../nbs/44_train.ipynb #a1a3e0cc
@@ -142,7 +145,9 @@ class CSVHistory(CSVLogger):
         return dict(times=list(self.times), start=self.start)
     def load_state_dict(self, state):
         "Go on from what a checkpoint kept."
-        self.times, self.start = list(state['times']), state['start']
+        check_fields(state, 'the table', dict(times=list, start=(dict, None)))
+        check_fields(state['start'] or {}, 'the table', dict.fromkeys(state['start'] or {}, float))
+        self.times, self.start = list(map(str, state['times'])), state['start']
 
 def _number(value): return math.nan if value is None else value  # fastai's None: nothing was held out
 
@@ -297,7 +302,8 @@ def train(
     given, out = checked_settings(settings), Path(out)
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
-    learn = _learner_of(out, s, folders, goes_on)  # wrong settings fail here, before anything is written
+    with _naming(out/'config.json' if goes_on else None):
+        learn = _learner_of(out, s, folders, goes_on)  # wrong settings fail here, before anything is written
     if s.valid_pct: _warn_if_few(learn.dls)
     with _alone(out, goes_on), several_processes(learn):
         if not rank_distrib(): _write_settings(out, s, folders)
@@ -306,6 +312,14 @@ def train(
     return learn
 
 # %% ../nbs/44_train.ipynb #9be68eba
+@contextlib.contextmanager
+def _naming(path):
+    "A `ValueError` inside the block names the file `path` of the settings, if they come from one."
+    try: yield
+    except ValueError as e:
+        if path is None or str(path) in str(e): raise
+        raise ValueError(f'{path}: {e}') from e
+
 @contextlib.contextmanager
 def _alone(out, goes_on):
     "While entered, no other training works in the folder `out`; the first of several processes sees to it for all."
@@ -450,6 +464,7 @@ def _run_callbacks(out, s, folders, goes_on):
     cbs = [KeepBest(out, training_data, s.licence), CSVHistory((out/'log.csv').resolve()), ProgressLine(),
            PlotHistory(out/'curves.jpg'), PreviewMattes(out/'mattes'), Checkpoint(out/'checkpoint.pt', goes_on)]
     if s.patience: cbs.append(EarlyStoppingCallback('sad', comp=np.less, patience=s.patience))
+    if s.freeze_norms: cbs.append(FreezeBatchNorm())
     if s.ppt: cbs.append(_ppt(s))
     if s.copy_faces and s.copy_level == 'feature': cbs.append(_copied_faces(s))
     return cbs + ([_tensorboard(out)] if s.tensorboard else [])

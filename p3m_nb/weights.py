@@ -7,7 +7,7 @@ __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', '
            'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import functools, hashlib, json
+import difflib, functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .core import atomic_write
+from .core import atomic_write, one_line
 from .encoders import load_encoder_weights
+from .fields import parse_json
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
 from .state_dicts import clean_state_dict, load_strictly, read_torch_file
@@ -152,9 +153,11 @@ def _one_of(*options):
     return check
 
 # %% ../nbs/22_weights.ipynb #fd3d52cf
+def _object(text): return parse_json(text, 'JSON')
+
 _FACTS = {
-    'architecture': json.loads,
-    'options': json.loads,
+    'architecture': _object,
+    'options': _object,
     'shorter': _number(int, 32, 4096),
     'min_part': _number(float, 0, 1),
     'strategy': _one_of('hybrid', 'resize'),
@@ -169,7 +172,9 @@ def _checked_fact(path, name, text):
 # %% ../nbs/22_weights.ipynb #d0970dc3
 def _weights_file(path):
     path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such weights file')
+    if not path.exists():
+        near = difflib.get_close_matches(str(path), ['shipped'], 1)
+        raise FileNotFoundError(f'{path}: no such weights file' + '; did you mean shipped?' * bool(near))
     if not path.is_file(): raise ValueError(f'{path}: not a regular file; a weights file was expected')
     return path
 
@@ -182,10 +187,9 @@ def read_metadata(
     path = _weights_file(path)
     try:
         with safe_open(path, 'np') as f: facts = f.metadata() or {}
-        facts = json.loads(facts['p3m_nb']) if 'p3m_nb' in facts else facts
-        facts = dict(facts)
     except (SafetensorError, OSError, ValueError, TypeError) as e:
-        raise ValueError(f'{path}: not a safetensors file, or damaged ({e}); download it again') from e
+        raise ValueError(f'{path}: not a safetensors file, or damaged ({one_line(e)}); download it again') from e
+    if 'p3m_nb' in facts: facts = parse_json(facts['p3m_nb'], path)
     return {name: _checked_fact(path, name, text) for name, text in facts.items()}
 
 # %% ../nbs/22_weights.ipynb #32b4aed1
@@ -203,8 +207,8 @@ def _network_of(facts, path):
         if 'network' in facts: name, options = facts['network'], facts.get('options', {})
         else: name, options = _named(facts['architecture'])
         return network_entry(name).make(**options)
-    except (TypeError, ValueError, KeyError, AttributeError) as e:
-        what = facts.get('network') or facts.get('architecture')
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, OverflowError) as e:
+        what = one_line(ValueError(facts.get('network') or facts.get('architecture')))[:200]
         raise ValueError(f'{path}: this version of p3m_nb does not know its architecture {what} ({e})') from e
 
 # %% ../nbs/22_weights.ipynb #a2deee47
@@ -213,9 +217,10 @@ def _check_shapes(facts, path):
     from safetensors import safe_open
     with torch.device('meta'): own = _shapes(_network_of(facts, path))
     with safe_open(path, 'np') as f:
-        odd = [k for k in f.keys() if k in own and tuple(f.get_slice(k).get_shape()) != own[k]]
+        shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    odd = [k for k, shape in own.items() if shapes.get(k) != shape]
     if not odd: return
-    what = f'{len(odd)} tensors have another shape than the architecture it names ({odd[0]})'
+    what = f'{len(odd)} tensors are missing or have another shape than the architecture it names ({odd[0]})'
     raise ValueError(f'{path}: {what}; download it again')
 
 # %% ../nbs/22_weights.ipynb #98b7366c

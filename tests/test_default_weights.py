@@ -10,7 +10,7 @@ from p3m_nb.model import P3MNet
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
 from p3m_nb.refiner import shipped_refiner
-from p3m_nb.weights import read_metadata, shipped_weights
+from p3m_nb.weights import load_model, read_metadata, shipped_weights
 
 PHOTO = sample_image('grace_hopper')
 STORED = {
@@ -59,3 +59,15 @@ def test_refiner_draws_and_leaves_alone():
     changed = with_detail != without
     assert .005 < changed.mean() < .3
     assert iou(with_detail, without) > .98
+
+
+def test_torch_hub():
+    "`torch.hub.load` finds the networks in a copy of the repository, as it would in a downloaded one."
+    import torch
+    root = Path(__file__).resolve().parent.parent
+    ours = torch.hub.load(str(root), 'p3mnet_lite', source='local')
+    named = torch.hub.load(str(root), 'create_model', 'p3mnet_lite', source='local', pretrained=True)
+    shipped = load_model(shipped_weights()).state_dict()
+    for model in (ours, named):
+        assert all(torch.equal(shipped[name], tensor) for name, tensor in model.state_dict().items())
+    assert len(torch.hub.load(str(root), 'list_models', source='local')) >= 19

@@ -282,12 +282,12 @@ def test_formats_in_a_folder(tmp_path):
 
 
 def test_damaged_files_of_every_kind():
-    "300 trials of images, archives, records and weights, each in a child process; see benchmarks/fuzz.py for more."
-    counts, wrong = fuzz.run(270, ('image', 'zip', 'record'), seed=5, progress=lambda text: None)
-    more, also = fuzz.run(30, ('weights',), seed=5, progress=lambda text: None)
-    assert not wrong + also, wrong + also
-    assert sum(counts.values()) == 90 * (6 + 2 + 2) and sum(more.values()) == 30
-    assert counts['image', 'read'] > 50 and counts['image', 'refused'] > 50 and more['weights', 'refused'] > 10
+    "300 trials over all kinds, each in a child process with little memory; see benchmarks/fuzz.py for more."
+    counts, wrong = fuzz.run(300, seed=5, progress=lambda text: None)
+    assert not wrong, wrong
+    assert {kind for kind, _ in counts} == set(fuzz.KINDS)
+    assert all(counts[kind, 'read'] + counts[kind, 'refused'] >= 30 for kind in fuzz.KINDS), counts
+    assert all(counts[kind, 'refused'] > 2 for kind in fuzz.KINDS if kind != 'record'), counts
 
 
 def test_matte_beside_the_photographs(command, weights, photo):

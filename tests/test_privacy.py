@@ -12,7 +12,7 @@ from p3m_nb.core import load_image, sample_image, save_alpha, save_image
 from p3m_nb.process import process_mark
 from p3m_nb.audit import audit
 from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
-from p3m_nb.hiding import METHODS
+from p3m_nb.hiding import METHODS, obfuscate
 from p3m_nb.privacy import obfuscate_folder
 
 ROOT = Path(__file__).parents[1]
@@ -334,3 +334,12 @@ def test_facemask_beside_the_face(tmp_path):
         assert '1 show a face outside the facemask: look at them' in str(report)
         assert report.outside == {tmp_path/'in/b.png': 1} and len(report.skipped) == k
         assert not (tmp_path/'out/a.png').exists() and (load_image(tmp_path/'out/b.png')[:, w:] == two[:, w:]).all()
+
+
+def test_a_nearly_opaque_alpha_does_not_spare_the_face():
+    "Inside the person a network's alpha is often 0.999999: that is no transition area, and the face there is hidden."
+    alpha = np.zeros(PHOTO.shape[:2], np.float32)
+    alpha[60:, 60:-60] = 1
+    nearly = np.where(alpha == 1, np.float32(1 - 1e-6), alpha)
+    sure, unsure = (obfuscate(PHOTO, a, 'zero') for a in (alpha, nearly))
+    assert sure.mask.sum() > 10_000 and (sure.mask == unsure.mask).all() and unsure.spared == sure.spared

@@ -34,8 +34,9 @@ MAY_IMPORT = {
         'profiles': '',
         'multilevel': '',
         'core': 'process formats profiles',
+        'fields': 'core',
         'compositing': 'core multilevel profiles',
-        'settings': 'core',
+        'settings': 'fields core',
         'spread': '',
         'jobs': 'core process formats spread',
         'shards': 'core jobs spread',
@@ -50,7 +51,7 @@ MAY_IMPORT = {
         'dataset': 'core layouts checks cloud tars',
         'faces': 'core jobs',
         'hiding': 'core compositing faces',
-        'privacy': 'core hiding process compositing jobs shards spread layouts faces',
+        'privacy': 'fields core hiding process compositing jobs shards spread layouts faces',
         'audit': 'core hiding process formats jobs shards spread dataset faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process jobs faces privacy deblur',
@@ -62,7 +63,7 @@ MAY_IMPORT = {
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
         'model': 'core encoders registry losses',
-        'weights': 'core state_dicts encoders registry model networks.*',
+        'weights': 'fields core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
         'losses': 'core',
         'trimap_losses': 'losses',
@@ -71,28 +72,33 @@ MAY_IMPORT = {
         'data': 'core process layouts compositing jobs dataset crops privacy',
         'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
-        'resume': 'core process data state_dicts',
-        'learner': 'core process jobs dataset privacy registry state_dicts encoders model weights losses metrics data '
+        'resume': 'fields core process data state_dicts',
+        'learner': 'fields core process jobs dataset privacy registry state_dicts encoders model weights losses '
+                   'metrics data '
                    'callbacks resume settings',
-        'train': 'core process checks layouts settings jobs dataset crops privacy registry state_dicts encoders model '
+        'train': 'fields core process checks layouts settings jobs dataset crops privacy registry state_dicts '
+                 'encoders model '
                  'weights losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'refiner': 'core',
+        'refiner': 'fields state_dicts core',
         'torch_engine': 'core process encoders model refiner registry weights',
-        'onnx_engine': 'core process',
+        'onnx_engine': 'fields core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
-        'film': 'compositing core jobs process',
+        'film': 'fields compositing core jobs process',
         'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine jobs model refiner registry weights',
         'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
                 'model methods',
-        'tables': 'core layouts jobs shards spread dataset crops privacy metrics data infer model methods benchmark',
+        'tables': 'fields core layouts jobs shards spread dataset crops privacy metrics data infer model methods '
+                  'benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'core layouts checks settings jobs dataset prepare registry weights train methods benchmark tables '
+        'ppt': 'fields core layouts checks settings jobs dataset prepare registry weights train methods benchmark '
+               'tables '
                'paired',
-        'widgets.*': 'core hiding process layouts checks profiles formats compositing jobs synth dataset faces privacy '
+        'widgets.*': 'fields core hiding process layouts checks profiles formats compositing jobs synth dataset '
+                     'faces privacy '
                      'audit deblur identity prepare crops registry '
                      'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
                      'infer methods benchmark tables',
@@ -104,6 +110,7 @@ WITHOUT_TORCH = (
     'profiles',
     'multilevel',
     'core',
+    'fields',
     'compositing',
     'settings',
     'spread',
@@ -213,6 +220,7 @@ def test_cli_imports_nothing_heavy_at_the_top():
         'importlib',
         'inspect',
         'os',
+        're',
         'sys',
         'traceback',
         'typing',

@@ -22,6 +22,7 @@ from ..formats import MAX_PIXELS
 from ..profiles import parse_colour
 from ..faces import Face, find_faces
 from ..infer import LOOK_AT, Matter
+from ..fields import Range, check_fields, read_json
 from ..jobs import FileReport
 from ..hiding import METHODS, obfuscate
 from .batch import ZipLimits, read_bounded, safe_name
@@ -146,6 +147,14 @@ class Photo:
 STUDIO_LIMITS = ZipLimits(files=500, file_bytes=200 << 20, pixels=MAX_PIXELS, zip_bytes=2 << 30)
 _THUMBNAIL = 160  # longest side in pixels
 
+_NOTED = dict(key=str, name=str, state=str, reason=str, size=list, faces=Range(-1, 1e9), version=Range(0, 1e9))
+
+def _noted(path):
+    "The `Photo` whose note is `path`."
+    facts = check_fields(read_json(path), path, _NOTED)
+    if facts['key'] != path.parent.name: raise ValueError(f'{path}: its key is not the name of its folder')
+    return Photo(**{name: facts[name] for name in _NOTED})
+
 class Album:
     "Photographs in a folder, and what has been made of them; may be used from several threads."
     def __init__(self,
@@ -159,7 +168,7 @@ class Album:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.photos = {}
         for note in sorted(self.folder.glob('*/photo.json')):
-            photo = Photo(**json.loads(note.read_text(encoding='utf-8')))
+            photo = _noted(note)
             if photo.state == 'working': photo.state = 'waiting'  # the process that worked on it is gone
             photo.faces = -1  # where they are was not kept
             self.photos[photo.key] = photo
