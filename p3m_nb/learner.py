@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['published_adam', 'OWN_OPTIONS', 'p3m_splitter', 'prefix_splitter', 'optimizer_by_name', 'lr_schedule', 'ScheduleRate',
            'MovingClip', 'Precision', 'start_weights', 'p3m_learner', 'agree_on_word', 'AverageStatistics',
-           'several_processes']
+           'AverageRecords', 'check_launch', 'several_processes']
 
 # %% ../nbs/43_learner.ipynb #393dafd8
 import contextlib, math, os, time, uuid
@@ -25,6 +25,7 @@ from fastai.torch_core import num_distrib, params, rank_distrib
 from fastcore.foundation import L
 from torch import nn
 
+from . import __version__
 from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, RecordLossParts, StopWhenNotFinite
 from .core import choose
 from .fields import check_fields
@@ -324,7 +325,45 @@ class AverageStatistics(Callback):
                 torch.distributed.all_reduce(statistic)
                 statistic /= n
 
-# %% ../nbs/43_learner.ipynb #aca04bf9
+# %% ../nbs/43_learner.ipynb #25771dd1
+class AverageRecords(Callback):
+    "Losses and metrics of an epoch become their means over the processes, before tables and the best epoch use them."
+    order = Recorder.order + 1
+    def after_epoch(self):
+        if not torch.distributed.is_initialized(): return
+        row = self.recorder.values[-1]
+        device = next(self.model.parameters()).device
+        own = torch.tensor([math.nan if v is None else float(v) for v in row], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(own)
+        means = (own / torch.distributed.get_world_size()).tolist()
+        for i, mean in enumerate(means):
+            if row[i] is not None: row[i] = self.recorder.log[1 + i] = mean
+
+# %% ../nbs/43_learner.ipynb #b6d80fb9
+def check_launch(
+    environ:dict=os.environ,  # of a process that was started with others
+):
+    "`ValueError` unless the variables that `torchrun` sets are there and fit together."
+    missing = [k for k in ('RANK', 'MASTER_ADDR', 'MASTER_PORT') if not environ.get(k)]
+    if missing:
+        raise ValueError(f'WORLD_SIZE={environ.get("WORLD_SIZE")} but no {", ".join(missing)}: start the processes '
+                         'with torchrun, which gives each a number and a rendezvous; for one process unset WORLD_SIZE')
+    rank, n = environ['RANK'], environ['WORLD_SIZE']
+    if not (rank.isdecimal() and int(rank) < int(n)):
+        raise ValueError(f'RANK={rank} with WORLD_SIZE={n}: numbers from 0 to {int(n) - 1} are possible')
+
+# %% ../nbs/43_learner.ipynb #8769be11
+def _check_same(learn):
+    "`ValueError` if the processes do not see the same data with the same batch size."
+    if not torch.distributed.is_initialized(): return
+    mine = dict(version=__version__, images=len(learn.dls.train_ds), held_out=len(learn.dls.valid_ds), bs=learn.dls.bs)
+    everybody = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everybody, mine)
+    for rank, other in enumerate(everybody):
+        odd = [f'{k} {other[k]} and {everybody[0][k]}' for k in mine if other[k] != everybody[0][k]]
+        if odd: raise ValueError(f'processes {rank} and 0 differ: {", ".join(odd)}; give all the same settings')
+
+# %% ../nbs/43_learner.ipynb #65fac89d
 @contextlib.contextmanager
 def several_processes(
     learn:P3MLearner,  # as made by `p3m_learner`, the same in each process
@@ -333,10 +372,12 @@ def several_processes(
     if num_distrib() < 2:
         yield learn
         return
+    check_launch()
     cpu = next(learn.model.parameters()).device.type == 'cpu'
     _join('gloo' if cpu else 'nccl')
     trainer = _trainer(sync_bn=not cpu, cpu=cpu)
-    own = [trainer] + [AverageStatistics()] * cpu
+    _check_same(learn)
+    own = [trainer, AverageRecords()] + [AverageStatistics()] * cpu
     learn.add_cbs(own)
     if rank_distrib() and hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     try: yield learn

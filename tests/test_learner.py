@@ -102,6 +102,8 @@ from p3m_nb.data import p3m_dls
 from p3m_nb.learner import p3m_learner, several_processes
 from p3m_nb.resume import Checkpoint
 from p3m_nb.model import P3MOutput
+from fastai.callback.core import Callback
+from fastai.learner import Recorder
 from fastai.torch_core import rank_distrib
 class Plain(torch.nn.Module):
     def __init__(self):
@@ -122,9 +124,14 @@ if len(sys.argv) > 4:  # score given weights
     learn.model.load_state_dict(torch.load(sys.argv[4], weights_only=True)['model'])
     torch.save(dict(scored=list(learn.validate())[1:3]), Path(sys.argv[2])/'alone.pth')
     sys.exit()
+class Own(Callback):
+    order = Recorder.order + .5
+    def after_epoch(self): self.learn.own = [float(v) for v in self.recorder.values[-1]]
+learn.add_cb(Own())
 with several_processes(learn): learn.fit(2)
 scored = list(learn.recorder.values[-1])[2:4]
-result = dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_ds), len(dls.valid_ds)])
+result = dict(model=learn.model.state_dict(), scored=scored, n=[len(dls.train_ds), len(dls.valid_ds)], own=learn.own,
+              row=[float(v) for v in learn.recorder.values[-1]])
 torch.save(result, Path(sys.argv[2])/f'{sys.argv[3]}_{rank_distrib()}.pth')
 '''
 
@@ -153,6 +160,9 @@ def test_two_processes_share_a_training(tree, tmp_path):
         # transition pixels
         assert torch.allclose(v, alone['model'][k], atol=0.004), (k, (v - alone['model'][k]).abs().max())
     assert first['scored'] == second['scored']
+    # losses and metrics in the table are the means of both, and both have them
+    assert first['row'] == second['row']
+    assert np.allclose(first['row'], np.mean([first['own'], second['own']], 0), rtol=1e-12)
     assert np.allclose(
         first['scored'], load('alone.pth')['scored'], rtol=1e-5
     )  # the metrics of both together are those of one process on the same weights

@@ -176,3 +176,21 @@ def test_shards_at_the_same_time_with_kills(command, photos, tmp_path):
     merged = command(f'p3m_merge {out}')
     assert tuple(map(str, merged)) == tuple(str(x).replace('/alone', '/out') for x in alone)
     assert files(out) == files(tmp_path/'alone')
+
+
+@pytest.mark.parametrize('language, variable, first', [('bash', 'SLURM_ARRAY_TASK_ID', 1),
+                                                       ('yaml', 'JOB_COMPLETION_INDEX', 0)])
+def test_the_scripts_of_the_tutorial(language, variable, first, photos, tmp_path):
+    "Job array and indexed job, as printed; only the number of parts and the folders at the root are others."
+    cells = json.loads((ROOT/'nbs'/'tutorials'/'09_a_million_photographs.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
+    script = re.search(rf'```{language}\n(.*?)```', text, re.S)[1]
+    if language == 'yaml': script = re.search(r"-c, '(.*)'\]", script)[1].replace('/100"', '/2"').replace(' /', ' ')
+    shutil.copytree(photos, tmp_path/'photos', ignore=shutil.ignore_patterns('broken*', 'wall*', 'sub', 'a.*'))
+    code = "import sys; sys.argv[0] = 'p3m_obfuscate'; from p3m_nb.cli import p3m_obfuscate; p3m_obfuscate()"
+    script = f'p3m_obfuscate() {{ {sys.executable} -c "{code}" "$@"; }}\n{script}'
+    for i in range(first, first + 2):
+        env = os.environ | {'PYTHONPATH': str(ROOT), variable: str(i)}
+        done = subprocess.run(['bash', '-c', script], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert sorted(p.stem for p in (tmp_path/'hidden'/PARTS).glob('*.json')) == ['1-of-2', '2-of-2']

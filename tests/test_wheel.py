@@ -68,12 +68,12 @@ def test_wheel_holds_what_it_needs(wheel):
 
 
 def test_readme_installs_the_pinned_set(source, linked, tmp_path):
-    "README's first command as printed, in a checkout; pip finds torch installed, the rest it brings."
+    "README's second command as printed, in a checkout; pip finds torch installed, the rest it brings."
     from tools.readme import command
     where = shutil.copytree(source, tmp_path/'p3m_nb', symlinks=True)
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     env = clean(PYTHONPATH=str(linked), PATH=path)
-    run('bash', '-euo', 'pipefail', '-c', command(1), cwd=where, env=env)
+    run('bash', '-euo', 'pipefail', '-c', command(2), cwd=where, env=env)
     assert names_in(where/'matte') == {f'portrait_{k}' for k in KINDS}
     python = where/'.venv'/'bin'/'python'
     imports_everything(python, cwd=tmp_path, env=env)
@@ -109,17 +109,17 @@ def newest_python():
     return versions[newest], newest
 
 
-def test_light_route_on_the_newest_python(wheel, tmp_path):
-    "Without PyTorch, the wheel and `requirements-light.txt`; where no newer Python is, this one is the newest."
+def test_light_route_on_the_newest_python(source, tmp_path):
+    "README's first command, without PyTorch, with the newest Python here for `python3`; this one may be the newest."
+    from tools.readme import command
     python, version = newest_python()
     print(f'the newest Python here is {version[0]}.{version[1]}')
-    env = tmp_path/'env'
-    run(python, '-m', 'venv', env)
+    checkout = shutil.copytree(source, tmp_path/'p3m_nb', symlinks=True)
+    line = command(1).replace('python3', str(python), 1)
+    run('bash', '-euo', 'pipefail', '-c', line, cwd=checkout, env=clean())
+    assert names_in(checkout/'matte') == {f'portrait_{k}' for k in KINDS}
+    env = checkout/'light'
     bin, where = env/'bin', dict(cwd=tmp_path, env=clean())
-    run(bin/'pip', 'install', '-q', '--no-deps', wheel, **where)
-    run(bin/'pip', 'install', '-q', '--no-compile', '-r', ROOT/'requirements-light.txt', **where)
-    run(bin/'p3m_matte', 'sample', '-o', 'out', **where)
-    assert names_in(tmp_path/'out') == {f'portrait_{k}' for k in KINDS}
     site = next((env/'lib').glob('python*/site-packages'))
     run(bin/'p3m_obfuscate', site/'p3m_nb'/'samples', '-o', 'hidden', **where)
     assert names_in(tmp_path/'hidden') == {'grace_hopper.png', 'portrait.png', 'manifest.jsonl'}
