@@ -135,8 +135,8 @@ def measure(out, sizes, shards):
     print(f'\n{k} shards of {n:,} files, {killed} of them killed once: {took:.1f} s; {done:,} files have a result; '
           f'merged in {merging:.1f} s ({len(report.done):,} done, {len(report.failed)} failed); '
           f'{count - odd:,} of {count:,} results equal those of one process; '
-          f'a shard lists in {max(r["listing_mb"] for r in rows):.0f} MB, has {max(r["all_mb"] for r in rows):.0f} MB at '
-          f'its end, beside {rows[0]["base_mb"]:.0f} MB at its start')
+          f'a shard lists in {max(r["listing_mb"] for r in rows):.0f} MB, '
+          f'has {max(r["all_mb"] for r in rows):.0f} MB at its end, beside {rows[0]["base_mb"]:.0f} MB at its start')
 
 
 def main():

@@ -14,7 +14,7 @@ import torch
 
 from p3m_nb.callbacks import PortraitLoss
 from p3m_nb.process import keep_memory
-from p3m_nb.crops import Portrait
+from p3m_nb.compositing import Portrait
 from p3m_nb.data import PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
 from p3m_nb.weights import load_model, create_model

@@ -7,7 +7,7 @@ __all__ = ['MAX_ARCHIVE', 'verify_archive', 'extract_archive']
 
 # %% ../nbs/08_archives.ipynb #0ba088a8
 import os, shutil, stat, zipfile, zlib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from .core import MAX_BYTES, FilePath, atomic_write, regular_file
 from .jobs import FileReport, process_files
@@ -17,13 +17,16 @@ MAX_ARCHIVE = 200 << 30  # bytes; P3M-10k needs about a tenth of it
 
 def _entry_path(info, target):
     "Where the archive's entry `info` goes below `target`, `None` for a folder; `ValueError` if it must not go there."
-    name = info.filename.replace('\\', '/')
-    outside = name.startswith('/') or name[1:2] == ':' or '..' in name.split('/') or '\0' in name
-    if outside: raise ValueError(f'{info.filename}: would be written outside the folder')
-    if stat.S_ISLNK(info.external_attr >> 16): raise ValueError(f'{info.filename}: is a link')
-    if info.flag_bits & 1: raise ValueError(f'{info.filename}: is encrypted')
-    if info.file_size > MAX_BYTES: raise ValueError(f'{info.filename}: is larger than {MAX_BYTES >> 20} MB')
-    return None if info.is_dir() else target/Path(*[p for p in name.split('/') if p not in ('', '.')])
+    path = PureWindowsPath(info.filename)  # knows both slashes, and drives
+    wrong = {
+        'would be written outside the folder': path.anchor or '..' in path.parts,
+        'is a link': stat.S_ISLNK(info.external_attr >> 16),
+        'is encrypted': info.flag_bits & 1,
+        f'is larger than {MAX_BYTES >> 20} MB': info.file_size > MAX_BYTES,
+    }
+    for what, found in wrong.items():
+        if found: raise ValueError(f'{info.filename}: {what}')
+    return None if info.is_dir() else target.joinpath(*path.parts)
 
 # %% ../nbs/08_archives.ipynb #652e2d68
 def _open_archive(archive):

@@ -19,7 +19,8 @@ from .compositing import make_trimap
 from p3m_nb.core import (
     alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, regular_file, save_alpha
 )
-from .crops import Portrait, check_size
+from .compositing import Portrait
+from .crops import check_size
 from .dataset import P3M10k
 from .layouts import PortraitFolder, Sample
 from .jobs import FileReport, process_files

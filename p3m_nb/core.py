@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'FilePath', 'MAX_BYTES', 'ImageLike', 'write_rules', 'choose', 'same_size',
-           'regular_file', 'one_line', 'source_name', 'load_image', 'load_with_dpi', 'load_frames', 'ImageInfo',
-           'image_info', 'sample_image', 'load_alpha', 'atomic_write', 'clear_temporaries', 'clear_left_behind',
-           'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'read_image', 'read_alpha']
+           'regular_file', 'one_line', 'sha256_of', 'source_name', 'load_image', 'load_with_dpi', 'load_frames',
+           'ImageInfo', 'image_info', 'sample_image', 'load_alpha', 'atomic_write', 'clear_temporaries',
+           'clear_left_behind', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'read_image', 'read_alpha']
 
 # %% ../nbs/00_core.ipynb #546f4865
-import contextlib, contextvars, difflib, io, os, re, stat, time, uuid, warnings
+import contextlib, contextvars, difflib, hashlib, io, os, re, stat, time, uuid, warnings
 from importlib import resources
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -56,13 +56,14 @@ def same_size(
 # %% ../nbs/00_core.ipynb #78a66bba
 def regular_file(
     path:FilePath,  # a file that is to be read
+    what:str='file',  # what it should be, for the message
 )->Path:  # `path`, `~` expanded
     "`path` if it is a regular file; `FileNotFoundError` or `ValueError` for anything else, before it is opened."
     text, path = str(path), Path(path).expanduser()
     try: mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError): raise FileNotFoundError(f'{text}: no such file') from None
+    except (FileNotFoundError, NotADirectoryError): raise FileNotFoundError(f'{text}: no such {what}') from None
     except ValueError as e: raise ValueError(f'{text!r}: not a file name ({e})') from None
-    if stat.S_ISDIR(mode): raise ValueError(f'{text}: this is a folder, a file was expected')
+    if stat.S_ISDIR(mode): raise ValueError(f'{text}: this is a folder, a {what} was expected')
     if not stat.S_ISREG(mode):
         raise ValueError(f'{text}: not a regular file (a pipe, device or socket); save its content as a file first')
     return path
@@ -77,6 +78,13 @@ def one_line(
     if isinstance(e, OSError) and e.strerror: text = f'{e.filename}: {e.strerror}' if e.filename else e.strerror
     if isinstance(e, MemoryError): text = 'not enough memory; make the image smaller'
     return text if path is None or str(path) in text else f'{path}: {text}'
+
+def sha256_of(
+    data:bytes|FilePath,  # bytes, or the path of a file
+)->str:
+    "SHA-256 of `data` in hexadecimal digits."
+    if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
+    with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/00_core.ipynb #8801d0cd
 MAX_BYTES = 1 << 30  # larger files are refused before they are read

@@ -7,6 +7,7 @@ __all__ = ['TrainFolders', 'train_folders', 'PrepareReport', 'prepare', 'obfusca
            'merge_copies']
 
 # %% ../nbs/15_prepare.ipynb #1bff2293
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 

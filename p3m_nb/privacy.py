@@ -7,7 +7,7 @@ __all__ = ['HidingSettings', 'read_manifest', 'Partners', 'picture_count', 'NoFa
            'obfuscate_folder', 'merge_obfuscated']
 
 # %% ../nbs/11_privacy.ipynb #8d6584ee
-import dataclasses, functools, hashlib, json, operator, os, re, threading
+import dataclasses, functools, json, operator, os, re, threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,15 +17,14 @@ import numpy as np
 from fastcore.basics import patch
 
 from p3m_nb.core import (
-    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line
+    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
+    sha256_of
 )
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from p3m_nb.hiding import (
     DEFAULT_METHOD, Obfuscated, check_margin, check_strength, covered, fill_gaps, named_method, obfuscate,
     obfuscate_checked, people_without_face
 )
-from .faces import (FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, finder_name,
-                          one_cv_thread, polygon_mask, similarity)
 from .fields import Range, check_fields, parse_json
 from .layouts import PartFolder
 from .jobs import PARTS, FileReport, film_notes, image_files, output_names, process_files, recorded
@@ -56,12 +55,6 @@ class HidingSettings:
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ValueError(f'jpeg={self.jpeg}: a quality in 1..100')
 
-# %% ../nbs/11_privacy.ipynb #205d646e
-def _sha256(data):
-    "Hex digest of bytes, or of a file."
-    if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
-    with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 # %% ../nbs/11_privacy.ipynb #dcc13c75
 _RECORD = dict(source=str, output=(str, None), output_sha256=(str, None), mask_sha256=(str, None), faces=Range(0, 1e9),
                people=Range(0, 1e9), spared=Range(0, 1e9, False))
@@ -88,7 +81,7 @@ class _Manifest:
     def __init__(self, folder, writer=''):
         self.folder, self.lock = Path(folder), threading.Lock()
         self.path, self.journal = self._files(writer)
-        self.digest = _sha256(self.path) if self.path.exists() else None  # of the one that may be replaced
+        self.digest = sha256_of(self.path) if self.path.exists() else None  # of the one that may be replaced
         self.own = read_manifest(self.path) | read_manifest(self.journal, torn=True)
         self.added, self.records = {}, self._all()
 
@@ -132,7 +125,7 @@ def finish(self:_Manifest):
         parts = [read_manifest(p, torn=p.suffix == '.journal') for p in self._parts()]
         records = functools.reduce(operator.or_, [self.records, *parts, self.added])
     lines = b''.join(self._line(records[k]) for k in sorted(records))
-    with recorded(None, mine=lambda path: _sha256(path) == self.digest), atomic_write(self.path) as tmp:
+    with recorded(None, mine=lambda path: sha256_of(path) == self.digest), atomic_write(self.path) as tmp:
         tmp.write_bytes(lines)
     for old in (self.journal, *(self._parts() if whole else ())): old.unlink(missing_ok=True)
 
@@ -223,7 +216,7 @@ class _FolderRun:
         "What the result depends on: digests of matte and facemask, that of the photograph if wanted, and the settings."
         source = path if self.settings.keep_links else None
         files = {'source': source, 'alpha': self.alphas(rel), 'mask': self.masks(rel)}
-        return {f'{k}_sha256': None if f is None else _sha256(f) for k, f in files.items()} | self.options
+        return {f'{k}_sha256': None if f is None else sha256_of(f) for k, f in files.items()} | self.options
 
 # %% ../nbs/11_privacy.ipynb #9ec2ec9f
 def _one_picture(path):
@@ -288,11 +281,11 @@ def work(self:_FolderRun, path:Path, rel:Path):
                    people=0 if alpha is None or self.settings.masks else people_without_face(alpha, done.faces))
     if done.faces or self.settings.keep_faceless:
         data = encode_image(done.image, target.suffix, self.settings.jpeg or 95)
-        record |= dict(output=target.relative_to(self.out).as_posix(), output_sha256=_sha256(data))
+        record |= dict(output=target.relative_to(self.out).as_posix(), output_sha256=sha256_of(data))
     earlier = self._compared(record)
     self.manifest.add(record)
     if record['output']:
-        with recorded(None, self.overwrite, lambda p: _sha256(p) == earlier), atomic_write(target) as tmp:
+        with recorded(None, self.overwrite, lambda p: sha256_of(p) == earlier), atomic_write(target) as tmp:
             tmp.write_bytes(data)
     _check_record(path, record)
     return record
@@ -364,7 +357,7 @@ def _check_own(self:_FolderRun, path, target, record):
     if record is None or not record['output']:
         raise ValueError(f'{path}: {target} exists and was not made by p3m_obfuscate; '
                          'choose another folder, or say overwrite')
-    if record['output_sha256'] != _sha256(target):
+    if record['output_sha256'] != sha256_of(target):
         raise ValueError(f'{path}: {target} was changed after it was written; choose another folder, or say overwrite')
 
 # %% ../nbs/11_privacy.ipynb #ecd79dc8

@@ -6,7 +6,7 @@
 __all__ = ['PPT', 'bootstrap_interval', 'published', 'metric_text', 'metric_title', 'render_table', 'check_out', 'save_shards']
 
 # %% ../nbs/62_tables.ipynb #f5645ded
-import hashlib, html, importlib.util, io, json, math
+import html, importlib.util, io, json, math
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
-from .core import atomic_write, choose, clear_left_behind
+from .core import atomic_write, choose, clear_left_behind, sha256_of
 from .fields import check_fields, read_json
 from .layouts import Sample
 from .methods import file_slug
@@ -434,8 +434,6 @@ def _bytes_of_figure(fig, fmt='jpg'):
     fig.savefig(buffer, format=fmt, dpi=130)
     return buffer.getvalue()
 
-def _sha256(data): return hashlib.sha256(data).hexdigest()
-
 # %% ../nbs/62_tables.ipynb #f7c76333
 def _known_files(note):
     "Name -> digests of what the run that wrote `note` wrote."
@@ -456,7 +454,7 @@ def check_out(
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     known = _known_files(out/'result.json')
     for name in names:
-        if not (out/name).exists() or _sha256((out/name).read_bytes()) in known.get(name, ()): continue
+        if not (out/name).exists() or sha256_of((out/name).read_bytes()) in known.get(name, ()): continue
         raise ValueError(f'{out/name}: exists and was not made by p3m_eval, or was changed since; '
                          'move it or choose another folder')
     return known
@@ -466,8 +464,8 @@ def _write_ours(out, files, facts):
     "Write `files` (name -> bytes) into `out` with a `result.json` of `facts` and digests; replace only what is ours."
     known, note = check_out(out, files), out/'result.json'
     clear_left_behind(out)
-    now = {name: [_sha256((out/name).read_bytes())] if (out/name).exists() else [] for name in files}
-    digests = {name: list(dict.fromkeys([*now[name], _sha256(data)])) for name, data in files.items()}
+    now = {name: [sha256_of((out/name).read_bytes())] if (out/name).exists() else [] for name in files}
+    digests = {name: list(dict.fromkeys([*now[name], sha256_of(data)])) for name, data in files.items()}
     text = json.dumps(facts | dict(files=known | digests), indent=1, default=str)
     with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')  # first: an interrupted run can be repeated
     for name, data in files.items():

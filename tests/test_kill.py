@@ -1,7 +1,7 @@
 """kill -9 of every command that writes, at three of its writes; the next run completes what is missing.
 
-A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` (every
-file reaches its name by one) and kills itself at the n-th: before it, or right after it."""
+A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
+`os.link` (every file reaches its name by one) and kills itself at the n-th: before it, or right after it."""
 import json, os, subprocess, sys
 from pathlib import Path
 
@@ -17,16 +17,16 @@ import torch, p3m_nb.audit, p3m_nb.benchmark, p3m_nb.cli, p3m_nb.infer, p3m_nb.p
 import p3m_nb.train
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
-replace, count = os.replace, 0
+replace, link, count = os.replace, os.link, 0
 
 def child(argv, n, after, log):
-    def counted(*args, **kwargs):
+    def counted(place, *args, **kwargs):
         global count
         count += 1
         if count == n and not after: os.kill(os.getpid(), signal.SIGKILL)
-        replace(*args, **kwargs)
+        place(*args, **kwargs)
         if count == n: os.kill(os.getpid(), signal.SIGKILL)
-    os.replace = counted
+    os.replace, os.link = (lambda *a, p=p, **k: counted(p, *a, **k) for p in (replace, link))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -211,6 +211,50 @@ def test_names_are_imported_from_their_own_room():
     assert not wrong, '\n'.join(wrong)
 
 
+def test_exported_modules_know_their_names():
+    "ruff does not look at them otherwise: their notebooks are the source, but star imports hide names there."
+    ruff = [sys.executable, '-m', 'ruff', 'check', '--isolated', '--no-cache', '-q', '--output-format', 'concise']
+    ran = subprocess.run([*ruff, '--select', 'F821', str(ROOT/'p3m_nb')], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+# one word for one thing, and the others that it might have been called; what has one default has it everywhere
+WORDS = {
+    'n_workers': 'num_workers workers nworkers n_threads num_threads n_jobs',
+    'source': 'src input_dir in_dir input_folder source_folder',
+    'out': 'outdir out_dir output_dir out_folder output_folder dst dest destination',
+    'arch': 'architecture arch_name model_name net_name backbone',
+    'finder': 'face_finder_name face_detector find_method',
+    'metrics': 'metric_list metrics_list which_metrics',
+    'seed': 'random_seed random_state rng_seed',
+    'alpha': 'alpha_matte matte_array',
+    'facemask': 'face_mask',
+    'bs': 'batch_size',
+}
+DEFAULTS = {'overwrite': {'False'}, 'seed': {'0'}, 'bs': {'8'}, 'finder': {'None', "'haar'", "'centerface'"}}
+
+
+def arguments():
+    "(where, name, default or None) of each parameter of a public function or method of the package."
+    for module, path in architecture.files().items():
+        for f in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if not isinstance(f, ast.FunctionDef) or (f.name.startswith('_') and f.name != '__init__'): continue
+            names = [*f.args.posonlyargs, *f.args.args]
+            defaults = [None] * (len(names) - len(f.args.defaults)) + f.args.defaults
+            for a, d in [*zip(names, defaults), *zip(f.args.kwonlyargs, f.args.kw_defaults)]:
+                yield f'{module}.{f.name}', a.arg, None if d is None else ast.unparse(d)
+
+
+def test_one_vocabulary():
+    other = {o: word for word, others in WORDS.items() for o in others.split()}
+    found = list(arguments())
+    wrong = [f'{where}({name}): say {other[name]}' for where, name, _ in found if name in other]
+    wrong += [f'{where}({name}={d}): {DEFAULTS[name]} elsewhere' for where, name, d in found
+              if d is not None and name in DEFAULTS and d not in DEFAULTS[name]]
+    assert not wrong, '\n'.join(wrong)
+    assert len(found) > 1000 and {w for w in WORDS if any(name == w for _, name, _ in found)} == set(WORDS)
+
+
 def test_cli_imports_nothing_heavy_at_the_top():
     assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {
         'argparse',
