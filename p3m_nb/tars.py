@@ -162,7 +162,7 @@ def write_tars(
     return written
 
 def _write_tar(share, path):
-    with open(path, 'wb') as f, tarfile.open(fileobj=f, mode='w', format=tarfile.PAX_FORMAT) as tar:
+    with open(path, 'wb') as f, tarfile.open(fileobj=f, mode='w:', format=tarfile.PAX_FORMAT) as tar:
         for s in share:
             for part, file in s.parts.items(): _add_file(tar, f'{_key(s)}.{part}{Path(file).suffix.lower()}', file)
 
