@@ -114,9 +114,14 @@ def _read_part(part, path):
     return read_image(path) if part in ('image', 'foreground', 'background') else read_alpha(path)
 
 # %% ../nbs/08_checks.ipynb #24e86a7b
+def _first_bytes(path, n):
+    "The first `n` bytes of the file `path`, which may be inside a tar."
+    if hasattr(path, 'read_member'): return path.read_member()[:n]
+    with open(path, 'rb') as f: return f.read(n)
+
 def _has_opaque_channel(path):
     "Whether the file is a PNG with an alpha channel that `load_alpha` does not use."
-    with open(path, 'rb') as f: head = f.read(26)
+    head = _first_bytes(path, 26)
     if picture_kind(head) != 'PNG' or head[25:26] not in (b'\x04', b'\x06'): return False
     try: gray = read_image(path)[..., 0]
     except (ValueError, OSError): return False
@@ -144,7 +149,7 @@ def _look(sample, quick=False):
     "Look at one portrait: at headers only, or at everything."
     look, arrays = _Look(), {}
     def read(part, path):
-        if quick: return _header_size(path)
+        if quick and not hasattr(path, 'read_member'): return _header_size(path)  # in tars everything is read
         a = _read_part(part, path)
         if part in ('image', 'alpha', 'trimap'): arrays[part] = a
         return a.shape[:2]
@@ -152,7 +157,7 @@ def _look(sample, quick=False):
     if 'trimap' in arrays and (odd := _odd_trimap(arrays['trimap'], sample.trimap)): look.texts.append(odd)
     if 'alpha' in arrays and sizes.get('image') == sizes['alpha']:
         look.facts = matte_facts(arrays['alpha'], arrays['image'])
-        with open(sample.alpha, 'rb') as f: look.jpeg = picture_kind(f.read(64)) == 'JPEG'
+        look.jpeg = picture_kind(_first_bytes(sample.alpha, 64)) == 'JPEG'
         look.opaque = _has_opaque_channel(sample.alpha)
     return look
 

@@ -405,7 +405,7 @@ def _identity(copies, originals, finder, n_workers):
     return identify(copies[0], originals, finder=finder, n_workers=n_workers)
 
 # %% ../nbs/80_cli.ipynb #211e230f
-@command(settings='p3m_nb.settings:SpreadSettings',
+@command(settings='p3m_nb.settings:PrepareSettings',
          examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders
@@ -416,23 +416,37 @@ def p3m_prepare(
     finder:str='centerface',  # with -o: centerface, rfb, haar, all, or an .onnx file
     overwrite:bool=False,  # make files again that exist
     n_workers:int=None,  # threads (default: one per processor)
-    **settings  # see `SpreadSettings`
+    **settings  # see `PrepareSettings`
 ):
     """Write foreground (fg) and background (bg) of every training image, for the composition loss.
 
     Run it again to go on after an interruption."""
     from p3m_nb.prepare import prepare, prepare_copy, train_folders
-    options, how = dict(overwrite=overwrite, n_workers=n_workers), _spread_of(settings)
+    options, tars = dict(overwrite=overwrite, n_workers=n_workers), settings.pop('tars', None)
+    if tars and settings.get('shard'): raise ValueError('--tars: not with --shard; give it once the parts are joined')
+    how = _spread_of(settings)
     if out is None:
         place = train_folders(root, images, alphas).foregrounds.parent
-        return how.run(place, prepare, root, images, alphas, **options)
-    return _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
+        return _with_tars(how.run(place, prepare, root, images, alphas, **options), tars, root, images, alphas)
+    report = _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
+    return _with_tars(report, tars, out)
 
 # %% ../nbs/80_cli.ipynb #fbd025be
 def _both(hidden, report):
     "Print the first report, and give the second with what failed in both."
     print(hidden, file=sys.stderr)
     report.failed = hidden.failed | report.failed
+    return report
+
+def _with_tars(report, tars, root, images=None, alphas=None):
+    "`report`, after the prepared data set `root` was written as tar files in the folder `tars`."
+    if tars is None: return report
+    if report.failed: raise ValueError(f'{report}\n{tars}: no tar files were written; correct these first')
+    from p3m_nb.dataset import P3M10k
+    from p3m_nb.tars import write_tars
+    where = [p and os.path.abspath(p) for p in (images, alphas)]
+    written = write_tars(P3M10k(root, 0, images=where[0], alphas=where[1]).train, tars)
+    print(f'{tars}: {len(written)} tar files', file=sys.stderr)
     return report
 
 # %% ../nbs/80_cli.ipynb #157a75ec

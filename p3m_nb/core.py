@@ -99,7 +99,8 @@ def source_name(
 
 # %% ../nbs/00_core.ipynb #dfb13635
 def _file_bytes(path):
-    "The bytes of the regular file `path`."
+    "The bytes of the regular file `path`, or of a file inside a tar (`tars.TarPart`)."
+    if hasattr(path, 'read_member'): return path.read_member()
     if '://' in str(path):
         raise ValueError(f'{path}: this is an address; download the file first, nothing is fetched from the net')
     path = regular_file(path)

@@ -14,7 +14,9 @@ from fastcore.basics import patch
 
 from .checks import check_data
 from .core import FilePath, regular_file
+from .cloud import is_address
 from .layouts import PartFolder, PortraitFolder, Sample, expected_layout, find_root, name_key, part_folders
+from .tars import TarPortraits, tar_files
 
 # %% ../nbs/08_dataset.ipynb #560cf4b5
 def _hold_out(samples, pct, seed):
@@ -34,22 +36,24 @@ def _names_to_skip(skip):
 class P3M10k:
     "P3M-10k, or any folder of portraits with mattes, below `root`."
     def __init__(self,
-        root:FilePath,  # the data set's folder, or the one it was extracted into
+        root:FilePath,  # the data set's folder, or the one it was extracted into; or a place of tar files (`tars`)
         valid_pct:float=.05,  # share of the training images that is held out for validation; 0: none is
         seed:int=0,  # another seed holds out others
         images:str=None,  # sub-folder with the training images; None: the face-blurred ones if there are any
         alphas:str=None,  # sub-folder with the training mattes; None: the usual names
         skip:object=(),  # names (without suffix) of training images to leave out, or a text file with one on each line
     ):
-        if '://' in str(root): raise ValueError(f'{root}: an address; copy the data set into a folder, and give that')
-        self.root, where = find_root(Path(root).expanduser())
+        tars = is_address(root) or tar_files(Path(root).expanduser())
+        self.root, where = (Path(root), {}) if tars else find_root(Path(root).expanduser())
+        if tars and (images or alphas): raise ValueError(f'{root}: tar files, which hold one kind of images and mattes')
         self.valid_pct, self.seed, self.skip = valid_pct, seed, _names_to_skip(skip)
         if images or alphas: where.setdefault('train', self.root)
-        if not where:
+        if not where and not tars:
             raise ValueError(f'{root}: no portraits with mattes here; expected train/blurred_image and train/mask '
                              f'as in P3M-10k, or a folder {expected_layout()}')
         given = {'train': (images, alphas)}
         self.splits = {name: PortraitFolder(f, *given.get(name, ())) for name, f in where.items()}
+        if tars: self.splits['train'] = TarPortraits(root if is_address(root) else Path(root).expanduser())
         keep = [s for s in self.splits.get('train', []) if unicodedata.normalize('NFC', s.name) not in self.skip]
         samples = _hold_out(keep, valid_pct, seed)
         self.train, self.valid = [s for s in samples if not s.held_out], [s for s in samples if s.held_out]

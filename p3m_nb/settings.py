@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'MAY_CHANGE', 'option', 'LearningSettings', 'TrainSettings', 'NetworkSettings', 'SpreadSettings',
-           'MatteSettings', 'HideSettings', 'EvalSettings', 'PPTSettings', 'checked_settings', 'resolved',
-           'read_settings', 'merged_settings']
+           'MatteSettings', 'HideSettings', 'PrepareSettings', 'EvalSettings', 'PPTSettings', 'checked_settings',
+           'resolved', 'read_settings', 'merged_settings']
 
 # %% ../nbs/07_settings.ipynb #6a434b6f
 from dataclasses import dataclass, field, fields, replace
@@ -121,6 +121,12 @@ class HideSettings(SpreadSettings):
     keep_links: bool = option('record the hashes of the originals, which link each copy to its original', False)
     frames: bool = option('each folder is a film: a face found before and after is hidden in between', False)
     jpeg: int = option('write JPEGs of this quality, 1..100; changes the transition area by the loss of the format')
+
+# %% ../nbs/07_settings.ipynb #b8f39840
+@dataclass
+class PrepareSettings(SpreadSettings):
+    "What else `p3m_prepare` makes."
+    tars: str = option('folder: then also write the training images as tar files, which p3m_train takes as data set')
 
 # %% ../nbs/07_settings.ipynb #33c49e46
 @dataclass

@@ -380,6 +380,7 @@ def _check_facemasks(data):
 # %% ../nbs/44_train.ipynb #a924bad7
 def _blurred_foreground(sample):
     "Whether a photograph of a visible face has the foreground of a blurred one, by the folders' names or the pictures."
+    if hasattr(sample.image, 'read_member'): return False  # in tars no folder's name tells, and no other is beside it
     image, foreground = sample.image.parent, sample.foreground.parent
     if says_blurred(foreground.name): return True
     beside = [p.name for p in image.parent.iterdir() if p.is_dir()]

@@ -133,11 +133,41 @@ def test_bad_input(server, s3, monkeypatch, tmp_path):
     assert (status, said.strip()) == (1, 'p3m_check: s3://photos/nothing: nothing is there')
     for address in ('s3://photos/nothing', 's3://no-such-bucket/x'):
         with pytest.raises(OSError, match=address): by_address([address], tmp_path/'out', None)
-    with pytest.raises(ValueError, match='s3://photos/set: an address; copy the data set into a folder'):
-        P3M10k('s3://photos/set')
+    with pytest.raises(FileNotFoundError, match='s3://photos/set: nothing is there'): P3M10k('s3://photos/set')
     for name in KEYS:
         if 'KEY' in name: monkeypatch.delenv(name)
     monkeypatch.setenv('HOME', str(tmp_path))
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(PermissionError, match='no valid credentials were found; set AWS_ACCESS_KEY_ID'):
         list(listed('s3://photos/in'))
+
+
+def test_training_from_tars_in_a_store(server, s3, tmp_path):
+    "The same batches from a folder, from tars, and from tars in a store; with no, one and two workers."
+    import torch
+    from p3m_nb.data import p3m_dls
+    from p3m_nb.dataset import P3M10k
+    from p3m_nb.tars import write_tars
+    root = make_mini_p3m(tmp_path/'P3M-10k', n=7, n_test=0, size=64)
+    write_tars(P3M10k(root, 0).train, tmp_path/'tars', size=60_000)
+    s3.put(f'{tmp_path}/tars', 'photos/tars', recursive=True)
+    def batches(place, n):
+        dls = p3m_dls(P3M10k(place, .3), bs=2, size=48, n_workers=n, device='cpu', facemask=True)
+        return [torch.cat([x.as_subclass(torch.Tensor) for x in b], 1) for _ in range(2) for b in dls.train]
+    wanted = batches(root, 0)
+    for place, n in ((tmp_path/'tars', 0), (tmp_path/'tars', 1), (tmp_path/'tars', 2), ('s3://photos/tars', 0),
+                     ('s3://photos/tars', 2)):
+        assert all(torch.equal(a, b) for a, b in zip(batches(place, n), wanted, strict=True)), (place, n)
+
+
+def test_tars_through_the_commands(server, s3, tmp_path):
+    make_mini_p3m(tmp_path/'P3M-10k', n=6, n_test=0, size=64)
+    status, said = run(server, 'p3m_prepare', tmp_path/'P3M-10k', '--tars', tmp_path/'tars')
+    assert status == 0 and '1 tar files' in said, said
+    status, said = run(server, 'p3m_train', tmp_path/'tars', '-o', tmp_path/'run', '--arch', 'p3mnet_lite',
+                       '--epochs', 1, '--bs', 2, '--size', 64, '--valid-pct', .3, '--n-workers', 0, '--device', 'cpu')
+    assert status == 0 and 'best.safetensors' in said, said
+    tar = next((tmp_path/'tars').glob('*.tar'))
+    tar.write_bytes(tar.read_bytes()[:5000])
+    status, said = run(server, 'p3m_train', tmp_path/'tars', '-o', tmp_path/'other')
+    assert status == 1 and f'{tar}: ' in said and 'cut off' in said and 'Traceback' not in said
