@@ -247,10 +247,10 @@ def try_config(rng, files, place):
 def configured(path, good):
     "The learner of a run with the settings in `path`."
     from p3m_nb.settings import TrainSettings, merged_settings, read_settings
-    from p3m_nb.train import _learner_of, completed
+    from p3m_nb.train import _learner_of, _naming, completed
     kept, _ = read_settings(path)
     settings, _ = merged_settings(kept, TrainSettings(), path)
-    _learner_of(good/'none', completed(settings), [str(good/'set')], False)
+    with _naming(path): _learner_of(good/'none', completed(settings), [str(good/'set')], False)
 
 
 def try_manifest(rng, files, place):

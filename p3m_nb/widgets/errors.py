@@ -6,7 +6,7 @@
 __all__ = ['REGIONS', 'MARKS', 'region_errors', 'ErrorExplorer', 'read_marks']
 
 # %% ../../nbs/widgets/errors.ipynb #c3d8edca
-import html, json
+import html
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from ..benchmark import Result, read_matte, read_portrait
 from ..core import alpha_to_uint, choose, one_line
+from ..fields import read_json
 from ..layouts import Sample
 from ..metrics import face_errors, trimap_errors, whole_errors
 from .common import control_row, error_colours, html_table, message_line, title_strip, write_own
@@ -291,7 +292,7 @@ def read_marks(
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such file')
     try:
         if file.suffix.lower() == '.csv': table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        else: table = pd.DataFrame(json.loads(file.read_text(encoding='utf-8')))
+        else: table = pd.DataFrame(read_json(file, list))
         notes = {f: n for f, n in zip(table.file, table.note) if n}
         return dict(marks=dict(zip(table.file, table['mark'])), notes=notes)
     except (ValueError, KeyError, AttributeError, TypeError) as e:
