@@ -1,35 +1,36 @@
-"""kill -9 of every command that writes, at three of its writes; the next run completes what is missing.
+"""kill -9 of every command that writes, at three of its writes, and a full disk; the next run completes the rest.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th: before it, or right after it."""
-import json, os, subprocess, sys
+import functools, json, os, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from p3m_nb.core import load_image, sample_image, save_alpha, save_image
+from p3m_nb.film import write_film
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
 ROOT = Path(__file__).parents[1]
 
-RUNNER = '''import json, os, signal, sys, warnings
+RUNNER = '''import json, os, resource, signal, sys, warnings
 import torch, p3m_nb.audit, p3m_nb.benchmark, p3m_nb.cli, p3m_nb.infer, p3m_nb.prepare, p3m_nb.privacy, p3m_nb.tables
-import p3m_nb.train
+import p3m_nb.export, p3m_nb.ppt, p3m_nb.train, p3m_nb.video
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
-replace, link, count = os.replace, os.link, 0
+place = {name: getattr(os, name) for name in ('replace', 'link')}  # what gives a file its name
+count = 0
 
-def child(argv, n, after, log):
-    def counted(place, *args, **kwargs):
+def child(argv, n, after, most):
+    def counted(name, *args, **kwargs):
         global count
         count += 1
         if count == n and not after: os.kill(os.getpid(), signal.SIGKILL)
-        place(*args, **kwargs)
+        place[name](*args, **kwargs)
         if count == n: os.kill(os.getpid(), signal.SIGKILL)
-    os.replace, os.link = (lambda *a, p=p, **k: counted(p, *a, **k) for p in (replace, link))
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    for name in place: setattr(os, name, lambda *args, name=name, **kwargs: counted(name, *args, **kwargs))
+    if most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     sys.argv, status = argv, 0
     try: getattr(p3m_nb.cli, argv[0])()
     except SystemExit as e:
@@ -39,24 +40,31 @@ def child(argv, n, after, log):
     os._exit(status)
 
 for line in sys.stdin:
-    argv, n, after, log = json.loads(line)
+    argv, n, after, most = json.loads(line)
+    r, w = os.pipe()
     pid = os.fork()
-    if not pid: child(argv, n, after, log)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    if not pid:
+        for fd in (1, 2): os.dup2(w, fd)
+        os.close(w)
+        sys.stdout = sys.stderr = os.fdopen(1, 'w', buffering=1)  # the old ones may be files
+        child(argv, n, after, most)
+    os.close(w)
+    with os.fdopen(r) as f: said = f.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said]), flush=True)
 '''
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    "`run(argv, n, after)`: exit status and output of a command that is killed at its n-th write (0: not at all)."
-    log = tmp_path_factory.mktemp('log')/'out.txt'
+def run():
+    """`run(argv, n, after, most)`: exit status and output of a command that is killed at its n-th write (0: not at all)
+    and may write files of `most` bytes (0: any)."""
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', RUNNER], env=env, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    def run(argv, n=0, after=False):
-        process.stdin.write(json.dumps([[str(a) for a in argv], n, after, str(log)]) + '\n')
+    def run(argv, n=0, after=False, most=0):
+        process.stdin.write(json.dumps([[str(a) for a in argv], n, after, most]) + '\n')
         process.stdin.flush()
-        return int(process.stdout.readline()), log.read_text()
+        return json.loads(process.stdout.readline())
     yield run
     process.stdin.close()
     assert process.wait(20) == 0
@@ -75,6 +83,7 @@ def material(tmp_path_factory, weights):
         portrait = synth_portrait(i, 64)
         save_image(portrait.image, place/'test'/'image'/f'{i}.png')
         save_alpha(portrait.alpha, place/'test'/'mask'/f'{i}.png')
+    write_film(place/'film.mp4', [np.roll(face[::6, ::6], i, 1) for i in range(4)])
     return place, weights
 
 
@@ -89,31 +98,56 @@ def arguments(command, material, out):
         'p3m_train': [place/'set', '--arch', 'p3mnet_lite', '--epochs', 2, '--size', 32, '--bs', 2, '--n-workers', 0,
                       '--device', 'cpu', '--valid-pct', .5, '--colours', 'none'],
         'p3m_check': [place/'spoilt', '--n-workers', 1],
+        'p3m_matte --watch': [place/'photos', '--weights', weights, '--strategy', 'resize', '--watch'],
+        'p3m_matte film': [place/'film.mp4', '--weights', weights, '--strategy', 'resize'],
+        'p3m_obfuscate film': [place/'film.mp4', '--finder', 'haar', '--method', 'zero'],
+        'p3m_export': ['--weights', weights, '--halves'],
+        'p3m_ppt': [place/'set', '--methods', 'p3mnet_lite', '--train', 'blurred', '--test', 'normal', '--test-data',
+                    place/'test', '--epochs', 1, '--size', 32, '--bs', 2, '--n-workers', 0, '--device', 'cpu',
+                    '--valid-pct', .5, '--colours', 'none', '--first', 1],
         'p3m_eval': [place/'test', '--weights', f'net={weights}', '--strategy', 'resize', '--metrics', 'sad', 'mse',
                      '--published', 'none', '--gallery', 1]}[command]
     if command == 'p3m_train': more = ['--resume']
-    argv = [command, *first, '-o', out/'names.txt' if command == 'p3m_check' else out]
-    return argv, argv + more
+    file = {'p3m_check': 'names.txt', 'p3m_export': 'net.onnx'}.get(command, '')
+    argv = [command.split()[0], *first, '-o', out/file]
+    return argv, [a for a in argv if a != '--watch'] + more  # a run that watches does not end; a plain one completes it
 
 
 def content(out):
     "Name -> bytes of every file that a user sees; times and durations inside are not compared."
-    varies = ('.log', '.html', '.tex', '.md', '.csv', '.pt')
-    files = {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob('*'))
-             if p.is_file() and not p.name.startswith('.')}
-    return {n: None if n.endswith(varies) or n == 'result.json' else data for n, data in files.items()}
+    varies = ('.log', '.html', '.tex', '.md', '.csv', '.pt', '.mov', 'finished.json', 'result.json')  # ProRes of equal frames differs
+    files = {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()}
+    visible = {n: data for n, data in files.items() if not any(part.startswith('.') for part in n.split('/'))}
+    return {n: None if n.endswith(varies) or n.startswith('measured') else data for n, data in visible.items()}
 
 
-COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval']
+COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
+            'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
+CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
+
+
+@pytest.fixture(scope='module')
+def whole(run, material, tmp_path_factory):
+    "`whole(command)`: exit status, number of writes and results of a run that nothing stops."
+    def once(command):
+        out = tmp_path_factory.mktemp('whole')/'out'
+        status, said = run(arguments(command, material, out)[command.endswith('--watch')])
+        assert status in (0, 1) and 'Traceback' not in said and 'replaced' in said, said
+        return status, int(said.split()[-1]), content(out)
+    return functools.cache(once)
+
+
+def completed(command, run, again, out, whole):
+    "The next run does what is missing, and nothing is left of the one before."
+    second, said = run(again)
+    assert second == whole(command)[0] and 'Traceback' not in said, said
+    assert content(out) == whole(command)[2]
+    assert not list(out.rglob('*.tmp')), 'a temporary file of the earlier run is left'
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_killed_and_run_again(command, run, material, tmp_path):
-    argv, _ = arguments(command, material, tmp_path/'whole')
-    status, said = run(argv)
-    assert status in (0, 1) and 'Traceback' not in said and 'replaced' in said, said
-    writes = int(said.split()[-1])
-    expected = content(tmp_path/'whole')
+def test_killed_and_run_again(command, run, material, whole, tmp_path):
+    status, writes, expected = whole(command)
     assert writes and expected
     points = {(1, False), ((writes + 1) // 2, True), (writes, False)}
     for n, after in sorted(points):
@@ -121,8 +155,15 @@ def test_killed_and_run_again(command, run, material, tmp_path):
         first, again = arguments(command, material, out)
         assert run(first, n, after)[0] == -9
         partial = content(out)
-        if command != 'p3m_train': assert partial.items() <= expected.items()  # what is there is whole
-        second, said = run(again)
-        assert second == status and 'Traceback' not in said, said
-        assert content(out) == expected
-        assert not list(out.rglob('*.tmp')), 'a temporary file of the killed run is left'
+        if command not in CHANGES: assert partial.items() <= expected.items()  # what is there is whole
+        completed(command, run, again, out, whole)
+
+
+@pytest.mark.parametrize('command', [c for c in COMMANDS if not c.endswith('--watch')])
+def test_full_disk(command, run, material, whole, tmp_path):
+    "No file may grow beyond a few bytes: one line says so, nothing half is left, and later the run is completed."
+    first, again = arguments(command, material, tmp_path/'out')
+    status, said = run(first, most=20)
+    assert status == 1 and 'Traceback' not in said and 'File too large' in said, said
+    assert content(tmp_path/'out').items() <= whole(command)[2].items()
+    completed(command, run, again, tmp_path/'out', whole)
