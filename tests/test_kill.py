@@ -115,7 +115,8 @@ def arguments(command, material, out):
 
 def content(out):
     "Name -> bytes of every file that a user sees; times and durations inside are not compared."
-    varies = ('.log', '.html', '.tex', '.md', '.csv', '.pt', '.mov', 'finished.json', 'result.json')  # ProRes of equal frames differs
+    # ProRes files of equal frames differ
+    varies = ('.log', '.html', '.tex', '.md', '.csv', '.pt', '.mov', 'finished.json', 'result.json')
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()}
     visible = {n: data for n, data in files.items() if not any(part.startswith('.') for part in n.split('/'))}
     return {n: None if n.endswith(varies) or n.startswith('measured') else data for n, data in visible.items()}
