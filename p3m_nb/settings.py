@@ -11,8 +11,6 @@ __all__ = ['SCHEDULES', 'MAY_CHANGE', 'option', 'LearningSettings', 'TrainSettin
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from .fields import read_json
-
 # %% ../nbs/07_settings.ipynb #17e62d17
 def option(
     help:str,  # what it does, as `--help` shows it
@@ -209,6 +207,7 @@ def read_settings(
     path:str|Path,  # a config.json
 )->tuple:  # `TrainSettings`, list of the data sets' folders
     "The settings in the file `path`, checked; `ValueError` says what cannot be."
+    from p3m_nb.fields import read_json  # here: p3m_matte --help needs no numpy
     try: values = read_json(path)
     except ValueError as e: raise ValueError(f'{e}; these are no settings, start the run again') from e
     data = values.pop('data', [])

@@ -115,7 +115,7 @@ def arguments(command, material, out):
 
 def content(out):
     "Name -> bytes of every file that a user sees; times and durations inside are not compared."
-    # the encoder of ProRes gives other bytes for equal frames
+    # ProRes files of equal frames differ
     varies = ('.log', '.html', '.tex', '.md', '.csv', '.pt', '.mov', 'finished.json', 'result.json')
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()}
     visible = {n: data for n, data in files.items() if not any(part.startswith('.') for part in n.split('/'))}
