@@ -10,14 +10,12 @@ import copy, functools
 from pathlib import Path
 
 import numpy as np
-
-from .process import keep_memory, sleeping_threads
-sleeping_threads()
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import choose
+from .process import keep_memory
 from .encoders import ResNet34MP
 from .model import Integrate, P3MNet, fuse
 from .refiner import as_refiner, shipped_refiner
