@@ -46,7 +46,10 @@ def choose(
 def same_size(
     **arrays,  # name=array (H,W) or (H,W,C); `None` is passed over
 ):
-    "`ValueError` that names both unless all `arrays` have the same height and width."
+    "`ValueError` that names both unless all `arrays` have the same height and width; `TypeError` for what is no array."
+    for name, a in arrays.items():
+        if a is None or hasattr(a, 'shape'): continue
+        raise TypeError(f'{name}: an array is expected, not {str(a)[:80]!r}; `load_image` and `load_alpha` read files')
     known = [(name, a.shape[:2]) for name, a in arrays.items() if a is not None]
     for name, shape in known[1:]:
         first, (h, w) = known[0]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import compositing, core, jobs, profiles
 from .core import FilePath, choose, load_image, save_alpha, save_image, source_name
-from .process import keep_memory
+from .process import keep_memory, sleeping_threads
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import tell
 from .shards import Shards, join_folders, joined_report, shard_folder
@@ -165,12 +165,16 @@ def _backend_for(backend, weights):
     return 'torch' if not is_onnx and importlib.util.find_spec('torch') is not None else 'onnx'
 
 # %% ../nbs/50_infer.ipynb #f097cbac
+def _torch_engine():
+    "The module that runs networks with PyTorch, which is imported only when it is needed."
+    sleeping_threads()
+    from p3m_nb import torch_engine
+    return torch_engine
+
 def _engine(backend, weights, device, precision):
     "The network of `weights`, ready to be used."
     choose('precision', precision, PRECISIONS)
-    if backend == 'torch':
-        from p3m_nb.torch_engine import TorchEngine
-        return TorchEngine(weights, device, precision)
+    if backend == 'torch': return _torch_engine().TorchEngine(weights, device, precision)
     from p3m_nb.onnx_engine import OnnxEngine
     return OnnxEngine(weights, device, precision)
 
@@ -490,8 +494,7 @@ def preset(
     if choose('preset', name, PRESETS) == 'best': return dict(strategy='hybrid', detail=True, precision='fp32')
     fast = dict(strategy='resize', shorter=352, detail=False)
     if _backend_for(backend, None) == 'onnx': return fast | {'precision': 'fp32'}
-    from p3m_nb.torch_engine import has_bf16
-    return fast | {'precision': 'bf16' if has_bf16() else 'fp32'}
+    return fast | {'precision': 'bf16' if _torch_engine().has_bf16() else 'fp32'}
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(

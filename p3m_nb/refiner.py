@@ -109,7 +109,7 @@ def save_refiner(
 def _read_refiner(path):
     "(facts, tensors) of a safetensors file."
     import safetensors
-    path = regular_file(path)
+    path = regular_file(path, 'weights file')
     try:
         with safetensors.safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}

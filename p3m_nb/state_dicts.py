@@ -81,7 +81,7 @@ def load_torch_file(
     path:str|Path,  # a .pth / .pt / .ckpt file
 )->object:
     "What the torch file `path` holds; every kind of damage, refused pickle and odd tensor is a `ValueError`."
-    path = regular_file(path)
+    path = regular_file(path, 'weights file')
     try:
         _check_archive(path)
         with warnings.catch_warnings():
@@ -110,7 +110,7 @@ def read_state_dict(
     if isinstance(source, dict): return clean_state_dict(source, 'state dict'), 'state dict'
     if Path(source).suffix != '.safetensors': return read_torch_file(source), str(source)
     import safetensors.torch
-    try: state = safetensors.torch.load_file(regular_file(source))
+    try: state = safetensors.torch.load_file(regular_file(source, 'weights file'))
     except safetensors.SafetensorError as e:
         raise ValueError(f'{source}: damaged or cut off ({e}); download it again') from e
     return clean_state_dict(state, source), str(source)

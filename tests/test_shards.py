@@ -182,7 +182,7 @@ def test_shards_at_the_same_time_with_kills(command, photos, tmp_path):
                                                        ('yaml', 'JOB_COMPLETION_INDEX', 0)])
 def test_the_scripts_of_the_tutorial(language, variable, first, photos, tmp_path):
     "Job array and indexed job, as printed; only the number of parts and the folders at the root are others."
-    cells = json.loads((ROOT/'nbs'/'tutorials'/'09_a_million_photographs.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT/'nbs'/'tutorials'/'10_a_million_photographs.ipynb').read_text(encoding='utf-8'))['cells']
     text = '\n'.join(''.join(c['source']) for c in cells)
     script = re.search(rf'```{language}\n(.*?)```', text, re.S)[1]
     if language == 'yaml': script = re.search(r"-c, '(.*)'\]", script)[1].replace('/100"', '/2"').replace(' /', ' ')

@@ -147,13 +147,14 @@ class Photo:
 STUDIO_LIMITS = ZipLimits(files=500, file_bytes=200 << 20, pixels=MAX_PIXELS, zip_bytes=2 << 30)
 _THUMBNAIL = 160  # longest side in pixels
 
-_NOTED = dict(key=str, name=str, state=str, reason=str, size=list, faces=Range(-1, 1e9), version=Range(0, 1e9))
+_NOTED = dict(key=str, name=str, state=str, reason=str, size=list, faces=Range(-1, 1e9), version=Range(0, 1e9),
+              confidence=Range(-1, 1, whole=False))
 
 def _noted(path):
     "The `Photo` whose note is `path`."
     facts = check_fields(read_json(path), path, _NOTED)
     if facts['key'] != path.parent.name: raise ValueError(f'{path}: its key is not the name of its folder')
-    return Photo(**{name: facts[name] for name in _NOTED})
+    return Photo(**{name: facts[name] for name in _NOTED} | {'size': tuple(facts['size'])})
 
 class Album:
     "Photographs in a folder, and what has been made of them; may be used from several threads."
