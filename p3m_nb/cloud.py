@@ -274,8 +274,6 @@ class AddressRun:
 
     def __post_init__(self):
         self.report, self.record = None, StoreRecord(str(self.out)) if is_address(self.out) else None
-        if current_spread().scheduler:
-            raise ValueError('--scheduler: not for addresses; start one command on each machine, each with its --shard')
 
     def photographs(self)->Iterator[Found]:
         "What is to be done, in order."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'ENDINGS', 'OTHER_ENDINGS', 'SPLITS', 'Sample', 'name_key', 'PartFolder', 'part_folders', 'says_blurred',
-           'images_of', 'has_pairs', 'expected_layout', 'PortraitFolder', 'find_splits', 'find_root']
+           'images_of', 'has_pairs', 'expected_layout', 'Portraits', 'PortraitFolder', 'find_splits', 'find_root']
 
 # %% ../nbs/08_layouts.ipynb #79bf0fde
 import re, unicodedata
@@ -190,8 +190,22 @@ def expected_layout()->str:
     return (f'with a sub-folder of images ({image} ...) and one of mattes ({alpha}), '
             'or with NAME.jpg and NAME_alpha.png side by side; other names can be given (images, alphas)')
 
+# %% ../nbs/08_layouts.ipynb #5a11b0c4
+class Portraits:
+    "A sequence of the `Sample`s in `samples`, wherever their files are."
+    samples: list
+
+    def __len__(self): return len(self.samples)
+    def __iter__(self): return iter(self.samples)
+    def __getitem__(self, i): return self.samples[i]
+    def count(self,
+        part:str,  # e.g. 'trimap'
+    )->int:
+        "How many portraits have this part."
+        return sum(getattr(s, part) is not None for s in self.samples)
+
 # %% ../nbs/08_layouts.ipynb #cb9c5f8d
-class PortraitFolder:
+class PortraitFolder(Portraits):
     "The portraits below `folder`, which has a sub-folder for each part, or photographs and `NAME_alpha` side by side."
     def __init__(self,
         folder:FilePath,  # e.g. P3M-10k/train, with `blurred_image`, `mask` ... or `image`, `alpha` ... in it
@@ -217,14 +231,6 @@ class PortraitFolder:
         }
         if flat: self.orphans['alpha'] = []  # the photographs themselves
 
-    def __len__(self): return len(self.samples)
-    def __iter__(self): return iter(self.samples)
-    def __getitem__(self, i): return self.samples[i]
-    def count(self,
-        part:str,  # e.g. 'trimap'
-    )->int:
-        "How many portraits have this part."
-        return sum(getattr(s, part) is not None for s in self.samples)
     def __repr__(self):
         parts = ', '.join(f'{self.count(p)} {p}' for p in self.folders if p != 'image')
         left = f', {len(self.unmatted)} images without matte' if self.unmatted else ''

@@ -59,7 +59,6 @@ def parse_shard(
 class Spread:
     "How a run is spread over machines."
     shard: Shard|None = None  # the part that is done here; None: everything
-    scheduler: str|None = None  # address of a Dask cluster that does the work; None: this process
 
 _spread = ContextVar('spread', default=Spread())
 
@@ -71,10 +70,9 @@ def current_spread()->Spread:
 @contextlib.contextmanager
 def spread(
     shard:str|Shard=None,  # I/N: only this part of the files
-    scheduler:str=None,  # address of a Dask cluster, e.g. 'tcp://10.0.0.7:8786'
 )->Iterator[Spread]:
-    "Runs over folders inside the block do only one part of the files, or are done by a cluster."
-    token = _spread.set(Spread(parse_shard(str(shard)) if shard is not None else None, scheduler))
+    "Runs over folders inside the block do only one part of the files."
+    token = _spread.set(Spread(parse_shard(str(shard)) if shard is not None else None))
     try: yield _spread.get()
     finally: _spread.reset(token)
 
@@ -83,6 +81,4 @@ def undivided(
     what:str,  # what cannot be spread, and why
 ):
     "`ValueError` if this run is spread over machines."
-    now = current_spread()
-    option = 'shard' if now.shard else 'scheduler' if now.scheduler else None
-    if option: raise ValueError(f'--{option}: not for {what}')
+    if current_spread().shard: raise ValueError(f'--shard: not for {what}')

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from .cloud import is_address, listed, open_store, store_errors
 from .core import MAX_BYTES, FilePath, atomic_write
 from .jobs import own_file
-from .layouts import FOLDERS, Sample
+from .layouts import FOLDERS, Portraits, Sample
 
 # %% ../nbs/09_tars.ipynb #691ad2f6
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def tar_files(
     kind = str(place).partition('://')[0]
     return sorted(f'{kind}://{f.path.lstrip("/")}' for f in listed(str(place)) if f.rel.suffix == '.tar')
 
-class TarPortraits:
+class TarPortraits(Portraits):
     "The portraits in the tar files of `place`, as `layouts.PortraitFolder` has those of a folder."
     def __init__(self,
         place:FilePath,  # a folder, or an address
@@ -116,14 +116,6 @@ class TarPortraits:
             raise ValueError(f'{part}: is there twice, also as {parts[kind]}; remove one of the tar files')
         parts[kind] = part
 
-    def __len__(self): return len(self.samples)
-    def __iter__(self): return iter(self.samples)
-    def __getitem__(self, i): return self.samples[i]
-    def count(self,
-        part:str,  # e.g. 'trimap'
-    )->int:
-        "How many portraits have this part."
-        return sum(getattr(s, part) is not None for s in self.samples)
     def __repr__(self): return f'{self.folder}: {len(self)} pairs in tar files'
 
 # %% ../nbs/09_tars.ipynb #4a1e425f
