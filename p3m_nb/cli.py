@@ -7,7 +7,7 @@ __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 
            'p3m_ppt', 'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, difflib, functools, importlib, inspect, os, re, sys, traceback
+import argparse, contextlib, difflib, functools, importlib, inspect, os, re, sys, traceback
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -238,19 +238,24 @@ class _How:
                  remote='addresses; mount them, or use one process',
                  identity='--identity, which compares all pictures with each other')
 
-    def __init__(self, shard=None):
-        from p3m_nb.spread import parse_shard
+    def __init__(self, name, given, shard=None, scheduler=None):
+        from p3m_nb.spread import current_spread, parse_shard
+        if shard is not None and scheduler is not None: raise ValueError('--shard and --scheduler: choose one')
+        self.name, self.given, self.scheduler = name, given, scheduler
         self.shard = None if shard is None else str(parse_shard(shard))
+        self.part, self.on_worker = self.shard or current_spread().shard, current_spread().cluster
 
     def refuse(self, **what):
         "`ValueError` for what cannot be cut into parts: `what` by name, where it is wanted."
         wanted = [self.words[name] for name, value in what.items() if value]
-        if self.shard and wanted: raise ValueError(f'--shard: not for {wanted[0]}')
+        option = '--scheduler' if self.scheduler else '--shard'
+        if (self.part or self.scheduler) and wanted: raise ValueError(f'{option}: not for {wanted[0]}')
 
     def run(self, out, func, *args, **kwargs):
         "What `func` gives, which does one part into `out`; then it is said how the parts are joined."
         from p3m_nb.spread import spread
-        with spread(self.shard): result = func(*args, **kwargs)
+        if self.scheduler: return _on_cluster(self, out)
+        with spread(self.shard) if self.shard else contextlib.nullcontext(): result = func(*args, **kwargs)
         if self.shard:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
@@ -262,19 +267,31 @@ def _preset(best, fast, settings):
     from p3m_nb.infer import preset
     return preset('best' if best else 'fast', settings.get('backend')) | settings
 
-def _ways(inputs, settings):
-    "The films among `inputs`, whether to watch, and how the run is spread."
-    return _films(inputs), settings.pop('watch', False), _spread_of(settings)
+def _spread_of(name, given):
+    "What the settings among the arguments `given` of the command `name` say about it; they lose it."
+    settings = given['settings']
+    shard, scheduler = settings.pop('shard', None), settings.pop('scheduler', None)
+    given = {k: v for k, v in given.items() if k != 'settings'} | settings
+    if given.get('n_workers', 0) is None: given['n_workers'] = 1  # the workers of a cluster are the threads
+    return _How(name, given, shard, scheduler)
 
-def _spread_of(settings):
-    "What the `settings` say about it; they lose it."
-    return _How(settings.pop('shard', None))
+# %% ../nbs/80_cli.ipynb #6c2d1f8b
+def _on_cluster(how, out):
+    "The report of the run into `out`, done by the workers of a cluster."
+    from p3m_nb.cluster import spread_over
+    if out is None: raise ValueError('--scheduler: a folder for the results is needed (-o)')
+    inputs = how.given.get('input') or how.given.get('data') or [how.given['root']]
+    options = {k: v for k, v in how.given.items() if v is not None}
+    def say(line): print(line, file=sys.stderr)
+    spread_over(how.scheduler, f'p3m_nb.cli:{how.name}', options, out, inputs, say)
+    return _merged(out, forget=True)
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
-def _loaded(settings):
-    "A `Matter`, and the warnings that it gave."
-    from p3m_nb.infer import Matter
+def _loaded(settings, keep=False):
+    "A `Matter`, which is kept for other parts of the run if `keep`, and the warnings that it gave."
+    from p3m_nb.infer import Matter, kept_matter
     import warnings
+    if keep: return kept_matter(settings), []
     with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
 
 def _say(remarks):
@@ -304,16 +321,19 @@ def p3m_matte(
     **settings  # see `MatteSettings`
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
+    how = _spread_of('p3m_matte', locals())
     from p3m_nb.core import sample_image
     inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
-    films, watch, how, remote = *_ways(inputs, settings), _at_address(inputs, out)
+    films, watch, remote = _films(inputs), settings.pop('watch', False), _at_address(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
     _refuse_mixtures(films, remote, alpha_only, watch)
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single, remote=remote)
-    if not remote: _check_inputs(inputs, films, single, watch)  # a wrong name is reported before the network is loaded
+    # a wrong name is reported before the network is loaded
+    if not remote and not how.on_worker: _check_inputs(inputs, films, single, watch)
     settings = _preset(best, fast, settings)
-    matter, remarks = _loaded(settings)
+    if how.scheduler: return _on_cluster(how, out)
+    matter, remarks = _loaded(settings, how.on_worker)
     if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
     if watch:
         _say(remarks)
@@ -356,7 +376,7 @@ def p3m_obfuscate(
     **settings  # see `HideSettings`
 ):
     "Hide the faces of photographs, strip their metadata, and keep a record; run again to go on after an interruption."
-    films, how = _films(input), _spread_of(settings)
+    how, films = _spread_of('p3m_obfuscate', locals()), _films(input)
     how.refuse(films=films)
     if films: return _hide_in_films(films, out, method, people, overwrite, settings | {'n_workers': n_workers})
     from p3m_nb.privacy import obfuscate_folder
@@ -388,7 +408,7 @@ def p3m_audit(
     **settings  # see `SpreadSettings`
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
-    how = _spread_of(settings)
+    how = _spread_of('p3m_audit', locals())
     how.refuse(identity=identity is not None)
     if identity is not None: return _identity(input, identity, finder, n_workers)
     from p3m_nb.audit import audit
@@ -421,14 +441,16 @@ def p3m_prepare(
     """Write foreground (fg) and background (bg) of every training image, for the composition loss.
 
     Run it again to go on after an interruption."""
-    from p3m_nb.prepare import prepare, prepare_copy, train_folders
-    options, tars = dict(overwrite=overwrite, n_workers=n_workers), settings.pop('tars', None)
+    tars = settings.pop('tars', None)
     if tars and settings.get('shard'): raise ValueError('--tars: not with --shard; give it once the parts are joined')
-    how = _spread_of(settings)
+    how = _spread_of('p3m_prepare', {k: v for k, v in locals().items() if k != 'tars'})
+    from p3m_nb.prepare import prepare, prepare_copy, train_folders
+    options = dict(overwrite=overwrite, n_workers=n_workers)
     if out is None:
         place = train_folders(root, images, alphas).foregrounds.parent
         return _with_tars(how.run(place, prepare, root, images, alphas, **options), tars, root, images, alphas)
-    report = _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
+    if how.scheduler: report = _on_cluster(how, out)
+    else: report = _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
     return _with_tars(report, tars, out)
 
 # %% ../nbs/80_cli.ipynb #fbd025be
@@ -569,17 +591,19 @@ def p3m_eval(
     **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
+    how = _spread_of('p3m_eval', locals())
     from pathlib import Path
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
     check_out(out)
-    how, s = _spread_of(settings), resolved(EvalSettings(**settings))
+    s = resolved(EvalSettings(**settings))
     tests = _eval_tests(data, split, s)
+    if how.scheduler: return _on_cluster(how, out)
     methods = _eval_methods(weights, predictions, onnx, method, s)
     result = how.run(out, _evaluated, methods, tests, s, out)
-    if how.shard: return result
+    if how.part: return result
     published = None if s.published == 'none' else s.published
     result.save(out, s.gallery, metric=result.metrics[0], published=published)
     return _shown(result, published, len(tests) > 1)
@@ -631,19 +655,26 @@ _MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', 
               prepare='prepare:merge_prepared', copy='cli:_merge_copies', eval='cli:_merge_eval')
 
 # %% ../nbs/80_cli.ipynb #a8856b32
+def _merged(out, forget=False):
+    "The report of the shards in `out`, which are joined; with `forget` nothing is left of them but the results."
+    from p3m_nb.core import choose
+    from p3m_nb.jobs import folder_lock
+    from p3m_nb.shards import forget_shards, read_shards
+    with folder_lock(out, 'merge'):
+        shards = read_shards(out)
+        room, _, name = _MERGE[choose('run', shards.run, tuple(_MERGE))].partition(':')
+        report = getattr(importlib.import_module(f'p3m_nb.{room}'), name)(shards)
+        inside = [os.path.join(out, 'train', 'blurred_image')] if shards.run == 'copy' else []
+        for folder in [out, *inside] if forget else (): forget_shards(folder)
+        return report
+
 @command(examples=('p3m_merge shared',))
 def p3m_merge(
     out:str,  # folder of the results, into which the shards were run
 ):
     "Join the shards of a command (--shard I/N) if they belong together, and print the report of the whole run."
-    from p3m_nb.core import choose
-    from p3m_nb.jobs import folder_lock
-    from p3m_nb.shards import read_shards
     if not os.path.isdir(out): raise FileNotFoundError(f'{out}: no such folder')
-    with folder_lock(out, 'merge'):
-        shards = read_shards(out)
-        room, _, name = _MERGE[choose('run', shards.run, tuple(_MERGE))].partition(':')
-        return getattr(importlib.import_module(f'p3m_nb.{room}'), name)(shards)
+    return _merged(out)
 
 # %% ../nbs/80_cli.ipynb #e15d455d
 @command(settings='p3m_nb.settings:PPTSettings', examples=(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESETS', 'resize_paper', 'network_sizes', 'Matte',
-           'as_background', 'more_options', 'Matter', 'rescale_alpha', 'drop_small_parts', 'matte_confidence',
-           'trimap_of_logits', 'preset', 'output_files', 'MatteReport', 'merge_mattes']
+           'as_background', 'more_options', 'Matter', 'kept_matter', 'rescale_alpha', 'drop_small_parts',
+           'matte_confidence', 'trimap_of_logits', 'preset', 'output_files', 'MatteReport', 'merge_mattes']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
 import functools, hashlib, importlib.util, json, threading, warnings
@@ -245,18 +245,22 @@ def model(self:Matter)->object:
     return self.engine.model
 
 # %% ../nbs/50_infer.ipynb #08b78a35
-_made = {}  # arguments -> `Matter`
+_kept = threading.local()  # the last `Matter` of this thread, and of which arguments
 
-def _made_again(given):
-    "A `Matter` of the arguments `given`; that of plain ones is kept."
-    plain = all(v is None or isinstance(v, (str, int, float, Path)) for v in given.values())
-    key = json.dumps(given, sort_keys=True, default=str) if plain else None
-    if not plain: return Matter(**given)
-    if key not in _made: _made[key] = Matter(**given)
-    return _made[key]
+def kept_matter(
+    given:dict,  # arguments of `Matter`
+)->Matter:
+    "A `Matter` of the arguments `given`; each thread keeps its last one, if its arguments are plain values."
+    if not all(v is None or isinstance(v, (str, int, float, Path)) for v in given.values()): return Matter(**given)
+    key = json.dumps(given, sort_keys=True, default=str)
+    if getattr(_kept, 'key', None) != key:
+        _kept.key = _kept.matter = None  # two would not fit on every GPU
+        _kept.matter = Matter(**given)
+        _kept.key = key
+    return _kept.matter
 
 @patch
-def __reduce__(self:Matter): return _made_again, (self.given,)
+def __reduce__(self:Matter): return kept_matter, (self.given,)
 
 # %% ../nbs/50_infer.ipynb #f39834a0
 @patch

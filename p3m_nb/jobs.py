@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['FILM_SUFFIXES', 'RECORD', 'PARTS', 'LOCK', 'FileList', 'image_files', 'record_files', 'note_result', 'results_in',
-           'is_result', 'may_write', 'put_new', 'put_result', 'recorded', 'own_file', 'join_records', 'folder_lock',
-           'output_names', 'FileReport', 'tell', 'JobList', 'process_files', 'same_file', 'film_notes', 'folder_jobs',
-           'process_folder']
+           'is_result', 'may_write', 'put_new', 'put_result', 'recorded', 'own_file', 'join_records', 'FolderBusy',
+           'folder_lock', 'output_names', 'FileReport', 'tell', 'JobList', 'process_files', 'same_file', 'film_notes',
+           'folder_jobs', 'process_folder']
 
 # %% ../nbs/02_jobs.ipynb #23a1d36f
 import contextlib, functools, hashlib, itertools, json, mimetypes, os, threading, time, unicodedata
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
@@ -399,11 +399,14 @@ def _signed(path, seconds=1):
     return holder
 
 # %% ../nbs/02_jobs.ipynb #6f53bdd6
+class FolderBusy(ValueError):
+    "Another run works in a folder."
+
 def _busy(folder, holder):
     "The error for a `folder` in which another run works."
     known, who = set(holder) >= {'pid', 'host', 'run', 'since'}, ''
     if known: who = f' (process {holder["pid"]} on {holder["host"]}, {holder["run"]}, since {holder["since"]})'
-    return ValueError(f'{folder}: another run works in this folder{who}; wait for its end, or choose another folder')
+    return FolderBusy(f'{folder}: another run works in this folder{who}; wait for its end, or choose another folder')
 
 # %% ../nbs/02_jobs.ipynb #f4db0e79
 def _claim(path):
@@ -460,11 +463,13 @@ def _enter(lock, run):
 def folder_lock(
     folder:FilePath,  # where results are written; made if needed
     run:str='',  # what is done, for the message that others get
+    part:str='',  # name of a part of the run, beside which shards may work; by default the shard, or everything
 )->Iterator[Path]:  # `folder`
-    "Let no other process or thread work in `folder` inside the block; `ValueError` that says who does if one is."
+    "Let no other process or thread work in `folder` inside the block; `FolderBusy` that says who does if one is."
     folder, shard = Path(folder), current_spread().shard
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder/PARTS/f'{shard.name}.lock' if shard else folder/LOCK
+    part = part or (shard.name if shard else '')
+    lock = folder/PARTS/f'{part}.lock' if part else folder/LOCK
     key, me = os.path.realpath(lock), threading.get_ident()
     thread, times = _held.get(key, (me, 0))
     if thread != me: raise _busy(folder, {})
@@ -653,10 +658,6 @@ class _Run:
         "Read and work."
         return self.worked(self.prepared(source), outputs, kept)
 
-    def submit(self, pool, job):
-        "Start a job in a thread: all of it, or reading alone."
-        return pool.submit(self.whole, *job) if self.n_workers else pool.submit(self.prepared, job[0])
-
     def finish(self, job, future):
         "Wait for a job, and note how it went."
         source, report = job[0], self.plan.report
@@ -668,6 +669,17 @@ class _Run:
         except Exception as e:  # every reason ends in the report
             report.failed[source] = one_line(e, source)
             if getattr(e, 'told', None) is not None: report.told[source] = e.told
+
+# %% ../nbs/02_jobs.ipynb #5b1c0e7a
+@patch
+def submit(self:_Run, pool, job):
+    "Start a job in a thread: all of it, or reading alone; where nothing is to be read no thread is waited for."
+    if self.n_workers: return pool.submit(self.whole, *job)
+    if self.read: return pool.submit(self.prepared, job[0])
+    done = Future()
+    try: done.set_result(self.prepared(job[0]))
+    except OSError as e: done.set_exception(e)
+    return done
 
 # %% ../nbs/02_jobs.ipynb #b0ab3310
 @patch

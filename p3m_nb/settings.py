@@ -89,6 +89,8 @@ class NetworkSettings:
 class SpreadSettings:
     "How a run over a folder is spread over machines, see `spread.spread`."
     shard: str = option('I/N: do only part I of N of the files, here and now; p3m_merge joins the parts')
+    scheduler: str = option('address of a Dask scheduler, e.g. tcp://host:8786: its workers, which need the same '
+                            'paths, do the work (extra cluster)')
 
 # %% ../nbs/07_settings.ipynb #312fa67b
 @dataclass

@@ -59,6 +59,7 @@ def parse_shard(
 class Spread:
     "How a run is spread over machines."
     shard: Shard|None = None  # the part that is done here; None: everything
+    cluster: bool = False  # whether this process is a worker of a cluster
 
 _spread = ContextVar('spread', default=Spread())
 
@@ -70,9 +71,10 @@ def current_spread()->Spread:
 @contextlib.contextmanager
 def spread(
     shard:str|Shard=None,  # I/N: only this part of the files
+    cluster:bool=False,  # this process is a worker of a cluster, which gave it the part
 )->Iterator[Spread]:
     "Runs over folders inside the block do only one part of the files."
-    token = _spread.set(Spread(parse_shard(str(shard)) if shard is not None else None))
+    token = _spread.set(Spread(parse_shard(str(shard)) if shard is not None else None, cluster))
     try: yield _spread.get()
     finally: _spread.reset(token)
 

@@ -1,0 +1,162 @@
+"""A Dask cluster of two worker processes on this machine: what the commands write and say is that of one process, also
+when a worker is killed; a scheduler that goes away and workers of another version are named."""
+import json, os, shutil, signal, subprocess, sys, time
+
+import pytest
+from conftest import ROOT
+from test_shards import command, files, photos, records  # noqa: F401
+
+pytest.importorskip('distributed')
+
+import p3m_nb
+from p3m_nb.synth import make_mini_p3m
+
+WORKER = '''
+import functools, os, signal, sys
+import p3m_nb
+version, pid, at, address = sys.argv[1:]
+if version: p3m_nb.__version__ = version
+left = int(at)
+def counted(put, *args):
+    "Kill the process `pid`, or this one, at write number `at` of chunks."
+    global left
+    if 'p3m_nb' not in str(args[0]): return put(*args)  # Dask's own files
+    left -= 1
+    if left == 0: os.kill(int(pid) or os.getpid(), signal.SIGKILL)
+    return put(*args)
+os.replace, os.link = (functools.partial(counted, put) for put in (os.replace, os.link))
+from distributed.cli.dask_worker import main
+main([address, '--no-nanny', '--nthreads', '1', '--no-dashboard', '--death-timeout', '20'], standalone_mode=False)
+'''
+
+
+class Cluster:
+    "A scheduler and workers, processes of this machine."
+    def __init__(self, folder):
+        self.folder, self.running = folder, []
+        self.env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'DASK_LOGGING__DISTRIBUTED': 'error'}
+
+    def start(self, *args):
+        "A process that goes on in its own folder."
+        log = open(self.folder/f'{len(self.running)}.log', 'wb')
+        process = subprocess.Popen([sys.executable, *args], cwd=self.folder, env=self.env, stdout=log, stderr=log)
+        self.running.append(process)
+        return self.running[-1]
+
+    def scheduler(self):
+        "Start a scheduler; its address."
+        file = self.folder/'scheduler.json'
+        file.unlink(missing_ok=True)
+        code = 'from distributed.cli.dask_scheduler import main; main()'
+        self.leader = self.start('-c', code, '--host', '127.0.0.1', '--port', '0', '--no-dashboard',
+                                 '--scheduler-file', str(file))
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try: self.address = json.loads(file.read_text(encoding='utf-8'))['address']
+            except (OSError, ValueError): time.sleep(.05)
+            else: return self.address
+        raise AssertionError(self.said())
+
+    def worker(self, version='', pid=0, at=0):
+        "Start a worker; see `WORKER`."
+        return self.start('-c', WORKER, version, str(pid), str(at), self.address)
+
+    def ready(self, n):
+        "Wait for `n` workers."
+        from distributed import Client
+        with Client(self.address, set_as_default=False) as client: client.wait_for_workers(n, timeout=60)
+
+    def said(self): return ''.join(p.read_text(errors='replace') for p in sorted(self.folder.glob('*.log')))
+
+    def stop(self):
+        for p in self.running: p.kill()
+        for p in self.running: p.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp('cluster'))
+    started.scheduler()
+    yield started
+    started.stop()
+
+
+def same_as_one_process(run, line, tmp_path, cluster):
+    "Run `line` (with OUT in it) in one process and on the cluster: all must be the same."
+    alone = run(line.replace('OUT', str(tmp_path/'alone')))
+    spread = run(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
+    assert tuple(str(x).replace('/alone', '/out') for x in alone) == tuple(map(str, spread)), cluster.said()[-3000:]
+    there, expected = files(tmp_path/'out'), files(tmp_path/'alone')
+    assert there.keys() == expected.keys()
+    assert [name for name in expected if there[name] != expected[name]] == []
+    assert records(tmp_path/'out') == records(tmp_path/'alone')
+    assert not list((tmp_path/'out').rglob('.p3m_nb.parts'))  # nothing is left of the parts
+    return spread
+
+
+def test_five_commands_and_a_worker_that_is_killed(command, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
+    killed = cluster.worker(at=3)
+    cluster.worker()
+    cluster.ready(2)
+    status, _, said = same_as_one_process(command, f'p3m_obfuscate {photos} -o OUT', tmp_path/'1', cluster)
+    assert status == 1 and 'no face found' in said and 'broken.jpg' in said
+    assert killed.wait(10) == -signal.SIGKILL
+    # relative paths are those of the folder where the command was typed
+    monkeypatch.chdir(photos.parent)
+    line = f'p3m_audit {photos.name} --finder centerface -o OUT'
+    status, _, said = same_as_one_process(command, line, tmp_path/'2', cluster)
+    assert status == 1 and '6 detectable faces in 6 of them' in said
+    line = f'p3m_matte {photos} -o OUT --alpha-only --strategy resize --no-detail'
+    assert same_as_one_process(command, line, tmp_path/'3', cluster)[0] == 1
+    root = make_mini_p3m(tmp_path/'set', n=5, n_test=0, size=48)
+    for folder in ('fg', 'bg'): shutil.rmtree(root/'train'/folder, ignore_errors=True)
+    assert command(f'p3m_prepare {root} --scheduler {cluster.address}')[0] == 0
+    expected = shutil.copytree(root, tmp_path/'again')
+    for folder in ('fg', 'bg'): shutil.rmtree(expected/'train'/folder)
+    assert command(f'p3m_prepare {expected}')[0] == 0
+    assert files(root) == files(expected) and len(files(root/'train'/'fg')) == 5
+    shutil.copytree(root/'train'/'mask', tmp_path/'mattes')
+    line = f'p3m_eval {root} --split train --predictions given={tmp_path}/mattes --gallery 1 -o OUT'
+    status, table, _ = same_as_one_process(command, line, tmp_path/'5', cluster)
+    assert status == 0 and 'SAD' in table.upper()
+
+
+def test_a_scheduler_that_goes_away(command, photos, tmp_path, cluster):  # noqa: F811
+    line = f'p3m_obfuscate {photos} -o OUT'
+    cluster.worker(pid=cluster.leader.pid, at=8)
+    cluster.ready(1)
+    status, _, said = command(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
+    assert status == 1 and 'the scheduler went away; ' in said and 'run the same command to go on' in said, said
+    kept = files(tmp_path/'out')
+    assert kept and cluster.leader.wait(10) == -signal.SIGKILL
+    status, _, said = command(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
+    assert status == 1 and 'no Dask scheduler answers' in said
+    cluster.scheduler()
+    cluster.worker()
+    cluster.ready(1)
+    changed = {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}
+    same_as_one_process(command, line, tmp_path, cluster)
+    assert changed and all(p.stat().st_mtime_ns == t for p, t in changed.items())  # gone on with
+
+
+def test_a_worker_of_another_version(command, photos, tmp_path, cluster):  # noqa: F811
+    line = f'p3m_obfuscate {photos}/b.jpg -o {tmp_path}/out --scheduler {cluster.address}'
+    cluster.worker(version='0.0.9')
+    cluster.ready(1)
+    status, _, said = command(line)
+    wrong = f'has p3m_nb 0.0.9, and {p3m_nb.__version__} is here; install the same version'
+    assert status == 1 and 'no worker can be used: ' in said and wrong in said, said
+    cluster.worker()
+    cluster.ready(2)
+    status, _, said = command(line)
+    assert status == 0 and '1 done' in said and 'worker refused: ' in said and wrong in said, said
+
+
+def test_what_cannot_be_spread(command, photos, tmp_path):  # noqa: F811
+    for line, why in ((f'p3m_audit {photos} --identity {photos} -o x', '--scheduler: not for --identity'),
+                      (f'p3m_audit {photos}', '--scheduler: a folder for the results is needed'),
+                      (f'p3m_matte {photos}/b.jpg -o {tmp_path}/b.png', '--scheduler: not for a single result'),
+                      (f'p3m_matte {photos} -o x --shard 1/2', '--shard and --scheduler: choose one'),
+                      (f'p3m_obfuscate {photos} -o {tmp_path}/o', 'no Dask scheduler answers')):
+        status, _, said = command(line + ' --scheduler tcp://127.0.0.1:1')
+        assert status == 1 and why in said, (line, said)
