@@ -269,7 +269,8 @@ def test_another_scene_and_state_from_the_kernel(page, picture):
 
 # element, attribute, its value on a dark and on a light page
 PAGES_THEMES = [('body', 'data-jp-theme-light', 'false', 'true'),  # JupyterLab, Notebook 7
-                ('body', 'class', 'vscode-dark', 'vscode-light'), ('documentElement', 'theme', 'dark', 'light'),  # Colab
+                ('body', 'class', 'vscode-dark', 'vscode-light'),
+                ('documentElement', 'theme', 'dark', 'light'),  # Colab
                 ('body', 'class', 'dark dark-theme', 'light light-theme')]  # marimo
 
 
