@@ -570,7 +570,6 @@ def p3m_eval(
     **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
-    from pathlib import Path
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.settings import EvalSettings, resolved
