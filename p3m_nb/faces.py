@@ -315,17 +315,6 @@ class FaceSearch:
         if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
 
-    def _closely(self, image, found):
-        "What the detector is sure of in windows of a larger version, beside what was `found`: small faces."
-        h, w = image.shape[:2]
-        size = [max(1, round(n * self.closer ** .5)) for n in (w, h)]
-        view, more = cv2.resize(image, size, interpolation=cv2.INTER_AREA), []
-        for (top, bottom), (left, right) in itertools.product(*map(_steps, view.shape[:2])):
-            m = np.array([[size[0] / w, 0, -left], [0, size[1] / h, -top]])
-            seen = self.detector(np.ascontiguousarray(view[top:bottom, left:right]))
-            more += [_turned_back(f, m) for f in seen if f.score >= self.sure]
-        return [f for f in more if all(_inside(f, k) <= .4 for k in found)]
-
     def _turned(self, image, turns, side):
         "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
         shrink = min(1, side / max(image.shape[:2]))
@@ -342,6 +331,19 @@ class FaceSearch:
         view = cv2.warpAffine(small, centres, size, flags=cv2.INTER_LINEAR) if angle else small
         m[:, :2] *= w / image.shape[1]
         return [_turned_back(f, m) for f in self.detector(view)]
+
+# %% ../nbs/10_faces.ipynb #f9ca56b8
+@patch
+def _closely(self:FaceSearch, image, found):
+    "What the detector is sure of in windows of a larger version, beside what was `found`: small faces."
+    h, w = image.shape[:2]
+    size = [max(1, round(n * self.closer ** .5)) for n in (w, h)]
+    view, more = cv2.resize(image, size, interpolation=cv2.INTER_AREA), []
+    for (top, bottom), (left, right) in itertools.product(*map(_steps, view.shape[:2])):
+        m = np.array([[size[0] / w, 0, -left], [0, size[1] / h, -top]])
+        seen = self.detector(np.ascontiguousarray(view[top:bottom, left:right]))
+        more += [_turned_back(f, m) for f in seen if f.score >= self.sure]
+    return [f for f in more if all(_inside(f, k) <= .4 for k in found)]
 
 # %% ../nbs/10_faces.ipynb #7e0b8150
 _CASCADES = {'frontalface_alt2': 1., 'profileface': .6}  # and the weight of their votes
