@@ -315,11 +315,6 @@ class FaceSearch:
         if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
 
-    def _turned(self, image, turns, side):
-        "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
-        shrink = min(1, side / max(image.shape[:2]))
-        return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
-
     def _look(self, image, angle, shrink):
         "What the detector finds in `image`, turned by `angle` and scaled by `shrink`."
         if angle == 0 and shrink == 1: return self.detector(image)
@@ -333,6 +328,12 @@ class FaceSearch:
         return [_turned_back(f, m) for f in self.detector(view)]
 
 # %% ../nbs/10_faces.ipynb #f9ca56b8
+@patch
+def _turned(self:FaceSearch, image, turns, side):
+    "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
+    shrink = min(1, side / max(image.shape[:2]))
+    return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
+
 @patch
 def _closely(self:FaceSearch, image, found):
     "What the detector is sure of in windows of a larger version, beside what was `found`: small faces."
