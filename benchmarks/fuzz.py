@@ -2,6 +2,7 @@
 
     python benchmarks/fuzz.py --count 3000            # all kinds in turn
     python benchmarks/fuzz.py --count 300 --kinds image,zip --seed 7
+    python benchmarks/fuzz.py --count 3000 --seconds 3600  # what fits into an hour; all kinds in equal parts
 
 Trials run in child processes, each in a folder of its own. A trial is named by kind and number, and repeats."""
 import argparse, collections, contextlib, functools, io, json, os, shutil, subprocess, sys, tempfile, time, traceback
@@ -375,26 +376,36 @@ def run_batch(jobs, seed, good, place):
     return {name: [f'the process {end}'] if result is None else result for name, result in found.items()}
 
 
-def run_all(jobs, seed, good, place, progress):
-    "Every (kind, number, outcome) of `jobs`."
+def run_all(jobs, seed, good, place, progress, seconds=float('inf')):
+    "Every (kind, number, outcome) of `jobs`; none is begun after `seconds`."
     began = time.time()
     for i in range(0, len(jobs), BATCH):
-        if i % 500 == 0: progress(f'{i} of {len(jobs)}, {time.time() - began:.0f} s')
+        if i % (10 * BATCH) == 0: progress(f'{i} of {len(jobs)}, {time.time() - began:.0f} s')
+        if time.time() - began > seconds: return progress(f'{i} of {len(jobs)} in the time given')
         for (kind, number), results in run_batch(jobs[i:i + BATCH], seed, good, place/str(i)).items():
             yield from ((kind, number, result) for result in results)
 
 
-def run(count, kinds=tuple(KINDS), seed=0, progress=print):
-    "Run `count` trials; a `Counter` of outcomes by kind, and the list of what went wrong."
+def in_batches(count, kinds):
+    "(kind, number) of `count` trials: a batch of each kind after the other, over and over."
+    a_round = BATCH * len(kinds)
+    jobs = [(kinds[i % len(kinds)], i) for i in range(count)]
+    return sorted(jobs, key=lambda job: (job[1] // a_round, kinds.index(job[0])))
+
+
+def run(count, kinds=tuple(KINDS), seed=0, progress=print, seconds=float('inf')):
+    "Run `count` trials, or those of `seconds`; a `Counter` of outcomes by kind, and the list of what went wrong."
     counts, wrong = collections.Counter(), []
-    jobs = sorted(((kinds[i % len(kinds)], i) for i in range(count)), key=lambda job: kinds.index(job[0]))
+    jobs = in_batches(count, kinds)
     with tempfile.TemporaryDirectory() as tmp:
         good = sample_files(Path(tmp)/'good', {*kinds, *(['checkpoint'] if 'config' in kinds else [])})
         before = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
-        for kind, number, result in run_all(jobs, seed, good, Path(tmp)/'trials', progress):
+        for kind, number, result in run_all(jobs, seed, good, Path(tmp)/'trials', progress, seconds):
             known = result in ('read', 'refused')
             counts[kind, result if known else 'wrong'] += 1
-            if not known: wrong.append(f'{kind} {number}: {result}')
+            if not known:
+                wrong.append(f'{kind} {number}: {result}')
+                progress(wrong[-1])
         after = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
         wrong += [f'{p}: changed' for p in before.keys() | after.keys() if before.get(p) != after.get(p)]
         if sorted(os.listdir(tmp)) != ['good', 'trials']: wrong.append(f'stray files: {os.listdir(tmp)}')
@@ -406,8 +417,10 @@ def main():
     parser.add_argument('--count', type=int, default=300)
     parser.add_argument('--kinds', default=','.join(KINDS))
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seconds', type=float, default=float('inf'))
     options = parser.parse_args()
-    counts, wrong = run(options.count, tuple(options.kinds.split(',')), options.seed)
+    say = lambda text: print(text, flush=True)
+    counts, wrong = run(options.count, tuple(options.kinds.split(',')), options.seed, say, options.seconds)
     out = io.StringIO()
     for (kind, result), n in sorted(counts.items()): out.write(f'{kind:10}{result:10}{n:8}\n')
     print(out.getvalue() + '\n'.join(wrong[:50]))

@@ -459,6 +459,7 @@ def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
     resume:bool=False,  # go on with the training in the folder, with its settings; start one if there is none
+    overwrite:bool=False,  # with --resume: replace files of these names that the training did not write
     **settings  # see `TrainSettings`
 ):
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
@@ -467,7 +468,7 @@ def p3m_train(
     import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
-    best = train(data, out, resume, **settings).keep_best
+    best = train(data, out, resume, overwrite, **settings).keep_best
     file = os.path.join(out, 'best.safetensors')
     if best.best_epoch is None:
         return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
@@ -569,7 +570,6 @@ def p3m_eval(
     **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
-    from pathlib import Path
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.settings import EvalSettings, resolved
