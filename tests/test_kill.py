@@ -1,10 +1,9 @@
-"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, files that may not
-be read or written, and any number of workers.
+"""Every command under bad conditions: kill -9 at three of its writes, a full disk, and two runs at once.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th, before it or right after it; or waits
-there until a file appears. As root the capabilities that permissions do not bind are dropped where they matter."""
-import functools, json, os, re, shutil, subprocess, sys, time
+there until a file appears."""
+import functools, json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -148,8 +147,6 @@ def content(out):
 
 COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
             'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
-FOLDERS = ('p3m_matte', 'p3m_obfuscate', 'p3m_audit')  # take folders with sub-folders
-TIMES = re.compile(r'replaced|\d s left|\d+:\d\d')  # lines that say how long it took, and of the test
 SINGLE = ('p3m_check', 'p3m_export')  # write single files, each in one step
 CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
 
