@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import choose
-from .process import keep_memory
 from .encoders import ResNet34MP
 from .model import Integrate, P3MNet, fuse
 from .refiner import as_refiner, shipped_refiner

@@ -7,7 +7,7 @@ __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory
            'train', 'TrialRun', 'trial_run']
 
 # %% ../nbs/44_train.ipynb #94ca50be
-import contextlib, functools, json, math, os, random, re, time, warnings
+import contextlib, functools, json, math, os, random, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
