@@ -2,6 +2,7 @@
 
     python benchmarks/fuzz.py --count 3000            # all kinds in turn
     python benchmarks/fuzz.py --count 300 --kinds image,zip --seed 7
+    python benchmarks/fuzz.py --count 3000 --seconds 3600  # what fits into an hour; all kinds in equal parts
 
 Trials run in child processes, each in a folder of its own. A trial is named by kind and number, and repeats."""
 import argparse, collections, contextlib, functools, io, json, os, shutil, subprocess, sys, tempfile, time, traceback
@@ -15,7 +16,8 @@ sys.path[:0] = [str(ROOT)]
 from benchmarks import hostile  # noqa: E402 (the root of the repository is not on the path before)
 
 FORMATS = 'JPEG PNG WEBP TIFF GIF BMP AVIF JPEG2000 TGA PPM QOI PCX DDS ICO SGI PSD'.split()
-BATCH, SECONDS = 25, 60  # trials in one child, and how long one trial may take
+BATCH, SECONDS = 25, 60  # trials in one child, and how long one trial may compute
+HUNG = 3600  # seconds after which a child that does not compute hangs; other programs may leave it little time
 MEMORY = 2 << 30  # bytes that a child may take beside the libraries
 
 
@@ -349,6 +351,13 @@ def bound_memory():
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
+def bound_time():
+    "From now on this process may compute for `SECONDS` more; then it is killed, which counts as a hang."
+    import resource
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS, resource.RLIM_INFINITY))
+
+
 def child(jobs, seed, good, place):
     "Run `jobs`, a list of (kind, number), saying before each which it is and after each how it went."
     said = os.fdopen(os.dup(1), 'w')
@@ -356,6 +365,7 @@ def child(jobs, seed, good, place):
     bound_memory()
     for kind, number in jobs:
         print(f'start {kind} {number}', file=said, flush=True)
+        bound_time()
         results = trial(kind, number, seed, Path(good), Path(place)/f'{kind}{number}')
         print(json.dumps(results), file=said, flush=True)
         shutil.rmtree(Path(place)/f'{kind}{number}')
@@ -366,7 +376,7 @@ def run_batch(jobs, seed, good, place):
     code = f'from benchmarks.fuzz import child; child({jobs!r}, {seed}, {str(good)!r}, {str(place)!r})'
     command = [sys.executable, '-W', 'ignore', '-c', code]
     try:
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * len(jobs))
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HUNG)
         lines, end = ran.stdout.splitlines(), f'ended with {ran.returncode}'
     except subprocess.TimeoutExpired as e: lines, end = (e.stdout or b'').decode().splitlines(), 'hung'
     found = {tuple(line.split()[1:]): None for line in lines if line.startswith('start ')}
@@ -375,26 +385,36 @@ def run_batch(jobs, seed, good, place):
     return {name: [f'the process {end}'] if result is None else result for name, result in found.items()}
 
 
-def run_all(jobs, seed, good, place, progress):
-    "Every (kind, number, outcome) of `jobs`."
+def run_all(jobs, seed, good, place, progress, seconds=float('inf')):
+    "Every (kind, number, outcome) of `jobs`; none is begun after `seconds`."
     began = time.time()
     for i in range(0, len(jobs), BATCH):
-        if i % 500 == 0: progress(f'{i} of {len(jobs)}, {time.time() - began:.0f} s')
+        if i % (10 * BATCH) == 0: progress(f'{i} of {len(jobs)}, {time.time() - began:.0f} s')
+        if time.time() - began > seconds: return progress(f'{i} of {len(jobs)} in the time given')
         for (kind, number), results in run_batch(jobs[i:i + BATCH], seed, good, place/str(i)).items():
             yield from ((kind, number, result) for result in results)
 
 
-def run(count, kinds=tuple(KINDS), seed=0, progress=print):
-    "Run `count` trials; a `Counter` of outcomes by kind, and the list of what went wrong."
+def in_batches(count, kinds):
+    "(kind, number) of `count` trials: a batch of each kind after the other, over and over."
+    a_round = BATCH * len(kinds)
+    jobs = [(kinds[i % len(kinds)], i) for i in range(count)]
+    return sorted(jobs, key=lambda job: (job[1] // a_round, kinds.index(job[0])))
+
+
+def run(count, kinds=tuple(KINDS), seed=0, progress=print, seconds=float('inf')):
+    "Run `count` trials, or those of `seconds`; a `Counter` of outcomes by kind, and the list of what went wrong."
     counts, wrong = collections.Counter(), []
-    jobs = sorted(((kinds[i % len(kinds)], i) for i in range(count)), key=lambda job: kinds.index(job[0]))
+    jobs = in_batches(count, kinds)
     with tempfile.TemporaryDirectory() as tmp:
         good = sample_files(Path(tmp)/'good', {*kinds, *(['checkpoint'] if 'config' in kinds else [])})
         before = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
-        for kind, number, result in run_all(jobs, seed, good, Path(tmp)/'trials', progress):
+        for kind, number, result in run_all(jobs, seed, good, Path(tmp)/'trials', progress, seconds):
             known = result in ('read', 'refused')
             counts[kind, result if known else 'wrong'] += 1
-            if not known: wrong.append(f'{kind} {number}: {result}')
+            if not known:
+                wrong.append(f'{kind} {number}: {result}')
+                progress(wrong[-1])
         after = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
         wrong += [f'{p}: changed' for p in before.keys() | after.keys() if before.get(p) != after.get(p)]
         if sorted(os.listdir(tmp)) != ['good', 'trials']: wrong.append(f'stray files: {os.listdir(tmp)}')
@@ -406,8 +426,10 @@ def main():
     parser.add_argument('--count', type=int, default=300)
     parser.add_argument('--kinds', default=','.join(KINDS))
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seconds', type=float, default=float('inf'))
     options = parser.parse_args()
-    counts, wrong = run(options.count, tuple(options.kinds.split(',')), options.seed)
+    say = lambda text: print(text, flush=True)
+    counts, wrong = run(options.count, tuple(options.kinds.split(',')), options.seed, say, options.seconds)
     out = io.StringIO()
     for (kind, result), n in sorted(counts.items()): out.write(f'{kind:10}{result:10}{n:8}\n')
     print(out.getvalue() + '\n'.join(wrong[:50]))

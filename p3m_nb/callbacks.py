@@ -9,7 +9,6 @@ __all__ = ['alpha_of', 'PortraitLoss', 'NetworkLoss', 'predicted_alpha', 'FeedNe
 
 # %% ../nbs/41_callbacks.ipynb #c77bdfb2
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .compositing import composite
-from .core import choose, load_alpha, load_image, save_image
+from .core import load_alpha, load_image, save_image
 from .crops import FaceCopy
 from .data import as_targets
 from .dataset import face_pairs

@@ -200,10 +200,21 @@ def _films(inputs):
     return films
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
+def _check_there(inputs):
+    "An input that is not there is refused; 'sample' may have been meant."
+    from p3m_nb.jobs import missing_input
+    for i in inputs:
+        other = '://' in i or any(c in i for c in '*?[')
+        if not other and not os.path.lexists(os.path.expanduser(i)): raise missing_input(i, ('sample',))
+
 def _check_inputs(inputs, films, single, watch):
     "Wrong inputs are refused; only folders can be watched, and results go into one."
     from p3m_nb.jobs import image_files
-    if not watch: return films or inputs == ['-'] or image_files(inputs)
+    if not watch and (films or inputs == ['-']): return
+    if not watch:
+        _check_there(inputs)
+        image_files(inputs)
+        return
     if films: raise ValueError('--watch: photographs only; give a folder without films')
     if single: raise ValueError('--watch: give a folder for the results')
     for i in inputs:
@@ -459,6 +470,7 @@ def p3m_train(
     data:list,  # folders of data sets: P3M-10k, or your own with images and mattes
     out:str='p3m_run',  # folder of the run: settings, table, curves, pictures, checkpoint, best and last weights
     resume:bool=False,  # go on with the training in the folder, with its settings; start one if there is none
+    overwrite:bool=False,  # with --resume: replace files of these names that the training did not write
     **settings  # see `TrainSettings`
 ):
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
@@ -467,7 +479,7 @@ def p3m_train(
     import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
-    best = train(data, out, resume, **settings).keep_best
+    best = train(data, out, resume, overwrite, **settings).keep_best
     file = os.path.join(out, 'best.safetensors')
     if best.best_epoch is None:
         return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
@@ -569,7 +581,6 @@ def p3m_eval(
     **settings  # see `EvalSettings`
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
-    from pathlib import Path
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.settings import EvalSettings, resolved

@@ -7,7 +7,6 @@ __all__ = ['parse_json', 'read_json', 'Range', 'check_fields']
 
 # %% ../nbs/01_fields.ipynb #0f91a45f
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 from .core import FilePath, one_line, regular_file

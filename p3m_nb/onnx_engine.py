@@ -6,7 +6,7 @@
 __all__ = ['only_output', 'run_session', 'open_session', 'read_onnx', 'onnx_facts', 'shipped_onnx', 'OnnxEngine', 'OnnxRefiner']
 
 # %% ../nbs/45_onnx_engine.ipynb #d91c6cf4
-import functools, json
+import functools
 from importlib import resources
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import Result
-from .tables import PPT, bootstrap_interval, metric_text, metric_title, published, render_table
+from .tables import bootstrap_interval, metric_text, metric_title, published, render_table
 
 # %% ../nbs/62_paired.ipynb #70acdea7
 @dataclass(frozen=True)

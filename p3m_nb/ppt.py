@@ -291,8 +291,9 @@ def trainings(self:Experiment,
     return found
 
 # %% ../nbs/63_ppt.ipynb #1d288d00
-def _write_json(path, facts):
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(facts, indent=1, default=str) + '\n', encoding='utf-8')
+def _write_json(path, facts, overwrite=False):
+    text = json.dumps(facts, indent=1, default=str) + '\n'
+    with own_file(path, overwrite, 'ppt'), atomic_write(path) as tmp: tmp.write_text(text, encoding='utf-8')
 
 @patch
 def hide_faces(self:Training,
@@ -389,7 +390,7 @@ def _kept(table, note, label):
 
 def _keep(result, table, note):
     "Write the only run of `result`; the note last, which says that the table is whole."
-    with atomic_write(table) as tmp: result.frame.to_csv(tmp, index=False)
+    with own_file(table, run='ppt'), atomic_write(table) as tmp: result.frame.to_csv(tmp, index=False)
     run, = result.runs.values()
     _write_json(note, {k: v for k, v in vars(run).items() if k != 'store'})
 
@@ -570,7 +571,8 @@ def _begin(self:Experiment, out):
     note = out/'ppt.json'
     if not note.exists() and any(p for p in out.iterdir() if not p.name.startswith('.')):
         raise ValueError(f'{out}: this folder is not empty and holds no experiment; choose another')
-    _write_json(note, dict(made_by='p3m_ppt', version=__version__) | asdict(self))
+    ours = note.exists() and read_json(note).get('made_by') == 'p3m_ppt'
+    _write_json(note, dict(made_by='p3m_ppt', version=__version__) | asdict(self), ours)
 
 def run_experiment(
     experiment:Experiment,

@@ -7,7 +7,7 @@ __all__ = ['score_start', 'KeepBest', 'CSVHistory', 'plot_history', 'PlotHistory
            'train', 'TrialRun', 'trial_run']
 
 # %% ../nbs/44_train.ipynb #94ca50be
-import contextlib, functools, json, math, os, random, re, time, warnings
+import contextlib, functools, json, math, os, random, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .checks import require_sound
 from .dataset import P3M10k, face_pairs
 from .fields import Range, check_fields
 from .layouts import images_of, says_blurred
-from .jobs import folder_lock
+from .jobs import folder_lock, is_result, may_write, recorded
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
 from .process import require, worker_count
@@ -294,6 +294,7 @@ def train(
     data,  # folder of a data set, or a list of them; see `dataset.P3M10k`
     out,  # folder of the run
     resume:bool=False,  # go on with the training in `out`, with its settings
+    overwrite:bool=False,  # with `resume`: replace files of the names below that the package did not write
     **settings  # see `TrainSettings`
 )->P3MLearner:
     """Train in the folder `out`.
@@ -305,7 +306,7 @@ def train(
     with _naming(out/'config.json' if goes_on else None):
         learn = _learner_of(out, s, folders, goes_on)  # wrong settings fail here, before anything is written
     if s.valid_pct: _warn_if_few(learn.dls)
-    with _alone(out, goes_on), several_processes(learn):
+    with _alone(out, goes_on, s.epochs, overwrite), several_processes(learn):
         if not rank_distrib(): _write_settings(out, s, folders)
         if not (out/'checkpoint.pt').exists(): score_start(learn)
         _fit(learn, s)
@@ -320,16 +321,30 @@ def _naming(path):
         if path is None or str(path) in str(e): raise
         raise ValueError(f'{path}: {e}') from e
 
+_READ_FIRST = ('config.json', 'checkpoint.pt')  # what is no such file is an error before anything is written
+
+def _mine(path): return path.name in _READ_FIRST or is_result(path)
+
+def _check_files(out, epochs, overwrite):
+    "`ValueError` if a file of others has the name of one that a training of so many `epochs` writes in `out`."
+    pictures = [f'mattes/epoch_{i:03d}.jpg' for i in range(epochs + 1)]
+    for name in ('log.csv', 'curves.jpg', 'best.safetensors', 'last.safetensors', *pictures):
+        if not overwrite: may_write(out/name)
+
 @contextlib.contextmanager
-def _alone(out, goes_on):
-    "While entered, no other training works in the folder `out`; the first of several processes sees to it for all."
-    if rank_distrib(): yield
-    else:
-        with folder_lock(out, 'p3m_train'):
-            clear_left_behind(out/'mattes')
-            if not goes_on and (out/'config.json').exists():
-                raise ValueError(f'{out}: another training was started here meanwhile')
-            yield
+def _alone(out, goes_on, epochs, overwrite):
+    """While entered, no other training works in the folder `out`, and no file of others is replaced in it; the first of
+    several processes sees to it for all."""
+    if rank_distrib():
+        yield
+        return
+    with folder_lock(out, 'p3m_train'):
+        clear_left_behind(out/'mattes')
+        if not goes_on and (out/'config.json').exists():
+            raise ValueError(f'{out}: another training was started here meanwhile')
+        _check_files(out, epochs, overwrite)
+        # each file is looked at once: that a table of this run was edited while it ran does not end the training
+        with recorded('train', overwrite, functools.cache(_mine)): yield
 
 # %% ../nbs/44_train.ipynb #98a6eef8
 def _warn_if_few(dls, least=8):

@@ -3,13 +3,14 @@ picture and state.
 
 `tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
-import base64, io, os, time
+import base64, io, os, re, time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import ROOT
 from tools.viewer_page import browser, find_chromium, serve
 
 MISSING = 'Chromium or chromedriver is not installed: apt-get install chromium chromium-driver'
@@ -41,7 +42,7 @@ class Page:
         self.until(lambda: chrome.execute_script('return window.root && root.p3m.tiles.kept.size > 0'))
         self.settle()
 
-    def until(self, condition, seconds=20):
+    def until(self, condition, seconds=90):
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, 'not within the time'
@@ -266,6 +267,13 @@ def test_another_scene_and_state_from_the_kernel(page, picture):
     assert page.js('return root.p3m.zoom') == 3.5
 
 
+# element, attribute, its value on a dark and on a light page
+PAGES_THEMES = [('body', 'data-jp-theme-light', 'false', 'true'),  # JupyterLab, Notebook 7
+                ('body', 'class', 'vscode-dark', 'vscode-light'),
+                ('documentElement', 'theme', 'dark', 'light'),  # Colab
+                ('body', 'class', 'dark dark-theme', 'light light-theme')]  # marimo
+
+
 def test_themes_labels_and_resize(page):
     background = lambda: page.js('return getComputedStyle(root).backgroundColor')
     colours = dict(dark='rgb(30, 30, 30)', contrast='rgb(0, 0, 0)', light='rgb(255, 255, 255)')
@@ -281,10 +289,13 @@ def test_themes_labels_and_resize(page):
         ActionChains(page.chrome).send_keys(Keys.TAB).perform()
         outline = page.js('const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]')
         assert outline == ['solid', '3px']
-    page.js('document.body.classList.add("vscode-dark"); fromKernel("theme", "auto")')
-    assert background() == colours['dark']
-    page.js('document.body.classList.remove("vscode-dark")')
-    page.until(lambda: background() == colours['light'])  # it follows the notebook
+    page.js('fromKernel("theme", "auto")')
+    for where, name, dark, light in PAGES_THEMES:  # it follows the notebook, whatever the system's own theme is
+        for value, colour in ((dark, 'dark'), (light, 'light')):
+            page.js('document[arguments[0]].setAttribute(arguments[1], arguments[2])', where, name, value)
+            page.until(lambda: background() == colours[colour])
+        page.js('document[arguments[0]].removeAttribute(arguments[1])', where, name)
+    page.until(lambda: background() == colours['light'])
     before = page.js('return root.p3m.panes[0].size')
     page.js('document.getElementById("place").style.width = "500px"')
     page.until(lambda: page.js('return root.p3m.panes[0].size') != before)
@@ -315,3 +326,27 @@ def test_without_a_kernel_the_still_pictures_stand():
     from conftest import ROOT
     page, _ = HTMLExporter().from_filename(str(ROOT / 'nbs' / 'tutorials' / '07_widgets.ipynb'))
     assert page.count('data:image/jpeg;base64') >= 8 and 'widget-view' not in page
+
+
+def test_in_a_shadow_tree_as_in_marimo(page, picture):
+    page.chrome.get(page.chrome.current_url + '?shadow')
+    page.until(lambda: page.js('return window.root && root.p3m.tiles.kept.size > 0'))
+    page.settle()
+    assert page.js('return root.getRootNode() instanceof ShadowRoot && !document.querySelector(".p3m-viewer")')
+    before = page.at(120, -50)
+    page.wheel(120, -50, -400)
+    assert np.allclose(page.at(120, -50), before, atol=1) and page.viewer.zoom > 2
+    x, y = map(int, before)
+    assert np.abs(colour_at(page, 120, -50) - picture[y, x]).max() < 12
+
+
+def test_the_viewer_keeps_to_what_every_notebook_offers():
+    """VS Code, Colab and marimo load one ES module and give it the model that anywidget documents: nothing else of a
+    notebook, and nothing of the network, may be used."""
+    code = re.sub(r'//[^\n]*', '', (ROOT/'p3m_nb/widgets/viewer.js').read_text())
+    documented = {'get', 'set', 'save_changes', 'on', 'off', 'send'}
+    assert set(re.findall(r'\bmodel\.(\w+)', code)) <= documented
+    assert re.search(r'export default \{ (initialize, )?render \}', code)
+    for foreign in ('import(', 'import ', 'require(', 'fetch(', 'XMLHttpRequest', 'eval(', 'Function(', 'Jupyter',
+                    'acquireVsCodeApi', 'google.', 'document.querySelector', 'document.getElement', 'innerHTML'):
+        assert foreign not in code, foreign

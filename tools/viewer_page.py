@@ -42,8 +42,14 @@ const model = {
   },
 };
 window.fromKernel = (name, value) => { state[name] = value; fire(`change:${name}`); };
-window.closeViewer = viewer.render({ model, el: document.getElementById('place') });
-window.root = document.querySelector('.p3m-viewer');
+let el = document.getElementById('place');
+if (location.search === '?shadow') {  // as marimo shows a widget
+  el = el.attachShadow({ mode: 'open' });
+  el.append(document.querySelector('link').cloneNode(), document.createElement('div'));
+  el = el.lastChild;
+}
+window.closeViewer = viewer.render({ model, el });
+window.root = el.querySelector('.p3m-viewer');
 </script></body></html>'''
 
 
@@ -54,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         pages = {'/': ('text/html; charset=utf-8', PAGE), '/viewer.js': ('text/javascript', viewer._esm),
                  '/viewer.css': ('text/css', viewer._css),
                  '/state': ('application/json', json.dumps({n: getattr(viewer, n) for n in TRAITS}))}
-        found = pages.get(self.path)
+        found = pages.get(self.path.partition('?')[0])
         self.reply(*(found or ('text/plain', '')), 200 if found else 404)
 
     def do_POST(self):

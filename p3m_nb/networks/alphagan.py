@@ -8,7 +8,6 @@ __all__ = ['WEIGHTS', 'AlphaGANResNet', 'ASPP', 'AlphaGANDecoder', 'Discriminato
 
 # %% ../../nbs/networks/alphagan.ipynb #8efa241a
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..losses import alpha_loss, composition_loss, laplacian_loss, semantic_loss, trimap_classes
 from ..model import fuse
-from .blocks import PyramidPool, SqueezeExcite, conv_bn_relu, enlarge, make_resnet, merge_copies
+from .blocks import PyramidPool, SqueezeExcite, conv_bn_relu, make_resnet, merge_copies
 from ..registry import Network, Recipe, register_network
 
 # %% ../../nbs/networks/gfm.ipynb #3471848e

@@ -6,7 +6,7 @@
 __all__ = ['COMPARED', 'MatteCompare']
 
 # %% ../../nbs/widgets/compare.ipynb #c3d8edca
-import functools, html
+import html
 
 import ipywidgets
 import numpy as np

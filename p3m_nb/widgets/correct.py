@@ -7,7 +7,6 @@ __all__ = ['TOOLS', 'stroke_mask', 'stroke_trimap', 'solve_stroke', 'Correction'
 
 # %% ../../nbs/widgets/correct.ipynb #cd339193
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import ipywidgets

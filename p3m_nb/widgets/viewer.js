@@ -609,7 +609,8 @@ class Viewer {
     this.observer = new ResizeObserver(() => this.lay());
     this.observer.observe(this.root);
     this.dresser = new MutationObserver(() => this.dress()); // another theme of the notebook
-    this.dresser.observe(document.body, { attributes: true, attributeFilter: ['class', 'data-jp-theme-light'] });
+    for (const e of [document.documentElement, document.body])
+      this.dresser.observe(e, { attributes: true, attributeFilter: THEME_MARKS });
     this.clock = setInterval(() => this.listen(), 1000);
     this.dress();
     this.showTools();
@@ -961,11 +962,8 @@ class Viewer {
   }
   dress() {
     const theme = this.model.get('theme'),
-      body = document.body;
-    const jupyter = body.dataset.jpThemeLight,
-      dark = jupyter
-        ? jupyter === 'false'
-        : body.classList.contains('vscode-dark') || matchMedia('(prefers-color-scheme: dark)').matches;
+      body = document.body,
+      dark = pageIsDark();
     const contrast = matchMedia('(prefers-contrast: more)').matches || body.classList.contains('vscode-high-contrast');
     const worn = theme === 'auto' ? (contrast ? 'contrast' : dark ? 'dark' : 'light') : theme;
     for (const name of ['dark', 'contrast']) this.root.classList.toggle(`p3m-${name}`, worn === name);
@@ -1131,6 +1129,24 @@ class Viewer {
     const coarse = wanted.rest.slice(0, 2);
     this.tiles.want([...new Map([...coarse, ...wanted.seen, ...wanted.rest].map((w) => [w[0], w])).values()]);
   }
+}
+
+// JupyterLab and Notebook 7, VS Code, Colab and marimo each say in their own way whether they are dark
+const THEME_MARKS = ['class', 'theme', 'data-theme', 'data-jp-theme-light'];
+const THEME_WORDS = [
+  [false, ['vscode-light', 'vscode-high-contrast-light', 'light', 'light-theme']],
+  [true, ['vscode-dark', 'vscode-high-contrast', 'dark', 'dark-theme']],
+];
+function pageIsDark() {
+  const jupyter = document.body.dataset.jpThemeLight;
+  if (jupyter) return jupyter === 'false';
+  const said = [document.documentElement, document.body].flatMap((e) => [
+    ...e.classList,
+    e.getAttribute('theme'),
+    e.dataset.theme,
+  ]);
+  for (const [dark, words] of THEME_WORDS) if (words.some((word) => said.includes(word))) return dark;
+  return matchMedia('(prefers-color-scheme: dark)').matches;
 }
 
 function render({ model, el }) {

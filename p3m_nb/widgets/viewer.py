@@ -16,7 +16,6 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import encode_image
-from .common import control_row
 from .tiles import (SIDE, Scene, draw_scene, encode_tile, level_size, picture_scene, tile_window,
                                   top_level)
 
