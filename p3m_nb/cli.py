@@ -200,10 +200,21 @@ def _films(inputs):
     return films
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
+def _check_there(inputs):
+    "An input that is not there is refused; 'sample' may have been meant."
+    from p3m_nb.jobs import missing_input
+    for i in inputs:
+        other = '://' in i or any(c in i for c in '*?[')
+        if not other and not os.path.lexists(os.path.expanduser(i)): raise missing_input(i, ('sample',))
+
 def _check_inputs(inputs, films, single, watch):
     "Wrong inputs are refused; only folders can be watched, and results go into one."
     from p3m_nb.jobs import image_files
-    if not watch: return films or inputs == ['-'] or image_files(inputs)
+    if not watch and (films or inputs == ['-']): return
+    if not watch:
+        _check_there(inputs)
+        image_files(inputs)
+        return
     if films: raise ValueError('--watch: photographs only; give a folder without films')
     if single: raise ValueError('--watch: give a folder for the results')
     for i in inputs:
