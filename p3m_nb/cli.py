@@ -7,7 +7,7 @@ __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 
            'p3m_ppt', 'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, contextlib, difflib, functools, importlib, inspect, os, re, sys, traceback
+import argparse, difflib, functools, importlib, inspect, os, re, sys, traceback
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -264,9 +264,9 @@ class _How:
 
     def run(self, out, func, *args, **kwargs):
         "What `func` gives, which does one part into `out`; then it is said how the parts are joined."
-        from p3m_nb.spread import spread
+        from p3m_nb.spread import current_spread, spread
         if self.scheduler: return _on_cluster(self, out)
-        with spread(self.shard) if self.shard else contextlib.nullcontext(): result = func(*args, **kwargs)
+        with spread(self.part, current_spread().cluster): result = func(*args, **kwargs)
         if self.shard:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
