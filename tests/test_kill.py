@@ -1,5 +1,5 @@
-"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, and files that may not
-be read or written.
+"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, and files
+that may not be read or written.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th, before it or right after it; or waits
