@@ -583,16 +583,18 @@ def p3m_eval(
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
+    from p3m_nb.jobs import folder_lock
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
     check_out(out)
     how, s = _spread_of(settings), resolved(EvalSettings(**settings))
     tests = _eval_tests(data, split, s)
     methods = _eval_methods(weights, predictions, onnx, method, s)
-    result = how.run(out, _evaluated, methods, tests, s, out)
-    if how.shard: return result
+    if how.shard: return how.run(out, _evaluated, methods, tests, s, out)
     published = None if s.published == 'none' else s.published
-    result.save(out, s.gallery, metric=result.metrics[0], published=published)
+    with folder_lock(out, 'eval'):
+        result = how.run(out, _evaluated, methods, tests, s, out)
+        result.save(out, s.gallery, metric=result.metrics[0], published=published)
     return _shown(result, published, len(tests) > 1)
 
 # %% ../nbs/80_cli.ipynb #1bbaf09b
