@@ -34,7 +34,10 @@ def main():
     rows = {'python -c pass': 'pass', 'import p3m_nb': 'import p3m_nb'}
     for name, target in commands():
         module, function = target.split(':')
-        rows[f'{name} --help'] = f'import sys; sys.argv = [{name!r}, "--help"]; from {module} import {function} as f; f()'
+        rows[f'{name} --help'] = f'''import sys
+sys.argv = [{name!r}, '--help']
+from {module} import {function} as run
+run()'''
     print('| what | CPU s | MB |', '|---|---|---|', sep='\n')
     for what, code in rows.items():
         seconds, memory = map(min, zip(*(cost(code) for _ in range(runs))))
