@@ -16,7 +16,8 @@ sys.path[:0] = [str(ROOT)]
 from benchmarks import hostile  # noqa: E402 (the root of the repository is not on the path before)
 
 FORMATS = 'JPEG PNG WEBP TIFF GIF BMP AVIF JPEG2000 TGA PPM QOI PCX DDS ICO SGI PSD'.split()
-BATCH, SECONDS = 25, 60  # trials in one child, and how long one trial may take
+BATCH, SECONDS = 25, 60  # trials in one child, and how long one trial may compute
+HUNG = 3600  # seconds after which a child that does not compute hangs; other programs may leave it little time
 MEMORY = 2 << 30  # bytes that a child may take beside the libraries
 
 
@@ -350,6 +351,13 @@ def bound_memory():
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
+def bound_time():
+    "From now on this process may compute for `SECONDS` more; then it is killed, which counts as a hang."
+    import resource
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS, resource.RLIM_INFINITY))
+
+
 def child(jobs, seed, good, place):
     "Run `jobs`, a list of (kind, number), saying before each which it is and after each how it went."
     said = os.fdopen(os.dup(1), 'w')
@@ -357,6 +365,7 @@ def child(jobs, seed, good, place):
     bound_memory()
     for kind, number in jobs:
         print(f'start {kind} {number}', file=said, flush=True)
+        bound_time()
         results = trial(kind, number, seed, Path(good), Path(place)/f'{kind}{number}')
         print(json.dumps(results), file=said, flush=True)
         shutil.rmtree(Path(place)/f'{kind}{number}')
@@ -367,7 +376,7 @@ def run_batch(jobs, seed, good, place):
     code = f'from benchmarks.fuzz import child; child({jobs!r}, {seed}, {str(good)!r}, {str(place)!r})'
     command = [sys.executable, '-W', 'ignore', '-c', code]
     try:
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * len(jobs))
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HUNG)
         lines, end = ran.stdout.splitlines(), f'ended with {ran.returncode}'
     except subprocess.TimeoutExpired as e: lines, end = (e.stdout or b'').decode().splitlines(), 'hung'
     found = {tuple(line.split()[1:]): None for line in lines if line.startswith('start ')}

@@ -98,6 +98,30 @@ def covered(image, faces):
 def as_it_is(image, faces): return image, faces
 
 
+def read(item):
+    "The photograph `item`; several paths are laid side by side, five in a row, as large as the first."
+    if not isinstance(item, tuple): return load_image(item)
+    images = [load_image(p) for p in item]
+    h, w = images[0].shape[:2]
+    sheet = np.zeros((-(-len(images) // 5) * h, 5 * w, 3), np.uint8)
+    for k, image in enumerate(images):
+        sheet[k // 5 * h:(k // 5 + 1) * h, k % 5 * w:(k % 5 + 1) * w] = cv2.resize(image, (w, h))
+    return sheet
+
+
+def parts(item, truth):
+    "The faces of `item` in the picture that `read` gives; of a sheet each photograph is looked at by itself."
+    if not isinstance(item, tuple): return truth(load_image(item))
+    sheet, found = read(item), []
+    h, w = load_image(item[0]).shape[:2]
+    for k in range(len(item)):
+        y, x = k // 5 * h, k % 5 * w
+        for f in truth(np.ascontiguousarray(sheet[y:y + h, x:x + w])):
+            left, top, right, bottom = f.box
+            found.append(Face((left + x, top + y, right + x, bottom + y), f.score))
+    return found
+
+
 def find_sets(data, every):
     "Rows of (name, files, condition, whether only the largest face counts)."
     people = photos(data/'portraits/validation/image', every)
@@ -108,15 +132,29 @@ def find_sets(data, every):
     rows += [(f'official portraits turned by {90 * q}', small, turned(q), True) for q in (1, 2)]
     rows += [(f'portraits tilted by {a}', people, tilted(a), True) for a in (30, -30)]
     rows += [('portraits x 0.12', people, dark, True), ('portraits, lower half covered', people, covered, True)]
+    sheets = [tuple(street[k:k + 20]) for k in range(0, len(street) - 19, 20)]
+    rows.append(('sheets of 20 street photographs', sheets, as_it_is, False))
+    scenes = photos(data/'backgrounds', 3 * every)
+    sheets = [tuple(scenes[k:k + 50]) for k in range(0, len(scenes) - 49, 50)]
+    rows.append(('sheets of 50 scenes without people', sheets, as_it_is, None))
     return rows + [('scenes without people', photos(data/'backgrounds', 3 * every), as_it_is, None)]
 
 
-def find(data, every, pool, finders, cache):
+def chosen_sets(data, every, wanted):
+    "`find_sets`, or those of them whose names begin as `wanted` says."
+    sets = find_sets(data, every)
+    for name in wanted or []:
+        if not any(row[0].startswith(name) for row in sets):
+            raise SystemExit(f'--sets {name}: unknown; there are {", ".join(row[0] for row in sets)}')
+    return [row for row in sets if not wanted or row[0].startswith(tuple(wanted))]
+
+
+def find(data, every, pool, finders, cache, wanted=None):
     "Print how many of the faces each finder finds under each condition, false boxes, and CPU time for a megapixel."
     truth, finders, rows = Truth(), {name: face_finder(name) for name in finders}, []
     def look(path, condition, largest):
-        image = load_image(path)
-        faces = truth(image) if largest is not None else []
+        image = read(path)
+        faces = parts(path, truth) if largest is not None else []
         if largest: faces = sorted(faces, key=lambda f: -f.size)[:1]
         image, faces = condition(image, faces)
         out = {}
@@ -126,7 +164,7 @@ def find(data, every, pool, finders, cache):
             spent = (time.thread_time() - began) / (image.shape[0] * image.shape[1] / 1e6)
             out[name] = len(faces), sum(same(f, found) for f in faces), sum(not same(f, faces) for f in found), spent
         return out
-    for label, files, condition, largest in find_sets(data, every):
+    for label, files, condition, largest in chosen_sets(data, every, wanted):
         results = list(pool.map(lambda p: look(p, condition, largest), files))
         for name in finders:
             n, hit, extra, spent = zip(*(r[name] for r in results))
@@ -303,7 +341,9 @@ if __name__ == '__main__':
     parser.add_argument('--finders', nargs='+', default=names, help='names; the first one hides')
     parser.add_argument('--threads', type=int, default=2, help='photographs worked on at once')
     parser.add_argument('--cache', type=Path, help='identity: folder for descriptions; a later run goes on there')
+    parser.add_argument('--sets', nargs='+', help='find: only the sets whose names begin so')
     args = parser.parse_args()
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(args.threads) as threads:
-        PARTS[args.part](args.data, args.every, threads, args.finders, args.cache)
+        more = {'wanted': args.sets} if args.part == 'find' else {}
+        PARTS[args.part](args.data, args.every, threads, args.finders, args.cache, **more)

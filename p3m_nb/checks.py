@@ -100,6 +100,7 @@ class _Look:
     facts: object = None                        # `MatteFacts`
     jpeg: bool = False                          # the matte is a JPEG
     opaque: bool = False                        # the matte is a gray picture with an opaque alpha channel
+    chosen: str = ''                            # which of several pictures in the photograph's file was taken
 
 # %% ../nbs/08_checks.ipynb #75e3ac29
 def _odd_trimap(trimap, path):
@@ -154,6 +155,7 @@ def _look(sample, quick=False):
         if part in ('image', 'alpha', 'trimap'): arrays[part] = a
         return a.shape[:2]
     sizes = _sizes(sample, look, read)
+    if not hasattr(sample.image, 'read_member') and 'image' in sizes: look.chosen = image_info(sample.image).chosen
     if 'trimap' in arrays and (odd := _odd_trimap(arrays['trimap'], sample.trimap)): look.texts.append(odd)
     if 'alpha' in arrays and sizes.get('image') == sizes['alpha']:
         look.facts = matte_facts(arrays['alpha'], arrays['image'])
@@ -232,6 +234,8 @@ def _check_folder(name, folder, report, skip, quick, n_workers, progress):
     for sample, text, error in _found_in(looks): report.add(name, sample.name, text, error)
     hard = sum(look.facts is not None and not look.facts.soft for look in looks.values())
     opaque = sum(look.opaque for look in looks.values())
+    several = [f'{s.image}: {look.chosen}' for s, look in looks.items() if look.chosen]
+    if several: report.notes.append(several[0] + (f' (and {len(several) - 1} more such files)' * (len(several) > 1)))
     if hard: report.notes.append(f'{name}: {hard} mattes hold 0 and 1 only; masks teach no soft edges')
     if opaque:
         report.notes.append(f'{name}: {opaque} mattes have an alpha channel that is the same everywhere; '

@@ -9,7 +9,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'FilePath', 'MAX_BYTES', 'ImageLike'
            'clear_left_behind', 'encode_image', 'save_image', 'alpha_to_uint', 'save_alpha', 'read_image', 'read_alpha']
 
 # %% ../nbs/00_core.ipynb #546f4865
-import contextlib, contextvars, difflib, hashlib, io, os, re, stat, time, uuid, warnings
+import contextlib, contextvars, difflib, errno, hashlib, io, os, re, stat, time, uuid, warnings
 from importlib import resources
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -384,6 +384,9 @@ def load_alpha(
     return _unit_alpha(_matte_plane(a, name), name)
 
 # %% ../nbs/00_core.ipynb #b1f0f5ec
+# of a disk that takes no more: full, quota, limit, broken, read-only
+_NO_ROOM = tuple(getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EIO', 'EROFS') if hasattr(errno, name))
+
 # what a folder run may replace: an object with `finish(tmp, path)`
 write_rules = contextvars.ContextVar('write_rules', default=None)
 
@@ -396,7 +399,9 @@ def _sync(path):
 def atomic_write(
     path:FilePath,  # final path; its folder is made if needed
 )->Iterator[Path]:  # path of the temporary file to write to
-    "Give a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed."
+    """Give a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
+
+    Inside `jobs.recorded` and in folder runs a file that the package did not write is not replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # 50: also of four bytes each they fit a file name
@@ -407,6 +412,9 @@ def atomic_write(
         rules = write_rules.get()
         if rules is None: os.replace(tmp, path)
         else: rules.finish(tmp, path)
+    except OSError as e:
+        if e.errno not in _NO_ROOM or e.filename not in (None, str(tmp), tmp): raise
+        raise OSError(e.errno, e.strerror, str(path)) from e  # not the name of a file that is gone
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #3c3a21eb
@@ -481,7 +489,7 @@ def save_image(
     quality:int=95,  # of JPEG and WebP, 1..100
     dpi:tuple=None,  # (x, y) pixels per inch to note in the file
 )->Path:  # `path`
-    "Write `image` atomically."
+    "Write `image` atomically. A file that is there is replaced, as with Pillow; the commands ask first."
     path = Path(path)
     data = encode_image(image, path.suffix, quality, dpi)
     with atomic_write(path) as tmp: tmp.write_bytes(data)
@@ -504,7 +512,7 @@ def save_alpha(
     bits:int=8,  # 8 or 16
     dpi:tuple=None,  # (x, y) pixels per inch to note in the file
 )->Path:  # `path`
-    "Write `alpha` as a gray picture, atomically."
+    "Write `alpha` as a gray picture, atomically; a file that is there is replaced."
     return save_image(alpha_to_uint(alpha, bits), path, dpi=dpi)
 
 # %% ../nbs/00_core.ipynb #5315bb10

@@ -8,7 +8,7 @@ __all__ = ['FIVE_POINTS', 'DEFAULT_FINDER', 'FINDERS', 'Face', 'box_overlap', 'd
            'AllFinders', 'finder_name', 'face_finder', 'polygon_mask', 'face_ellipse', 'find_faces', 'one_cv_thread']
 
 # %% ../nbs/10_faces.ipynb #42293d82
-import contextlib, functools, math, subprocess, sys, threading
+import contextlib, functools, itertools, math, subprocess, sys, threading
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -273,19 +273,32 @@ def _likeness(face):
     off = np.linalg.norm(FIVE_POINTS @ m[:, :2].T + m[:, 2] - face.landmarks, axis=1)
     return face.score - 2 * float(off.mean()) / face.size
 
-# %% ../nbs/10_faces.ipynb #62903b5e
+# %% ../nbs/10_faces.ipynb #a641d3bd
+def _steps(
+    length:int,  # side of the image in pixels
+    longest:int=1024,  # side of a window at most
+    overlap:int=96,  # of two windows that are side by side
+)->list:  # of (start, end), all of one length
+    "The windows along one side of an image."
+    n = max(1, math.ceil((length - overlap) / (longest - overlap)))
+    side = math.ceil((length + (n - 1) * overlap) / n)
+    starts = [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
+    return [(a, a + side) for a in starts]
+
+# %% ../nbs/10_faces.ipynb #82f4a9fc
 class FaceSearch:
-    "A detector that also looks at brightened and at turned copies."
+    "A detector that also looks at brightened and at turned copies, and more closely at large photographs."
     def __init__(self,
         detector,  # callable image -> list of `Face`, for upright faces in ordinary light
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
         turned:int=256,  # longest side of the turned copies in pixels
-        sure:float=.7,  # faces in turned copies below this confidence are left out
+        sure:float=.7,  # faces in turned copies and in the second look below this confidence are left out
+        closer:float=1/3,  # share of the pixels of a large photograph that the second look sees; 0: there is none
     ):
         self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
-        self.turned, self.sure = turned, sure
+        self.turned, self.sure, self.closer = turned, sure, closer
         self.name = finder_name(detector)
 
     def __call__(self,
@@ -295,16 +308,12 @@ class FaceSearch:
         image = brightened(image)
         h, w = image.shape[:2]
         found = self._look(image, 0, min(1, (self.pixels / (h * w)) ** .5))
+        if self.closer and h * w > 5.5 * self.pixels: found += self._closely(image, found)
         small = min(self.turned, max(max(h, w) / 3, 160))  # so that three turns cost less than half of the first look
         upright = any(f.score >= self.sure for f in found)  # then hardly anybody lies
         found += self._turned(image, self.turns, small if upright else self.turned)
         if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
-
-    def _turned(self, image, turns, side):
-        "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
-        shrink = min(1, side / max(image.shape[:2]))
-        return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
 
     def _look(self, image, angle, shrink):
         "What the detector finds in `image`, turned by `angle` and scaled by `shrink`."
@@ -317,6 +326,25 @@ class FaceSearch:
         view = cv2.warpAffine(small, centres, size, flags=cv2.INTER_LINEAR) if angle else small
         m[:, :2] *= w / image.shape[1]
         return [_turned_back(f, m) for f in self.detector(view)]
+
+# %% ../nbs/10_faces.ipynb #f9ca56b8
+@patch
+def _turned(self:FaceSearch, image, turns, side):
+    "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
+    shrink = min(1, side / max(image.shape[:2]))
+    return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
+
+@patch
+def _closely(self:FaceSearch, image, found):
+    "What the detector is sure of in windows of a larger version, beside what was `found`: small faces."
+    h, w = image.shape[:2]
+    size = [max(1, round(n * self.closer ** .5)) for n in (w, h)]
+    view, more = cv2.resize(image, size, interpolation=cv2.INTER_AREA), []
+    for (top, bottom), (left, right) in itertools.product(*map(_steps, view.shape[:2])):
+        m = np.array([[size[0] / w, 0, -left], [0, size[1] / h, -top]])
+        seen = self.detector(np.ascontiguousarray(view[top:bottom, left:right]))
+        more += [_turned_back(f, m) for f in seen if f.score >= self.sure]
+    return [f for f in more if all(_inside(f, k) <= .4 for k in found)]
 
 # %% ../nbs/10_faces.ipynb #7e0b8150
 _CASCADES = {'frontalface_alt2': 1., 'profileface': .6}  # and the weight of their votes

@@ -324,7 +324,7 @@ def write_film(
     rate:int=25,  # frames a second
     times:list|None=None,  # seconds of each frame; None: even
 )->Path:  # `path`
-    "Write `images` as a film."
+    "Write `images` as a film; a file that is there is replaced."
     choose('kind', kind, [name for name in CODECS if name != 'png'])
     writer = None
     for i, image in enumerate(images):

@@ -159,6 +159,10 @@ def _feeds(inputs, planes, trimap, how):
     return {source.name: as_kind(a, source) for source, a in zip(inputs, values)}
 
 # %% ../nbs/60_methods.ipynb #6a031941
+def _is_plane(shape, size):
+    "Whether `shape` is that of a picture of `size`, perhaps smaller or larger: not of a list of boxes."
+    return len(shape) == 2 and .8 < shape[0] * size[1] / (shape[1] * size[0]) < 1.25
+
 def _onnx_predict(path, session, wanted, size, normalise, how, top):
     "The function image -> alpha of a `session`, or (image, trimap) -> alpha where it takes a trimap."
     inputs = session.get_inputs()
@@ -167,7 +171,7 @@ def _onnx_predict(path, session, wanted, size, normalise, how, top):
         marks = _trimap_planes(trimap, inner, how, top) if how else None
         feeds = _feeds(inputs, _scaled_colours(image, inner, normalise), marks, how)
         alpha = np.squeeze(run_session(session, [wanted], feeds, path)[0]).astype(np.float32)
-        if alpha.ndim != 2:
+        if not _is_plane(alpha.shape, inner):
             others = ', '.join(o.name for o in session.get_outputs())
             raise ValueError(f'{path}: output {wanted} has shape {alpha.shape}, not that of one alpha; '
                              f'choose another one of {others}')

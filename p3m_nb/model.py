@@ -176,6 +176,10 @@ def _block(c_in, c_out, depth, scale=1, last=True, narrow='last'):
     return nn.Sequential(*layers)
 
 # %% ../nbs/21_model.ipynb #b8e20852
+class _AddReLU(nn.Module):
+    "The ReLU of a convolution and something added to it; an engine may put a faster one in its place."
+    def forward(self, conv, x, added): return F.relu_(conv(x).add_(added))
+
 class _Refine(nn.Module):
     """Logit of alpha out of a feature at half size and E0, as after a concatenation.
 
@@ -185,8 +189,9 @@ class _Refine(nn.Module):
         self.coarse = nn.Conv2d(c, c_shallow, 1, bias=False)
         self.fine = nn.Conv2d(c_shallow, c_shallow, 3, padding=1)
         self.alpha = nn.Conv2d(c_shallow, 1, 3, padding=1)
+        self.mix = _AddReLU()
 
-    def forward(self, d, e0): return self.alpha(F.relu_(self.fine(e0).add_(_upsample(self.coarse(d), 2))))
+    def forward(self, d, e0): return self.alpha(self.mix(self.fine, e0, _upsample(self.coarse(d), 2)))
 
 # %% ../nbs/21_model.ipynb #f5238250
 INTEGRATION = ('tfi', 'sbfi', 'dbfi')

@@ -6,17 +6,18 @@
 __all__ = ['optimise', 'best_device', 'has_bf16', 'TorchEngine']
 
 # %% ../nbs/46_torch_engine.ipynb #b0e24231
-import copy, functools
+import copy, functools, weakref
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import choose
 from .encoders import ResNet34MP
-from .model import Integrate, P3MNet, fuse
+from .model import SBFI, Integrate, P3MNet, fuse
 from .refiner import as_refiner, shipped_refiner
 from .registry import Network, list_models
 from .weights import load_model, shipped_weights
@@ -59,12 +60,24 @@ def _half_relus(module):
         else: _half_relus(child)
 
 # %% ../nbs/46_torch_engine.ipynb #00efe314
+_packed = weakref.WeakKeyDictionary()  # convolution -> its weights in oneDNN's own order
+
+def _kernel(conv, x):
+    "The weights of `conv` for the input `x`; those of two bytes are put in oneDNN's order once, not in every pass."
+    if x.dtype == torch.float32: return conv.weight
+    if conv not in _packed:
+        weight, size = conv.weight.to_mkldnn(), list(x.shape)
+        _packed[conv] = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight, conv.padding, conv.stride, conv.dilation, conv.groups, size)
+    return _packed[conv]
+
+# %% ../nbs/46_torch_engine.ipynb #7497cbcf
 class _ConvReLU(nn.Conv2d):
     "Convolution and ReLU (or ReLU6) in one pass of oneDNN, through the operator that torch's compiler uses."
     activation = 'relu', []
     def forward(self, x):
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, ''
+            x, _kernel(self, x), self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, ''
         )
 
 class _ConvReLU6(_ConvReLU): activation = 'hardtanh', [0., 6.]
@@ -122,7 +135,36 @@ def _steady(module):
         if plain: child.__class__ = _PlainConv
         elif type(child) is nn.Upsample: child.__class__ = _Enlarge
 
-# %% ../nbs/46_torch_engine.ipynb #c3cece5c
+# %% ../nbs/46_torch_engine.ipynb #62b1c5c1
+def _pool(
+    x,  # (B,C,H,W), H and W multiples of `stride`
+    stride,  # 2 or more
+):
+    "Max pool of 2x2 windows, the values alone."
+    b, c, h, w = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(b, h // stride, stride, w * c)
+    row = torch.maximum(rows[:, :, 0], rows[:, :, 1]).view(b, h // stride, w // stride, stride, c)
+    return torch.maximum(row[..., 0, :], row[..., 1, :]).permute(0, 3, 1, 2)
+
+class _PoolSBFI(SBFI):
+    "sBFI whose pool notes no places."
+    def pool(self, e0): return _pool(e0, self.stride)
+
+# %% ../nbs/46_torch_engine.ipynb #68b02170
+class _AddReLU(nn.Module):
+    "The ReLU of a convolution and something added to it, in one pass of oneDNN."
+    def forward(self, conv, x, added):
+        return torch.ops.mkldnn._convolution_pointwise_(
+            added, x, _kernel(conv, x), conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups,
+            'add', 1., 'relu', [], '')
+
+def _fewer_passes(model):
+    "Let `model`, in two bytes on a CPU, go over its features less often, in place."
+    for module in model.modules():
+        if type(module) is SBFI: module.__class__ = _PoolSBFI
+    if not model.encoder.indexed: model.decoder_final_l.mix = _AddReLU()
+
+# %% ../nbs/46_torch_engine.ipynb #877f5abf
 def optimise(
     model:P3MNet,  # a network; it stays as it is
     device='cpu',  # where to run
@@ -137,6 +179,7 @@ def optimise(
         if _can_fuse(dtype):
             _fuse_relus(fast)
             _steady(fast)
+            if dtype != torch.float32: _fewer_passes(fast)
         if dtype != torch.float32: _half_relus(fast)
     return fast.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
@@ -198,8 +241,7 @@ class TorchEngine:
         unit:np.ndarray,  # (h,w,3) float32 in 0..1
     )->np.ndarray:  # (1,h,w) alpha of 'forward' and 'matting', (3,h,w) logits of 'semantic', float32
         "What a part of the network makes of an image."
-        x = self.model.normalise(torch.from_numpy(unit).permute(2, 0, 1)[None])
-        x = x.to(self.device, self.dtype, memory_format=torch.channels_last)
+        x = self._input(unit)
         with torch.inference_mode(): out = getattr(self.model, part)(x)
         if part == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
         return out[0].float().cpu().numpy()
@@ -220,3 +262,15 @@ class TorchEngine:
 
     def __repr__(self):
         return f'torch {str(self.dtype).removeprefix("torch.")} on {self.device}'
+
+# %% ../nbs/46_torch_engine.ipynb #7a85c043
+@patch
+def _input(self:TorchEngine, unit):
+    "(1,3,h,w) normalised, of the type and on the device of the network."
+    if type(self.model).normalise is not Network.normalise or self.device.type != 'cpu':
+        x = self.model.normalise(torch.from_numpy(unit).permute(2, 0, 1)[None])
+        return x.to(self.device, self.dtype, memory_format=torch.channels_last)
+    h, w, _ = unit.shape  # the same numbers, a row at a time: three channels side by side are too few for a loop
+    mean, std = (torch.tensor(values).repeat(w) for values in (self.model.mean, self.model.std))
+    rows = ((torch.from_numpy(unit).reshape(h, 3 * w) - mean) / std).to(self.dtype)
+    return rows.view(1, h, w, 3).permute(0, 3, 1, 2)

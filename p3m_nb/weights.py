@@ -124,7 +124,7 @@ def save_model(
     half:bool=False,  # store convolutions as float16 (batch norm stays float32)
     **metadata,  # more facts, kept as text
 )->Path:  # `path`
-    "Write weights and facts about them, atomically."
+    "Write weights and facts about them, atomically; a file that is there is replaced."
     import safetensors.torch
     path = Path(path)
     if path.suffix != '.safetensors': raise ValueError(f'{path}: our weights are .safetensors files')

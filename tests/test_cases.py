@@ -1,7 +1,7 @@
 """The case list "inputs that fail", a test for each row and further members of each kind, made here.
 
 What belongs to a single room is tested in its notebook; here are the readers side by side, and the commands."""
-import contextlib, io, os, signal, sys
+import contextlib, io, json, os, shutil, signal, sys, zlib
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +159,50 @@ def test_the_largest_of_several_pictures_is_taken_and_said(matte, tmp_path):
     assert status == 0 and 'number 2, the largest (96x96), was taken' in said
 
 
+def layers(image, other):
+    "A Photoshop file with two layers and the merged picture, by hand; Pillow counts merged picture and layers."
+    number = lambda v, n: v.to_bytes(n, 'big')
+    def planes(a): return b''.join(number(0, 2) + a[..., i].tobytes() for i in range(3))
+    def record(a, name):
+        h, w = a.shape[:2]
+        sizes = b''.join(number(i, 2) + number(2 + h * w, 4) for i in range(3))
+        label = number(len(name), 1) + name
+        extra = number(0, 4) + number(0, 4) + label + bytes(-len(label) % 4)
+        box = b''.join(number(v, 4) for v in (0, 0, h, w))
+        return box + number(3, 2) + sizes + b'8BIMnorm' + bytes([255, 0, 0, 0]) + number(len(extra), 4) + extra
+    h, w = image.shape[:2]
+    info = number(2, 2) + record(other, b'one') + record(other, b'two') + planes(other) * 2
+    info += bytes(len(info) % 2)
+    section = number(len(info), 4) + info
+    head = b'8BPS' + number(1, 2) + bytes(6) + number(3, 2) + number(h, 4) + number(w, 4) + number(8, 2) + number(3, 2)
+    merged = number(0, 2) + image.transpose(2, 0, 1).tobytes()
+    return head + number(0, 4) + number(0, 4) + number(len(section), 4) + section + merged
+
+
+def test_pictures_of_every_kind_of_file_with_several(run, matte, tmp_path):
+    "Layers, pages, stereo pairs and animations: p3m_matte and p3m_check say how many there are and which was taken."
+    large, small = PORTRAIT.image, np.full((30, 40, 3), 77, np.uint8)
+    first, second = Image.fromarray(large), Image.fromarray(np.ascontiguousarray(large[:, ::-1]))
+    def whole(kind): return encoded(first.copy(), kind, save_all=True, append_images=[second.copy()])
+    kinds = {'b.mpo': 'MPO', 'c.tif': 'TIFF', 'd.gif': 'GIF', 'e.webp': 'WEBP', 'f.png': 'PNG'}
+    files = {'a.psd': layers(large, small)} | {n: whole(kind) for n, kind in kinds.items()}
+    for name, data in files.items():
+        for place in ('in', 'set/image'):
+            (tmp_path/place).mkdir(parents=True, exist_ok=True)
+            (tmp_path/place/name).write_bytes(data)
+        save_image((PORTRAIT.alpha * 255).astype(np.uint8), tmp_path/'set'/'mask'/f'{name[0]}.png')
+        off = np.abs(load_image(tmp_path/'in'/name).astype(int) - large).mean()
+        assert off < 12, (name, off)
+    status, said = matte(tmp_path/'in', '-o', tmp_path/'out')
+    assert status == 0 and '6 done' in said, said
+    for name in files:
+        several = image_info(tmp_path/'in'/name).frames > 1
+        assert several or name == 'a.psd', name
+        assert (f'{name}: holds' in said) == several, (name, said)
+    status, said = run('p3m_check', tmp_path/'set')
+    assert 'holds 2 pictures; number 1, the largest (96x96), was taken' in said and 'more such files' in said, said
+
+
 def test_heic_is_read_where_the_package_is(matte, tmp_path):
     heif = pytest.importorskip('pillow_heif')
     heif.register_heif_opener()
@@ -296,6 +340,114 @@ def test_a_pipe_anywhere_is_refused_at_once(run, tmp_path, weights):
     for call in calls:
         status, said = run(*call)
         assert status == 1 and 'regular file' in said and 'Traceback' not in said, (call, said)
+
+
+def test_links_are_not_written_through(run, matte, tmp_path):
+    "A link where a result would go, to a file of others or to nowhere: neither is written to, also by --overwrite."
+    photo, victim = save_image(PORTRAIT.image, tmp_path/'a.png'), tmp_path/'victim'
+    victim.write_bytes(b'of others')
+    for out, target in (('x', victim), ('y', tmp_path/'nowhere')):
+        (tmp_path/out).mkdir()
+        for name in ('a_alpha.png', 'one.png'): os.symlink(target, tmp_path/out/name)
+        for call in ((photo, '-o', tmp_path/out), (photo, '-o', tmp_path/out/'one.png')):
+            status, said = matte(*call)
+            assert status == 1 and 'Traceback' not in said, said
+            assert os.readlink(tmp_path/out/'a_alpha.png') == str(target)
+        assert matte(photo, '-o', tmp_path/out, '--overwrite')[0] == 0
+        assert not (tmp_path/out/'a_alpha.png').is_symlink() and os.readlink(tmp_path/out/'one.png') == str(target)
+    assert victim.read_bytes() == b'of others' and not (tmp_path/'nowhere').exists()
+
+
+class Evil:
+    "What runs a program when it is unpickled."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.system, (f'touch {self.path}',)
+
+
+def hostile_files(place, weights):
+    "Files that want to run something, take all memory, or are something else; and data with names that lead elsewhere."
+    import pickle, torch
+    from p3m_nb.faces import shipped
+    place.mkdir()
+    torch.save({'state_dict': Evil(place/'ran')}, place/'evil.pth')
+    (place/'plain.pth').write_bytes(pickle.dumps(Evil(place/'ran')))
+    np.save(place/'evil.npy', np.array([Evil(place/'ran')], dtype=object), allow_pickle=True)
+    (place/'header.safetensors').write_bytes((1 << 40).to_bytes(8, 'little') + b'{}')
+    head = encoded(PORTRAIT.image, 'PNG')
+    chunk = b'IHDR' + (60_000).to_bytes(4, 'big') * 2 + b'\x08\x02\0\0\0'
+    (place/'giant.png').write_bytes(head[:12] + chunk + zlib.crc32(chunk).to_bytes(4, 'big') + head[33:])
+    for name in ('p3mnet_lite.onnx', 'rfb320.onnx'): os.symlink(shipped(name), place/name)
+    save_image(PORTRAIT.image, place/'ok.png')
+    for i in (1, 2): save_image(PORTRAIT.image, place/'set'/'image'/f'{i}.png')
+    for i in (1, 2): save_image((PORTRAIT.alpha * 255).astype(np.uint8), place/'set'/'mask'/f'{i}.png')
+    for i in (1, 2): (place/'set'/'image'/f'{i + 2}.png').write_bytes((place/'giant.png').read_bytes())
+    for i in (3, 4): save_image((PORTRAIT.alpha * 255).astype(np.uint8), place/'set'/'mask'/f'{i}.png')
+    (place/'stored').mkdir()
+    for i in (1, 2): (place/'stored'/f'{i}.npy').write_bytes((place/'evil.npy').read_bytes())
+    (place/'hidden').mkdir()
+    line = dict(source='../../ok.png', output='../../ok.png', sha256='0' * 64, method='zero')
+    (place/'hidden'/'manifest.jsonl').write_text(json.dumps(line) + '\n')
+    (place/'run').mkdir()
+    (place/'run'/'config.json').write_text('{"data": ["../../etc"], "arch": "../../x", "epochs": 1e999}')
+    shutil.copytree(place/'set', place/'good')
+    for i in (3, 4): (place/'good'/'image'/f'{i}.png').unlink()
+    for i in (3, 4): (place/'good'/'mask'/f'{i}.png').unlink()
+
+
+HOSTILE = [  # command and options, {} the folder of the files; the file that must be named
+    ('p3m_matte {}/ok.png -o {}/out --weights {}/evil.pth', 'evil.pth'),
+    ('p3m_matte {}/ok.png -o {}/out --weights {}/plain.pth', 'plain.pth'),
+    ('p3m_matte {}/ok.png -o {}/out --weights {}/header.safetensors', 'header.safetensors'),
+    ('p3m_matte {}/ok.png -o {}/out --weights {}/rfb320.onnx', 'rfb320.onnx'),
+    ('p3m_matte {}/giant.png -o {}/out --fast', 'giant.png'),
+    ('p3m_matte {}/ok.png -o {}/out --fast --background {}/giant.png', 'giant.png'),
+    ('p3m_obfuscate {}/giant.png -o {}/out2', 'giant.png'),
+    ('p3m_obfuscate {}/ok.png -o {}/out2 --finder {}/p3mnet_lite.onnx', 'p3mnet_lite.onnx'),
+    ('p3m_audit {}/giant.png --finder haar', 'giant.png'),
+    ('p3m_audit {}/ok.png --finder {}/p3mnet_lite.onnx', 'p3mnet_lite.onnx'),
+    ('p3m_check {}/set', '3.png'),
+    ('p3m_prepare {}/set', '3.png'),
+    ('p3m_train {}/set -o {}/run2 --arch p3mnet_lite', '3.png'),
+    ('p3m_train {}/good -o {}/run2 --arch p3mnet_lite --pretrained {}/evil.pth', 'evil.pth'),
+    ('p3m_train {}/good -o {}/run --resume', 'config.json'),
+    ('p3m_eval {}/good -o {}/ev --weights {}/evil.pth', 'evil.pth'),
+    ('p3m_eval {}/good -o {}/ev --onnx {}/rfb320.onnx', 'rfb320.onnx'),
+    ('p3m_eval {}/good -o {}/ev --predictions {}/stored', '1.npy'),
+    ('p3m_export -o {}/x.onnx --weights {}/evil.pth', 'evil.pth'),
+    ('p3m_ppt {}/set -o {}/ppt --methods p3mnet_lite --train blurred --test normal', 'set'),
+]
+
+
+def test_hostile_files_through_the_commands(run, weights, tmp_path):
+    "None runs, none takes memory, each is named in a line, and nothing else changes."
+    place = tmp_path/'h'
+    hostile_files(place, weights)
+    before = contents(place)
+    for line, name in HOSTILE:
+        status, said = run(*line.format(*[place] * 3).split())
+        assert status == 1 and name in said and 'Traceback' not in said, (line, said)
+    run('p3m_obfuscate', place/'ok.png', '-o', place/'hidden', '--finder', 'haar')  # its manifest names ../../ok.png
+    assert not (place/'ran').exists() and sorted(os.listdir(tmp_path)) == ['h']
+    before.pop('hidden/manifest.jsonl')
+    assert {k: v for k, v in contents(place).items() if k in before} == before
+
+
+def test_a_lock_of_a_number_that_another_process_has_now(matte, tmp_path):
+    "A process number comes again: what counts is when the process began; without system locks the file alone decides."
+    from p3m_nb import jobs
+    from p3m_nb.process import process_lives, process_mark
+    photo, mark = save_image(PORTRAIT.image, tmp_path/'a.png'), process_mark(os.getppid())
+    host, pid, start = mark.split('-')
+    stale = f'{host}-{pid}-{int(start, 16) + 1:x}'
+    assert process_lives(mark) and not process_lives(stale)
+    assert process_lives(f'{int(host, 16) ^ 1:04x}-{pid}-0')  # on another machine: not known, so it may live
+    for held, fits in ((stale, True), (mark, False)):
+        (tmp_path/'out').mkdir(exist_ok=True)
+        (tmp_path/'out'/jobs.LOCK).write_text(json.dumps(dict(pid=int(pid, 16), host='x', run='matte', mark=held)))
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(jobs, '_system_lock', lambda f: None)
+            status, said = matte(photo, '-o', tmp_path/'out')
+        assert (status == 0) == fits and ('works in this folder' in said) == (not fits), said
 
 
 # ---- accepted though it means something else

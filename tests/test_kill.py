@@ -1,8 +1,9 @@
-"""kill -9 of every command that writes, at three of its writes, and a full disk; the next run completes the rest.
+"""Every command under bad conditions: kill -9 at three of its writes, a full disk, and two runs at once.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
-`os.link` (every file reaches its name by one) and kills itself at the n-th: before it, or right after it."""
-import functools, json, os, subprocess, sys
+`os.link` (every file reaches its name by one) and kills itself at the n-th, before it or right after it; or waits
+there until a file appears."""
+import functools, json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from p3m_nb.synth import make_mini_p3m, synth_portrait
 
 ROOT = Path(__file__).parents[1]
 
-RUNNER = '''import json, os, resource, signal, sys, warnings
+RUNNER = '''import ctypes, json, os, resource, signal, sys, time, warnings
 import torch, p3m_nb.audit, p3m_nb.benchmark, p3m_nb.cli, p3m_nb.infer, p3m_nb.prepare, p3m_nb.privacy, p3m_nb.tables
 import p3m_nb.export, p3m_nb.ppt, p3m_nb.train, p3m_nb.video
 torch.set_num_threads(1)
@@ -22,15 +23,25 @@ warnings.simplefilter('ignore')
 place = {name: getattr(os, name) for name in ('replace', 'link')}  # what gives a file its name
 count = 0
 
-def child(argv, n, after, most):
+def like_a_user():
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).capset(header, none): raise OSError(ctypes.get_errno())
+
+def wait_for(path):
+    open(path + '.reached', 'w').close()
+    while not os.path.exists(path): time.sleep(.01)
+
+def child(argv, n=0, after=False, most=0, gate='', user=False):
     def counted(name, *args, **kwargs):
         global count
         count += 1
+        if count == 1 and gate: wait_for(gate)
         if count == n and not after: os.kill(os.getpid(), signal.SIGKILL)
         place[name](*args, **kwargs)
         if count == n: os.kill(os.getpid(), signal.SIGKILL)
     for name in place: setattr(os, name, lambda *args, name=name, **kwargs: counted(name, *args, **kwargs))
     if most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    if user: like_a_user()
     sys.argv, status = argv, 0
     try: getattr(p3m_nb.cli, argv[0])()
     except SystemExit as e:
@@ -39,32 +50,44 @@ def child(argv, n, after, most):
     print('replaced', count, flush=True)
     os._exit(status)
 
+running = []
 for line in sys.stdin:
-    argv, n, after, most = json.loads(line)
-    r, w = os.pipe()
-    pid = os.fork()
-    if not pid:
-        for fd in (1, 2): os.dup2(w, fd)
+    options = json.loads(line)
+    if options:
+        r, w = os.pipe()
+        pid = os.fork()
+        if not pid:
+            for fd in (1, 2): os.dup2(w, fd)
+            os.close(w)
+            sys.stdout = sys.stderr = os.fdopen(1, 'w', buffering=1)  # the old ones may be files
+            child(**options)
         os.close(w)
-        sys.stdout = sys.stderr = os.fdopen(1, 'w', buffering=1)  # the old ones may be files
-        child(argv, n, after, most)
-    os.close(w)
-    with os.fdopen(r) as f: said = f.read()
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said]), flush=True)
+        running.append((pid, r))
+    else:
+        pid, r = running.pop()
+        with os.fdopen(r) as f: said = f.read()
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said]), flush=True)
 '''
 
 
 @pytest.fixture(scope='module')
 def run():
     """`run(argv, n, after, most)`: exit status and output of a command that is killed at its n-th write (0: not at all)
-    and may write files of `most` bytes (0: any)."""
+    and may write files of `most` bytes (0: any). `run.start` starts it, `run.end` waits for the one started last."""
     env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', RUNNER], env=env, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    def run(argv, n=0, after=False, most=0):
-        process.stdin.write(json.dumps([[str(a) for a in argv], n, after, most]) + '\n')
+    def say(options):
+        process.stdin.write(json.dumps(options) + '\n')
         process.stdin.flush()
+    def start(argv, **options): say(dict(argv=[str(a) for a in argv], **options))
+    def end():
+        say(None)
         return json.loads(process.stdout.readline())
+    def run(argv, n=0, after=False, most=0, **options):
+        start(argv, n=n, after=after, most=most, **options)
+        return end()
+    run.start, run.end = start, end
     yield run
     process.stdin.close()
     assert process.wait(20) == 0
@@ -124,6 +147,7 @@ def content(out):
 
 COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
             'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
+SINGLE = ('p3m_check', 'p3m_export')  # write single files, each in one step
 CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
 
 
@@ -166,5 +190,24 @@ def test_full_disk(command, run, material, whole, tmp_path):
     first, again = arguments(command, material, tmp_path/'out')
     status, said = run(first, most=20)
     assert status == 1 and 'Traceback' not in said and 'File too large' in said, said
+    assert f'{tmp_path}/out/' in said and '.tmp' not in said, said  # which file
     assert content(tmp_path/'out').items() <= whole(command)[2].items()
     completed(command, run, again, tmp_path/'out', whole)
+
+
+@pytest.mark.parametrize('command', [c for c in COMMANDS if not c.endswith('--watch')])
+def test_two_at_once(command, run, material, whole, tmp_path):
+    """While one waits at its first write another begins: it is refused and says who works there, or, where only single
+    files are written, it does the same; the first completes its work."""
+    out, gate = tmp_path/'out', str(tmp_path/'gate')
+    argv, _ = arguments(command, material, out)
+    run.start(argv, gate=gate)
+    end = time.monotonic() + 60
+    while not os.path.exists(gate + '.reached') and time.monotonic() < end: time.sleep(.01)
+    status, said = run(argv)
+    Path(gate).touch()
+    first, words = run.end()
+    assert first == whole(command)[0] and 'Traceback' not in said + words, words
+    if status != first: assert status == 1 and 'works in this folder' in said and 'process' in said, said
+    else: assert command in SINGLE, said
+    assert content(out) == whole(command)[2] and not list(out.rglob('*.tmp'))

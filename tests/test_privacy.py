@@ -343,3 +343,42 @@ def test_a_nearly_opaque_alpha_does_not_spare_the_face():
     nearly = np.where(alpha == 1, np.float32(1 - 1e-6), alpha)
     sure, unsure = (obfuscate(PHOTO, a, 'zero') for a in (alpha, nearly))
     assert sure.mask.sum() > 10_000 and (sure.mask == unsure.mask).all() and unsure.spared == sure.spared
+
+
+def test_a_person_without_a_face_is_reported(tmp_path):
+    "`--people`: the matting network sees somebody whose face no finder sees; an empty wall stays an empty wall."
+    faceless, wall = tmp_path/'in/a.png', tmp_path/'in/b.png'
+    image = PHOTO[::2, ::2].copy()
+    image[25:150, 80:185] = image[25:150, 80:185].mean((0, 1)).astype(np.uint8)  # the whole face, one colour
+    assert not find_faces(image)
+    save_image(image, faceless)
+    save_image(np.full((300, 256, 3), 180, np.uint8), wall)
+    run = start(tmp_path/'in', tmp_path/'out', '--people')
+    said = run.communicate()[1]
+    assert run.returncode == 1 and not (tmp_path/'out/a.png').exists()
+    line = next(x for x in said.splitlines() if 'a.png' in x)
+    assert 'no face found, but a person is seen by the matting network: look at it' in line
+    assert 'a person' not in next(x for x in said.splitlines() if 'b.png' in x)
+    records = privacy.read_manifest(tmp_path/'out/manifest.jsonl')
+    assert [records[k]['people'] for k in ('a.png', 'b.png')] == [1, 0]
+    run = start(tmp_path/'in', tmp_path/'out', '--people', '--keep-faceless')  # written now, and still listed
+    assert '1 show a person without a face found' in run.communicate()[1]
+    assert (tmp_path/'out/a.png').exists()
+
+
+def test_all_finders_together(tmp_path):
+    "`--finder all` hides what any of the three finds, and leaves nobody to audit it."
+    image = np.full((800, 900, 3), 120, np.uint8)
+    image[150:150 + PHOTO.shape[0], 20:20 + PHOTO.shape[1]] = PHOTO
+    small = np.asarray(Image.fromarray(PHOTO).resize((64, 75), Image.Resampling.BOX))
+    image[20:95, 700:764] = small  # a face of 13 pixels, which RFB-320 does not see
+    eyes = 20 + 196 * 75 // PHOTO.shape[0], 700 + 262 * 64 // PHOTO.shape[1]
+    save_image(image, tmp_path/'in/a.png')
+    run = start(tmp_path/'in', tmp_path/'out', '--finder', 'all')
+    assert '1 done' in run.communicate()[1] and run.returncode == 0
+    out = load_image(tmp_path/'out/a.png')
+    assert (out[eyes] == 0).all() and (out[150 + 196, 20 + 262] == 0).all()
+    assert any(f.box[0] < eyes[1] < f.box[2] and f.box[1] < eyes[0] < f.box[3] for f in find_faces(image))
+    assert not any(f.box[0] > 650 for f in find_faces(image, 'rfb'))
+    assert privacy.read_manifest(tmp_path/'out/manifest.jsonl')['a.png']['finder'] == 'centerface+rfb+haar'
+    assert not audit(tmp_path/'out').independent
