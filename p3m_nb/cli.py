@@ -606,6 +606,7 @@ def p3m_eval(
     how = _spread_of('p3m_eval', locals())
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
+    from p3m_nb.jobs import folder_lock
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
     check_out(out)
@@ -613,10 +614,11 @@ def p3m_eval(
     tests = _eval_tests(data, split, s)
     if how.scheduler: return _on_cluster(how, out)
     methods = _eval_methods(weights, predictions, onnx, method, s)
-    result = how.run(out, _evaluated, methods, tests, s, out)
-    if how.part: return result
+    if how.part: return how.run(out, _evaluated, methods, tests, s, out)
     published = None if s.published == 'none' else s.published
-    result.save(out, s.gallery, metric=result.metrics[0], published=published)
+    with folder_lock(out, 'eval'):
+        result = how.run(out, _evaluated, methods, tests, s, out)
+        result.save(out, s.gallery, metric=result.metrics[0], published=published)
     return _shown(result, published, len(tests) > 1)
 
 # %% ../nbs/80_cli.ipynb #1bbaf09b

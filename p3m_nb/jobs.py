@@ -250,9 +250,11 @@ def note_result(
     if getattr(rules, 'told', None) is not None: entry['told'] = rules.told
     record = path.parent/PARTS/f'{writer}.jsonl' if writer else path.parent/RECORD
     if writer: record.parent.mkdir(exist_ok=True)
-    with _record_lock, open(_record_file(record), 'ab') as f:
-        torn = f.tell() > 0 and _last_byte(record) != b'\n'
-        f.write(b'\n' * torn + json.dumps(entry).encode() + b'\n')
+    try:
+        with _record_lock, open(_record_file(record), 'ab') as f:
+            torn = f.tell() > 0 and _last_byte(record) != b'\n'
+            f.write(b'\n' * torn + json.dumps(entry).encode() + b'\n')
+    except OSError as e: raise OSError(e.errno, e.strerror, str(record)) from e  # a full disk
 
 # %% ../nbs/02_jobs.ipynb #90d1efcd
 def _last_byte(path):
@@ -324,7 +326,9 @@ def put_result(
     if there and not overwrite and not mine(path): raise ValueError(f'{path}: {_NOT_OURS}')
     if run is not None: note_result(path, run, written=tmp)
     try: (os.replace if there or overwrite else put_new)(tmp, path)
-    except FileExistsError: raise ValueError(f'{path}: {_NOT_OURS}') from None
+    except FileExistsError:
+        if not mine(path): raise ValueError(f'{path}: {_NOT_OURS}') from None
+        os.replace(tmp, path)  # the same run beside this one was first
 
 # %% ../nbs/02_jobs.ipynb #623cb8be
 class _Recorded:
@@ -497,9 +501,12 @@ def _sign(f, run):
     f.seek(0)
     f.truncate()
     mark = process_mark()
-    f.write(json.dumps(dict(pid=os.getpid(), host=os.uname().nodename if hasattr(os, 'uname') else mark[:4], run=run,
-                            since=time.strftime('%Y-%m-%d %H:%M:%S'), mark=mark)))
-    f.flush()
+    host = os.uname().nodename if hasattr(os, 'uname') else mark[:4]
+    text = json.dumps(dict(pid=os.getpid(), host=host, run=run, since=time.strftime('%Y-%m-%d %H:%M:%S'), mark=mark))
+    try:
+        f.write(text)
+        f.flush()
+    except OSError as e: raise OSError(e.errno, e.strerror, f.name) from e  # a full disk
 
 # %% ../nbs/02_jobs.ipynb #603152ed
 def _release(path, f):

@@ -155,6 +155,8 @@ def prepare_copy(
     place = out if current_spread().shard else None
     with sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
         hidden = obfuscate_dataset(root, out, images, alphas, **hiding, **options)
+        if place is None and not (hidden.done or hidden.skipped):  # what failed is said, not that the copy is empty
+            raise ValueError(f'{hidden}\n{out}: no faces were hidden, so there is nothing to prepare')
         prepared = prepare(out, **options) if place is None else _prepare_hidden(part, Path(out), hidden, options)
         part.keep(hidden, prepared)
     return hidden, prepared

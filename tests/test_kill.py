@@ -1,9 +1,10 @@
-"""Every command under bad conditions: kill -9 at three of its writes, a full disk, and two runs at once.
+"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, and files
+that may not be read or written.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th, before it or right after it; or waits
-there until a file appears."""
-import functools, json, os, subprocess, sys, time
+there until a file appears. As root the capabilities that permissions do not bind are dropped where they matter."""
+import functools, json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,7 @@ def content(out):
 
 COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
             'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
+FOLDERS = ('p3m_matte', 'p3m_obfuscate', 'p3m_audit')  # take folders with sub-folders
 SINGLE = ('p3m_check', 'p3m_export')  # write single files, each in one step
 CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
 
@@ -208,6 +210,39 @@ def test_two_at_once(command, run, material, whole, tmp_path):
     Path(gate).touch()
     first, words = run.end()
     assert first == whole(command)[0] and 'Traceback' not in said + words, words
-    if status != first: assert status == 1 and 'works in this folder' in said and 'process' in said, said
-    else: assert command in SINGLE, said
+    if command in SINGLE: assert status == first and 'works in this folder' not in said, said
+    else: assert status == 1 and 'works in this folder' in said and 'process' in said, said
     assert content(out) == whole(command)[2] and not list(out.rglob('*.tmp'))
+
+
+
+READERS = [c for c in COMMANDS[:7] if c != 'p3m_train']
+
+
+@pytest.mark.parametrize('command', READERS)
+def test_what_may_not_be_read(command, run, material, tmp_path):
+    "A photograph, a folder and the results of an earlier run without permissions: each is named, the rest is done."
+    place, weights = material
+    mine = tmp_path/'material'
+    shutil.copytree(place, mine)
+    kinds = dict(p3m_prepare='set/train/blurred_image', p3m_check='spoilt/train/blurred_image', p3m_eval='test/image')
+    photos = mine/kinds.get(command, 'photos')
+    closed = sorted(photos.iterdir())[-1]
+    closed.chmod(0)
+    if command in FOLDERS: (photos/'closed').mkdir(mode=0)
+    out = tmp_path/'out'
+    status, said = run(arguments(command, (mine, weights), out)[0], user=True)
+    assert status == 1 and closed.name in said and 'Permission denied' in said and 'Traceback' not in said, said
+    if command in FOLDERS: assert f'{photos}/closed' in said, said
+    if command not in ('p3m_eval', 'p3m_prepare'): assert content(out), said  # scores are of whole test sets
+    if command in FOLDERS: assert not [n for n in content(out) if n.startswith(f'{closed.stem}_')], said
+
+
+@pytest.mark.parametrize('command', COMMANDS[:9])
+def test_where_nothing_may_be_written(command, run, material, tmp_path):
+    "A folder for results that is read-only is named in one line, before long work; nothing is in it."
+    place = tmp_path/'closed'
+    place.mkdir(mode=0o555)
+    status, said = run(arguments(command, material, place/'out')[0], user=True)
+    assert status == 1 and 'Permission denied' in said and f'{place}' in said and 'Traceback' not in said, said
+    assert not list(place.iterdir())
