@@ -298,7 +298,7 @@ class FaceSearch:
         closer:float=1/3,  # share of the pixels of a large photograph that the second look sees; 0: there is none
     ):
         self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
-        self.turned, self.sure, self.closer = turned, sure, closer
+        self.turned, self.least, self.closer = turned, sure, closer  # not `sure`: of all it finds nothing is doubted
         self.name = finder_name(detector)
 
     def __call__(self,
@@ -310,7 +310,7 @@ class FaceSearch:
         found = self._look(image, 0, min(1, (self.pixels / (h * w)) ** .5))
         if self.closer and h * w > 5.5 * self.pixels: found += self._closely(image, found)
         small = min(self.turned, max(max(h, w) / 3, 160))  # so that three turns cost less than half of the first look
-        upright = any(f.score >= self.sure for f in found)  # then hardly anybody lies
+        upright = any(f.score >= self.least for f in found)  # then hardly anybody lies
         found += self._turned(image, self.turns, small if upright else self.turned)
         if not found: found = self._turned(image, self.doubt, small)
         return distinct(found, quality=_likeness)
@@ -332,7 +332,7 @@ class FaceSearch:
 def _turned(self:FaceSearch, image, turns, side):
     "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
     shrink = min(1, side / max(image.shape[:2]))
-    return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.sure]
+    return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.least]
 
 @patch
 def _closely(self:FaceSearch, image, found):
@@ -343,7 +343,7 @@ def _closely(self:FaceSearch, image, found):
     for (top, bottom), (left, right) in itertools.product(*map(_steps, view.shape[:2])):
         m = np.array([[size[0] / w, 0, -left], [0, size[1] / h, -top]])
         seen = self.detector(np.ascontiguousarray(view[top:bottom, left:right]))
-        more += [_turned_back(f, m) for f in seen if f.score >= self.sure]
+        more += [_turned_back(f, m) for f in seen if f.score >= self.least]
     return [f for f in more if all(_inside(f, k) <= .4 for k in found)]
 
 # %% ../nbs/10_faces.ipynb #7e0b8150
