@@ -146,7 +146,7 @@ def chosen_sets(data, every, wanted):
     for name in wanted or []:
         if not any(row[0].startswith(name) for row in sets):
             raise SystemExit(f'--sets {name}: unknown; there are {", ".join(row[0] for row in sets)}')
-    return [row for row in sets if not wanted or row[0].startswith(tuple(wanted))]
+    return [row for row in sets if row[1] and (not wanted or row[0].startswith(tuple(wanted)))]  # some may be empty
 
 
 def find(data, every, pool, finders, cache, wanted=None):
