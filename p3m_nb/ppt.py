@@ -17,7 +17,7 @@ from fastai.torch_core import num_distrib
 
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
-from .core import atomic_write, choose, one_line
+from .core import atomic_write, choose, clear_left_behind, one_line
 from .checks import require_sound
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
@@ -314,6 +314,7 @@ def run(self:Training,
     experiment:Experiment,  # that it is of
 ):
     "Train, or go on with it; nothing if it is finished."
+    clear_left_behind(self.folder)  # a run killed as it wrote `finished.json` may have left both
     if self.finished: return
     if self.copy: self.hide_faces(experiment)
     print(f'== {self.method.name} on {self.part.name} faces: {self.folder}')

@@ -193,7 +193,7 @@ def test_the_documented_command_in_two_processes(tree, tmp_path):
     assert more.returncode == 0, more.stdout[-2000:] + more.stderr[-3000:]
     rows = (tmp_path/'run'/'log.csv').read_text().splitlines()
     assert [r.split(',')[0] for r in rows] == ['epoch', '0', '1', '2']
-    assert len(list((tmp_path/'run'/'mattes').iterdir())) == 3 and weights(tmp_path/'run')
+    assert len(list((tmp_path/'run'/'mattes').glob('*.jpg'))) == 3 and weights(tmp_path/'run')
 
 
 def children(pid):
