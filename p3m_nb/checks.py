@@ -82,13 +82,13 @@ def save_names(self:DataReport,
 # %% ../nbs/08_checks.ipynb #f680fef6
 _ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND')
 
-def _header_size(path):
-    "(height, width) of the image file `path` from its header; its end must be there too."
+def _whole_header(path):
+    "What the header of the image file `path` says; the end of the file must be there too."
     info = image_info(path)
     with open(path, 'rb') as f:
         f.seek(max(0, os.path.getsize(path) - 4096))
         tail = f.read()
-    if _ENDS.get(info.format, b'') in tail: return info.height, info.width
+    if _ENDS.get(info.format, b'') in tail: return info
     raise ValueError(f'{path}: the file is damaged or cut off (its end is missing)')
 
 # %% ../nbs/08_checks.ipynb #b09a33f5
@@ -150,12 +150,16 @@ def _look(sample, quick=False):
     "Look at one portrait: at headers only, or at everything."
     look, arrays = _Look(), {}
     def read(part, path):
-        if quick and not hasattr(path, 'read_member'): return _header_size(path)  # in tars everything is read
+        loose = not hasattr(path, 'read_member')  # in tars everything is read
+        if quick and loose:
+            info = _whole_header(path)
+            if part == 'image': look.chosen = info.chosen
+            return info.height, info.width
         a = _read_part(part, path)
         if part in ('image', 'alpha', 'trimap'): arrays[part] = a
+        if part == 'image' and loose: look.chosen = image_info(path).chosen
         return a.shape[:2]
     sizes = _sizes(sample, look, read)
-    if not hasattr(sample.image, 'read_member') and 'image' in sizes: look.chosen = image_info(sample.image).chosen
     if 'trimap' in arrays and (odd := _odd_trimap(arrays['trimap'], sample.trimap)): look.texts.append(odd)
     if 'alpha' in arrays and sizes.get('image') == sizes['alpha']:
         look.facts = matte_facts(arrays['alpha'], arrays['image'])

@@ -696,7 +696,7 @@ def submit(self:_Run, pool, job):
     if self.read: return pool.submit(self.prepared, job[0])
     done = Future()
     try: done.set_result(self.prepared(job[0]))
-    except OSError as e: done.set_exception(e)
+    except Exception as e: done.set_exception(e)  # as in a thread: `finish` puts it into the report
     return done
 
 # %% ../nbs/02_jobs.ipynb #b0ab3310

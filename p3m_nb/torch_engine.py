@@ -151,7 +151,7 @@ class _PoolSBFI(SBFI):
     def pool(self, e0): return _pool(e0, self.stride)
 
 # %% ../nbs/46_torch_engine.ipynb #68b02170
-class _AddReLU(nn.Module):
+class _FusedAddReLU(nn.Module):
     "The ReLU of a convolution and something added to it, in one pass of oneDNN."
     def forward(self, conv, x, added):
         return torch.ops.mkldnn._convolution_pointwise_(
@@ -162,7 +162,7 @@ def _fewer_passes(model):
     "Let `model`, in two bytes on a CPU, go over its features less often, in place."
     for module in model.modules():
         if type(module) is SBFI: module.__class__ = _PoolSBFI
-    if not model.encoder.indexed: model.decoder_final_l.mix = _AddReLU()
+    if not model.encoder.indexed: model.decoder_final_l.mix = _FusedAddReLU()
 
 # %% ../nbs/46_torch_engine.ipynb #877f5abf
 def optimise(

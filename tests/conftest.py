@@ -14,6 +14,12 @@ def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores Ctrl-C
 
 
+@pytest.fixture(autouse=True)
+def said_anew():
+    "What is said once in a process is said again in each test, whichever ran before."
+    if core := sys.modules.get('p3m_nb.core'): core._told.clear()
+
+
 @pytest.fixture(scope='session')
 def weights(tmp_path_factory):
     "A weights file of the light network, untrained."

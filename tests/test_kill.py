@@ -1,10 +1,10 @@
-"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, and files
-that may not be read or written.
+"""Every command under bad conditions: kill -9 at three of its writes, a full disk, two runs at once, files
+that may not be read or written, and any number of workers.
 
 A process that has loaded everything forks a child for each run. The child counts its calls of `os.replace` and
 `os.link` (every file reaches its name by one) and kills itself at the n-th, before it or right after it; or waits
 there until a file appears. As root the capabilities that permissions do not bind are dropped where they matter."""
-import functools, json, os, shutil, subprocess, sys, time
+import functools, json, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,7 @@ def content(out):
 
 COMMANDS = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train', 'p3m_check', 'p3m_eval',
             'p3m_export', 'p3m_ppt', 'p3m_matte film', 'p3m_obfuscate film', 'p3m_matte --watch']
+TIMES = re.compile(r'replaced|\d s left|\d+:\d\d')  # lines that say how long it took, and of the test
 FOLDERS = ('p3m_matte', 'p3m_obfuscate', 'p3m_audit')  # take folders with sub-folders
 SINGLE = ('p3m_check', 'p3m_export')  # write single files, each in one step
 CHANGES = ('p3m_train', 'p3m_ppt')  # files that are there change while they run
@@ -246,3 +247,31 @@ def test_where_nothing_may_be_written(command, run, material, tmp_path):
     status, said = run(arguments(command, material, place/'out')[0], user=True)
     assert status == 1 and 'Permission denied' in said and f'{place}' in said and 'Traceback' not in said, said
     assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize('command', COMMANDS[:6])
+def test_workers_change_nothing(command, run, material, tmp_path):
+    "With 0, 1 and 2 workers a small folder of odd files gives the same bytes, the same report and the same status."
+    place, weights = material
+    mine = tmp_path/'material'
+    shutil.copytree(place, mine)
+    save_image(np.full((1, 1, 3), 9, np.uint8), mine/'photos'/'dot.png')
+    (mine/'photos'/'text.jpg').write_bytes(b'no picture')
+    if command != 'p3m_train': next((mine/'set'/'train'/'blurred_image').iterdir()).write_bytes(b'no picture')
+    found = []
+    for n in (0, 1, 2):
+        out = tmp_path/f'out{n}'
+        argv = [str(a) for a in arguments(command, (mine, weights), out)[0]]
+        if '--n-workers' in argv: del argv[argv.index('--n-workers'):argv.index('--n-workers') + 2]
+        status, said = run([*argv, '--n-workers', n])
+        assert 'Traceback' not in said, said
+        lines = [line for line in said.replace(f'out{n}', 'out').splitlines() if not TIMES.search(line)]
+        table = out/'log.csv'
+        losses = [row.rsplit(',', 1)[0] for row in table.read_text().splitlines()] if table.exists() else []
+        files = content(out)
+        config = json.loads(files.pop('config.json', '{}'))
+        assert config.pop('n_workers', n) == n  # the one setting that differs
+        found.append((status, lines, losses, config, files))
+    assert found[0][0] == (command != 'p3m_train') and found[0] == found[1] == found[2], found
+    kept = {'best.safetensors', 'last.safetensors'}
+    if command == 'p3m_train': assert len(found[0][2]) == 4 and kept <= set(found[0][4])
