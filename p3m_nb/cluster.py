@@ -117,8 +117,8 @@ def _quiet():
     finally: logger.setLevel(level)
 
 def _client(kind, address, seconds):
-    """A `kind` of client of the scheduler at `address`. One that cannot connect is closed at once: left to the garbage
-    collector it closes itself at any moment, also while Dask holds the lock that it needs for this, and waits forever."""
+    """A `kind` of client of the scheduler at `address`. One that cannot connect is closed at once: left to the
+    garbage collector it closes itself at any moment, also while Dask holds the lock that this needs: a deadlock."""
     client = kind.__new__(kind)
     try: client.__init__(address, timeout=seconds, set_as_default=False)
     except BaseException:
@@ -203,7 +203,7 @@ LOOK, GIVE_UP = 10, 600  # seconds without any worker: until it is said, until t
 
 @patch
 def look_after(self:Handing, now:float):
-    "Notice at `now` (`time.monotonic()`) whether workers are left: said after `LOOK` seconds, an error after `GIVE_UP`."
+    "Notice at `now` (`time.monotonic()`) whether workers are left: said after `LOOK` seconds, ended after `GIVE_UP`."
     try: there = self.client.ncores()
     except OSError as e: raise self.lost() from e
     if there: self.gone = None
