@@ -193,11 +193,13 @@ def require_sound(
     what:str='train',  # what is to be done, for the message
     limit:int=200,  # of more portraits as many as this are looked at, evenly spread
     n_workers:int=None,  # threads; None: one per core, at most 8
+    unreadable:bool=True,  # False: files that cannot be read or are of another size do not count, only what mattes say
 ):
     "`ValueError` with the first errors of `samples`, as `P3M10k.check` finds them, if there are any."
     samples = list(samples)
     chosen = samples[::-(-len(samples) // limit)] if samples else []
     looks = _look_at_all([s for s in chosen if s.alpha is not None], False, n_workers, False, 'check')
+    if not unreadable: looks = {s: look for s, look in looks.items() if not look.broken}
     errors = [text for _, text, error in _found_in(looks) if error]
     if not errors: return
     more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''

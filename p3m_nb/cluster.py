@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 import p3m_nb
 from .cloud import is_address
-from .core import FilePath, one_line
+from .core import FilePath, atomic_write, one_line
 from .jobs import PARTS, FolderBusy, folder_lock
 from .process import require
 from .shards import CLUSTER, unfinished_parts
@@ -257,7 +257,7 @@ def _begun(out, wanted):
     note = Path(out)/PARTS/CLUSTER
     of = unfinished_parts(out) or wanted
     text = json.dumps(dict(of=of, run=uuid.uuid4().hex))
-    note.write_text(text, encoding='utf-8')
+    with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')
     return of, note, text
 
 def _plain(options):

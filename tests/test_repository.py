@@ -56,7 +56,7 @@ MAY_IMPORT = {
         'audit': 'core hiding process formats jobs shards spread dataset faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process jobs faces privacy deblur',
-        'prepare': 'core process layouts compositing jobs shards spread dataset privacy',
+        'prepare': 'core process checks layouts compositing jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing jobs dataset',
         # networks: no fastai
@@ -81,7 +81,7 @@ MAY_IMPORT = {
                  'encoders model '
                  'weights losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'refiner': 'fields state_dicts core',
+        'refiner': 'fields state_dicts registry core',
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',

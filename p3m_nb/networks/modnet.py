@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
 from .blocks import SqueezeExcite, enlarge, merge_copies
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, register_network, steady
 
 # %% ../../nbs/networks/modnet.ipynb #48d537db
 class IBNorm(nn.Module):
@@ -296,7 +296,7 @@ def predict(self:MODNet,
     size = tuple(image.shape[-2:])
     if self.published: how, inner = dict(mode='area'), published_size(*size)
     else: how, inner = dict(mode='bilinear', antialias=True), _nearest_size(*size)
-    with torch.inference_mode():
+    with torch.inference_mode(), steady():
         if inner != size: image = F.interpolate(image, inner, **how)
         alpha = self.alpha_of(self(image))
         if inner != size: alpha = F.interpolate(alpha, size, **how)
