@@ -253,7 +253,8 @@ def _of_equal_size(splits):
     files = {}
     for name, folder in splits.items():
         for s in folder:
-            if s.image.is_file(): files.setdefault(os.path.getsize(s.image), []).append((name, s))
+            if hasattr(s.image, 'read_member') or not s.image.is_file(): continue  # tars hold one split
+            files.setdefault(os.path.getsize(s.image), []).append((name, s))
     return [pair for same in files.values() if len({name for name, _ in same}) > 1 for pair in same]
 
 # %% ../nbs/08_checks.ipynb #099a1919
