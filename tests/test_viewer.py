@@ -266,8 +266,8 @@ def test_strokes_are_seen_until_they_are_answered(page, picture):
         hand = ActionChains(page.chrome).move_to_element_with_offset(page.canvas(), -50, dy)
         hand.click_and_hold().move_by_offset(80, 0).release().perform()
     seen = lambda: page.js('return root.p3m.drawn.length')
-    waiting = [Future(), Future()]
-    page.viewer.stroke = lambda *stroke, left=iter(waiting): next(left)
+    waiting = iter([Future(), Future()])
+    page.viewer.stroke = lambda *stroke: next(waiting)
     paint(-40)
     paint(0)
     assert seen() == 2
