@@ -26,8 +26,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from p3m_nb.compositing import make_trimap
-from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.registry import list_models, network_entry
+from p3m_nb.writing import atomic_write
 
 BASIC = 'p3mnet_r34, BASIC'  # P3M-Net without its three modules, the paper's own baseline
 SETTINGS = dict(B='blurred', N='visible')

@@ -26,9 +26,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 from ppt_comparison import shrunk, shuffled_pairs
-from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.faces import find_faces
 from p3m_nb.hiding import obfuscate
+from p3m_nb.writing import atomic_write
 
 # name -> method and strength, and rank 1 (per cent) of the strongest attacker in benchmarks/README.md
 SETTINGS = {

@@ -15,19 +15,17 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .compositing import make_trimap
-from p3m_nb.core import (
-    alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, regular_file, save_alpha
-)
-from .compositing import Portrait
+from .compositing import Portrait, make_trimap
+from .core import alpha_to_uint, choose, load_alpha, load_image, one_line, regular_file, save_alpha
 from .crops import check_size
 from .dataset import P3M10k
-from .layouts import PortraitFolder, Sample
 from .jobs import FileReport, process_files
+from .layouts import PortraitFolder, Sample
 from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
 from .shards import Part, Shards
 from .spread import current_spread
+from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/61_benchmark.ipynb #f794de93
 @dataclass

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .core import atomic_write, one_line
+from .core import one_line
 from .encoders import load_encoder_weights
 from .fields import parse_json
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
 from .state_dicts import clean_state_dict, load_strictly, read_torch_file
+from .writing import atomic_write
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
