@@ -123,7 +123,7 @@ def scores(model, name, test, args):
     options = dict(strategy='resize', shorter=args.size, detail=False) if model.kind == 'trimap-free' else {}
     method = network_method(model, name, **options)
     start = time.process_time()
-    result = evaluate(method, test, names=('sad', 'mse', 'sad_t'), progress=False)
+    result = evaluate(method, test, metrics=('sad', 'mse', 'sad_t'), progress=False)
     assert result.ok, str(result)
     means = result.means().iloc[0]
     seconds = (time.process_time() - start) / len(result.frame)

@@ -109,7 +109,7 @@ def run(name, args, seed):
     model, facts = trained(args.out/'train'/name, args, seed)
     facts |= dict(train_seconds=time.process_time() - began, setting=name, seed=seed, size=args.size, bs=args.bs)
     method = network_method(model, name, strategy='resize', shorter=args.size, detail=False)
-    result = evaluate(method, args.out/'test', names=METRICS, progress=False)
+    result = evaluate(method, args.out/'test', metrics=METRICS, progress=False)
     if not result.ok: raise RuntimeError(str(result))
     facts['scores'] = {m: dict(zip(result.frame.image, map(float, result.frame[m]))) for m in METRICS}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -303,12 +303,12 @@ class PPTValidation(Callback):
     def __init__(self,
         normal=None,  # loader of labelled images with visible faces; None: the validation set
         blurred=None,  # loader of the same with obfuscated faces; None: those of `normal`, blurred by their face masks
-        names=('sad', 'mse'),  # metrics
+        metrics=('sad', 'mse'),  # names, see `metrics.matting_metrics`
         strength:float=.5,  # see `blur_faces`
     ):
-        self.loaders, self.names = dict(normal=normal, blurred=blurred), metric_names(names, True, True)
+        self.loaders, self.metrics = dict(normal=normal, blurred=blurred), metric_names(metrics, True, True)
         self.strength, self.values = strength, {}
-        columns = [f'{n}_{faces}' for n in self.names for faces in ('blurred', 'normal')]
+        columns = [f'{n}_{faces}' for n in self.metrics for faces in ('blurred', 'normal')]
         self.columns = [ValueMetric(partial(self._value, k), k) for k in columns]
 
     def _value(self, k): return self.values.get(k, math.nan)
@@ -327,7 +327,7 @@ class PPTValidation(Callback):
         if hasattr(self.learn, 'gather_preds'): return
         model = getattr(self.model, 'module', self.model)
         for faces in ('normal', 'blurred'):
-            scores = MattingMetrics(self.names)
+            scores = MattingMetrics(self.metrics)
             for x, y in self._batches(faces):
                 _update(scores, alpha_by(model, x, y), y, range(len(scores), len(scores) + len(x)))
             self.values |= {f'{n}_{faces}': v for n, v in scores.compute().items()}

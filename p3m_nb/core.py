@@ -33,20 +33,22 @@ FilePath = str | os.PathLike
 def did_you_mean(
     value:object,  # what the user gave
     options:object,  # the known values
+    near:float=.6,  # how alike a hint must be, 0 to 1, as `difflib` counts it
 )->str:  # to be put behind what is wrong
     "A hint at that of `options` which is nearest to `value`; empty if none is near."
-    near = difflib.get_close_matches(str(value), map(str, options), 1)
-    return f'; did you mean {near[0]!r}?' if near else ''
+    found = difflib.get_close_matches(str(value), map(str, options), 1, near)
+    return f'; did you mean {found[0]!r}?' if found else ''
 
 def choose(
     name:str,  # what is chosen, for the message, e.g. 'arch'
     value:object,  # what the user gave
     options:object,  # the known values
+    near:float=.6,  # how alike a hint must be, 0 to 1
 ):  # `value`
     "`value` if it is one of `options`; `ValueError` with all of them and the nearest one otherwise."
     options = list(options)
     if value in options: return value
-    hint = did_you_mean(value, options)
+    hint = did_you_mean(value, options, near)
     raise ValueError(f'{name}={value!r} is unknown{hint} (choose one of {", ".join(map(str, options))})')
 
 # %% ../nbs/00_core.ipynb #8233ceb9

@@ -521,6 +521,6 @@ def save_shards(
 )->Result:
     "The result of one process, saved as one process saves it; what to show is in the shards' settings."
     s = shards.settings
-    result = joined_result(shards, s['names'])
+    result = joined_result(shards, s['metrics'])
     result.save(shards.out, s['gallery'], metric=result.metrics[0], published=s['published'])
     return result
