@@ -22,8 +22,9 @@ from fastcore.basics import patch
 from .compositing import composite
 from .core import atomic_write, choose, encode_image, regular_file, write_rules
 from .fields import Range, check_fields, read_json
-from .jobs import FILM_SUFFIXES, is_result, may_write, note_result, recorded
+from .finding import FILM_SUFFIXES
 from .process import require
+from .records import is_result, may_write, note_result, recorded
 
 # %% ../nbs/52_film.ipynb #187c0285
 def is_film(

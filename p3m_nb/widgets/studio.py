@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from ..compositing import cover
 from ..core import load_image, one_line
 from ..infer import Matte
-from ..jobs import folder_lock
+from ..locks import folder_lock
 from .album import STUDIO_LIMITS, Album, Look, Photo, behind_person, hide_faces
 from .common import screen_size
 from .correct import MatteCorrector
