@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from p3m_nb.compositing import cover
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.export import Graph, write_onnx
+from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
-from p3m_nb.jobs import image_files
 from p3m_nb.onnx_engine import only_output, open_session
 from p3m_nb.process import math_threads
 from p3m_nb.synth import synth_portrait
@@ -100,10 +100,10 @@ def timed(sessions, rounds):
     return {name: statistics.median(t) for name, t in used.items()}
 
 
-def error(path, pairs):
-    "Mean SAD of the network at `path`."
+def mattes(path, images):
+    "The alphas of `images` by the network at `path`."
     matter = Matter(path, strategy='resize', shorter=512, detail=False)
-    return float(np.mean([np.abs(matter.alpha(image) - truth).sum() / 1000 for image, truth in pairs]))
+    return [matter.alpha(image) for image in images]
 
 
 def main():
@@ -123,12 +123,15 @@ def main():
         for i, (name, nodes) in enumerate(choices(convolutions, found, path, folder)):
             files[name], counts[name] = quantised(path, found, nodes, folder/f'{i}.onnx'), len(nodes)
         used = timed({name: open_session(p) for name, p in files.items()}, args.rounds)
-        sad = {name: error(p, pairs) for name, p in files.items()}
+        found = {name: mattes(p, [image for image, _ in pairs]) for name, p in files.items()}
+    sad = {n: [np.abs(a - truth).sum() / 1000 for a, (_, truth) in zip(alphas, pairs)] for n, alphas in found.items()}
+    off = {n: 1000 * np.mean([np.abs(a - b).mean() for a, b in zip(found[n], found['fp32'])]) for n in found}
     print(f'{math_threads()} threads, {len(pairs)} photographs\n')
-    print('| quantised | convolutions | processor ms | times less | SAD | change |\n|---|---|---|---|---|---|')
-    for name in files:
-        print(f'| {name} | {counts[name]} | {used[name]:.0f} | {used["fp32"] / used[name]:.2f} | {sad[name]:.3f} | '
-              f'{sad[name] / sad["fp32"] - 1:+.1%} |', flush=True)
+    print('| quantised | convolutions | processor ms | times less | mean SAD | median SAD | alpha off fp32 (1/1000) |\n'
+          '|---|---|---|---|---|---|---|')
+    for n in files:
+        print(f'| {n} | {counts[n]} | {used[n]:.0f} | {used["fp32"] / used[n]:.2f} | {np.mean(sad[n]):.2f} | '
+              f'{np.median(sad[n]):.2f} | {off[n]:.2f} |', flush=True)
 
 
 if __name__ == '__main__': main()
