@@ -338,7 +338,7 @@ def p3m_matte(
     settings = _preset(best, fast, settings)
     if how.scheduler: return _on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
-    if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
+    if single or best or fast: print(matter, file=sys.stderr)
     if watch:
         _say(remarks)
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
