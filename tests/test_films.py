@@ -247,6 +247,30 @@ def test_other_formats_of_pictures(tmp_path, codec, pixels, ending):
     assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 6 for a, b in zip(found, images))
 
 
+@pytest.mark.parametrize('kind', ['prores', 'vp9', 'png'])
+def test_one_frame_of_ten_bits_with_odd_sides(tmp_path, kind):
+    with av.open(str(tmp_path/'one.mkv'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 97, 121, 'yuv444p10le'
+        image = next(warped(1, (121, 97)))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24').reformat(format='yuv444p10le')))
+        container.mux(stream.encode(None))
+    from p3m_nb.video import matte_films
+
+    class Bright:
+        strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
+        def alpha(self, image): return (image.mean(2) / 255).astype(np.float32)
+
+    report = matte_films(Bright(), [str(tmp_path/'one.mkv')], tmp_path/'out', kind)
+    assert report.ok, report
+    if kind == 'png':
+        alpha = load_alpha(tmp_path/'out'/'one_cutout'/'000000.png')
+        assert alpha.shape == (121, 97) and np.abs(alpha - image.mean(2) / 255).mean() < .02
+        return
+    out = next((tmp_path/'out').glob('one_cutout.*'))
+    assert film_info(out).size == (121, 97) and len(list(read_film(out))) == 1
+
+
 @pytest.mark.parametrize('kind', ['prores', 'vp9'])
 def test_white_shows_through_a_transparent_film(tmp_path, kind):
     image = np.zeros((64, 64, 4), np.uint8)
