@@ -86,7 +86,8 @@ MAY_IMPORT = {
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
-        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
+        'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
+                 'trimaps',
         'film': 'fields compositing core records finding process',
         'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'core process onnx_engine records model refiner registry weights',
