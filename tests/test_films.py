@@ -187,6 +187,17 @@ def test_faces_stay_hidden_through_kill_9_and_resume(tmp_path, stop, least, most
     assert not list((tmp_path/'out').glob('.*.pieces'))
 
 
+def test_full_disk_while_faces_are_looked_for(tmp_path):
+    film = write_film(tmp_path/'a.mp4', bright(40))
+    full = run('-c', HIDE, film, tmp_path/'out', -1, limit=900)
+    assert full.returncode == 1 and 'Traceback' not in full.stderr, full.stderr
+    assert 'faces.jsonl: cannot be written (' in full.stdout and 'Make room' in full.stdout, full.stdout
+    again = run('-c', HIDE, film, tmp_path/'out', -1)
+    asked = [int(r.stdout.split()[0]) for r in (full, again)]
+    assert again.returncode == 0 and len(list(read_film(tmp_path/'out'/'a.mp4'))) == 40
+    assert 5 < asked[0] < 40 and asked[1] <= 80 - asked[0] + 2, 'goes on with looking where it was'
+
+
 def test_full_disk_keeps_what_is_done(tmp_path):
     images = list(bright(20)) + [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(12)]
     film = write_film(tmp_path/'a.mp4', images)
