@@ -88,14 +88,9 @@ MAY_IMPORT = {
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
-<<<<<<< HEAD
         'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
                  'trimaps',
-        'film': 'fields compositing core records finding process',
-=======
-        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
         'film': 'fields compositing writing core records finding process',
->>>>>>> main
         'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'writing core process onnx_engine records model refiner registry weights',
         'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
