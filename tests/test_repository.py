@@ -67,7 +67,7 @@ MAY_IMPORT = {
         'registry': 'core',
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
-        'model': 'core encoders registry losses',
+        'model': 'core state_dicts encoders registry losses',
         'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
         'losses': '',
