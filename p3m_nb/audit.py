@@ -16,16 +16,19 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
-from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
+from .core import image_info, load_image, one_line, regular_file, save_image
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
+from .finding import FileList, image_files
 from .formats import picture_kind
-from .jobs import (PARTS, FileList, FileReport, folder_lock, image_files, is_result, may_write, own_file,
-                         process_files, results_in, tell)
 from .hiding import blurred
+from .jobs import FileReport, process_files, tell
+from .locks import folder_lock
 from .privacy import read_manifest
+from .process import worker_count
+from .records import PARTS, is_result, may_write, own_file, results_in
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
-from .process import worker_count
+from .writing import atomic_write
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')

@@ -158,8 +158,9 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     from pathlib import Path
     import numpy as np
     from p3m_nb.core import alpha_to_uint, encode_image, image_info, save_image
-    from p3m_nb.jobs import own_file, same_file
+    from p3m_nb.finding import same_file
     from p3m_nb.infer import as_background
+    from p3m_nb.records import own_file
     if out != '-':
         channels = () if alpha_only else (4,) if background is None else (3,)
         encode_image(np.zeros((1, 1, *channels), np.uint8), Path(out).suffix)  # a suffix that cannot hold the result
@@ -200,20 +201,12 @@ def _films(inputs):
     return films
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
-def _check_there(inputs):
-    "An input that is not there is refused; 'sample' may have been meant."
-    from p3m_nb.jobs import missing_input
-    for i in inputs:
-        other = '://' in i or any(c in i for c in '*?[')
-        if not other and not os.path.lexists(os.path.expanduser(i)): raise missing_input(i, ('sample',))
-
 def _check_inputs(inputs, films, single, watch):
     "Wrong inputs are refused; only folders can be watched, and results go into one."
-    from p3m_nb.jobs import image_files
+    from p3m_nb.finding import image_files
     if not watch and (films or inputs == ['-']): return
     if not watch:
-        _check_there(inputs)
-        image_files(inputs)
+        image_files(inputs, words=('sample',))
         return
     if films: raise ValueError('--watch: photographs only; give a folder without films')
     if single: raise ValueError('--watch: give a folder for the results')
@@ -345,7 +338,7 @@ def p3m_matte(
     settings = _preset(best, fast, settings)
     if how.scheduler: return _on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
-    if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
+    if single or best or fast: print(matter, file=sys.stderr)
     if watch:
         _say(remarks)
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
@@ -521,7 +514,7 @@ def p3m_check(
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
     from p3m_nb.dataset import P3M10k
-    from p3m_nb.jobs import may_write
+    from p3m_nb.records import may_write
     if out is not None: may_write(out)
     from p3m_nb.cloud import local_copy
     with local_copy(root) as folder: report = P3M10k(folder, images=images, alphas=alphas).check(quick, n_workers)
@@ -606,7 +599,7 @@ def p3m_eval(
     how = _spread_of('p3m_eval', locals())
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
-    from p3m_nb.jobs import folder_lock
+    from p3m_nb.locks import folder_lock
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
     check_out(out)
@@ -632,22 +625,22 @@ def _eval_facts(methods, tests, s):
     "Everything that decides the numbers and the tables of `p3m_eval`, in plain values."
     hows = {label: [m.name, m.needs, m.settings] for label, m in methods.items()}
     sets = {label: [test['data'].name, test['obfuscation']] for label, test in tests.items()}
-    return dict(methods=hows, tests=sets, scoring=s.scoring, names=s.metrics or None, first=s.first, gallery=s.gallery,
-                published=None if s.published == 'none' else s.published)
+    return dict(methods=hows, tests=sets, scoring=s.scoring, metrics=s.metrics or None, first=s.first,
+                gallery=s.gallery, published=None if s.published == 'none' else s.published)
 
 # %% ../nbs/80_cli.ipynb #807d83a3
 def _evaluated(methods, tests, s, out):
     "The `Result` of all methods on all tests, or of this shard's images."
     from pathlib import Path
     from p3m_nb.benchmark import evaluate_grid, keep_result
-    from p3m_nb.jobs import FileList
+    from p3m_nb.finding import FileList
     from p3m_nb.shards import sharded
     from p3m_nb.spread import current_spread
     samples = {p.image: p.name for test in tests.values() for p in test['data'].samples[:s.first]}
     files = FileList((path, Path(name)) for path, name in samples.items())
     place, facts = out if current_spread().shard else None, _eval_facts(methods, tests, s)
     with sharded(place, 'eval', files, facts) as part:
-        how = dict(scoring=s.scoring, names=s.metrics or None, n=s.first, store=Path(out)/'predictions')
+        how = dict(scoring=s.scoring, metrics=s.metrics or None, n=s.first, store=Path(out)/'predictions')
         result = evaluate_grid(methods, tests, **how)
         result = result if len(tests) > 1 else result.relabel(lambda label: label.rsplit(':', 1)[0])
         if part.path: keep_result(part, result)
@@ -671,7 +664,7 @@ _MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', 
 def _merged(out, forget=False):
     "The report of the shards in `out`, which are joined; with `forget` nothing is left of them but the results."
     from p3m_nb.core import choose
-    from p3m_nb.jobs import folder_lock
+    from p3m_nb.locks import folder_lock
     from p3m_nb.shards import forget_shards, read_shards
     with folder_lock(out, 'merge'):
         shards = read_shards(out)

@@ -16,11 +16,13 @@ from fastcore.basics import patch
 
 import p3m_nb
 from .cloud import is_address
-from .core import FilePath, atomic_write, one_line
-from .jobs import PARTS, FolderBusy, folder_lock
+from .core import FilePath, one_line
+from .locks import FolderBusy, folder_lock
 from .process import require
+from .records import PARTS
 from .shards import CLUSTER, unfinished_parts
 from .spread import spread
+from .writing import atomic_write
 
 # %% ../nbs/04_cluster.ipynb #41f2cae0
 _place = threading.Condition()

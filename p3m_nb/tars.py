@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .cloud import is_address, listed, open_store, store_errors
-from .core import MAX_BYTES, FilePath, atomic_write, one_line
-from .jobs import own_file
+from .core import MAX_BYTES, FilePath, one_line
 from .layouts import FOLDERS, Portraits, Sample
+from .records import own_file
+from .writing import atomic_write
 
 # %% ../nbs/09_tars.ipynb #691ad2f6
 @dataclass(frozen=True)

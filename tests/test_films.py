@@ -36,6 +36,33 @@ sys.exit(not report.ok)
 '''
 
 
+HIDE = '''
+import os, signal, sys
+import numpy as np
+from p3m_nb import film
+from p3m_nb.faces import Face
+from p3m_nb.video import obfuscate_films
+film.PIECE = 8
+stop = int(sys.argv[3])
+
+class Bright:
+    "Stands in for a finder: a face is what is bright; it misses some, and ends by kill -9 when it is asked that often."
+    asked = 0
+    def __str__(self): return 'bright'
+    def __call__(self, image):
+        self.asked += 1
+        if self.asked == stop: os.kill(os.getpid(), signal.SIGKILL)
+        rows, columns = np.nonzero(image.mean(2) > 150)
+        if not len(rows) or columns.min() % 5 == 3: return []
+        return [Face((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), .9)]
+
+finder = Bright()
+report = obfuscate_films([sys.argv[1]], sys.argv[2], finder=finder, n_workers=0)
+print(finder.asked, report)
+sys.exit(not report.ok)
+'''
+
+
 def warped(n, size=(120, 96)):
     "The sample portrait, moved and turned a little in each frame."
     photo, scale = load_image(sample_image()), 1.2 * size[1] / 512
@@ -142,6 +169,35 @@ def test_kill_9_and_resume(tmp_path, kind):
     if kind != 'png': assert times(made[-1]) == times(film)
 
 
+@pytest.mark.parametrize(('stop', 'least', 'most'), [(17, 40, 75), (62, 20, 40)])
+def test_faces_stay_hidden_through_kill_9_and_resume(tmp_path, stop, least, most):
+    "40 frames, killed while faces are looked for, and while they are hidden."
+    film = write_film(tmp_path/'long.mp4', bright(40))
+    whole = run('-c', HIDE, film, tmp_path/'whole', -1)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert run('-c', HIDE, film, tmp_path/'out', stop).returncode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path/'out').glob('.*/faces.jsonl')] == ['faces.jsonl']
+    again = run('-c', HIDE, film, tmp_path/'out', -1)
+    assert again.returncode == 0, again.stdout + again.stderr
+    asked = [int(r.stdout.split()[0]) for r in (whole, again)]
+    assert least <= asked[1] <= most and asked[1] < asked[0], 'goes on where it was, also with looking'
+    made, wanted = (np.stack([f.image for f in read_film(tmp_path/d/'long.mp4')]) for d in ('out', 'whole'))
+    assert len(made) == 40 and np.array_equal(made, wanted)
+    assert made.mean(-1).max() < 150, 'nothing bright is left, also where the finder missed it'
+    assert not list((tmp_path/'out').glob('.*.pieces'))
+
+
+def test_full_disk_while_faces_are_looked_for(tmp_path):
+    film = write_film(tmp_path/'a.mp4', bright(40))
+    full = run('-c', HIDE, film, tmp_path/'out', -1, limit=900)
+    assert full.returncode == 1 and 'Traceback' not in full.stderr, full.stderr
+    assert 'faces.jsonl: cannot be written (' in full.stdout and 'Make room' in full.stdout, full.stdout
+    again = run('-c', HIDE, film, tmp_path/'out', -1)
+    asked = [int(r.stdout.split()[0]) for r in (full, again)]
+    assert again.returncode == 0 and len(list(read_film(tmp_path/'out'/'a.mp4'))) == 40
+    assert 5 < asked[0] < 40 and asked[1] <= 80 - asked[0] + 2, 'goes on with looking where it was'
+
+
 def test_full_disk_keeps_what_is_done(tmp_path):
     images = list(bright(20)) + [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(12)]
     film = write_film(tmp_path/'a.mp4', images)
@@ -200,6 +256,30 @@ def test_other_formats_of_pictures(tmp_path, codec, pixels, ending):
         container.mux(stream.encode(None))
     found = [frame.image for frame in read_film(tmp_path/f'a.{ending}')]
     assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 6 for a, b in zip(found, images))
+
+
+@pytest.mark.parametrize('kind', ['prores', 'vp9', 'png'])
+def test_one_frame_of_ten_bits_with_odd_sides(tmp_path, kind):
+    with av.open(str(tmp_path/'one.mkv'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 97, 121, 'yuv444p10le'
+        image = next(warped(1, (121, 97)))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24').reformat(format='yuv444p10le')))
+        container.mux(stream.encode(None))
+    from p3m_nb.video import matte_films
+
+    class Bright:
+        strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
+        def alpha(self, image): return (image.mean(2) / 255).astype(np.float32)
+
+    report = matte_films(Bright(), [str(tmp_path/'one.mkv')], tmp_path/'out', kind)
+    assert report.ok, report
+    if kind == 'png':
+        alpha = load_alpha(tmp_path/'out'/'one_cutout'/'000000.png')
+        assert alpha.shape == (121, 97) and np.abs(alpha - image.mean(2) / 255).mean() < .02
+        return
+    out = next((tmp_path/'out').glob('one_cutout.*'))
+    assert film_info(out).size == (121, 97) and len(list(read_film(out))) == 1
 
 
 @pytest.mark.parametrize('kind', ['prores', 'vp9'])
