@@ -8,11 +8,10 @@ import pytest
 
 import p3m_nb.cli
 from p3m_nb.archives import extract_archive, verify_archive
-from p3m_nb.core import load_image
+from p3m_nb.core import load_image, save_alpha, save_image
 from p3m_nb.dataset import P3M10k
 from p3m_nb.synth import synth_portrait
 from p3m_nb.tars import write_tars
-from p3m_nb.writing import save_alpha, save_image
 
 PORTRAITS = [synth_portrait(i, 64) for i in range(12)]
 SHORT = ['--arch', 'p3mnet_lite', '--epochs', 1, '--size', 32, '--bs', 2, '--n-workers', 0, '--device', 'cpu',
