@@ -22,6 +22,7 @@ from .process import require
 from .records import PARTS
 from .shards import CLUSTER, unfinished_parts
 from .spread import spread
+from .writing import atomic_write
 
 # %% ../nbs/04_cluster.ipynb #41f2cae0
 _place = threading.Condition()
@@ -258,7 +259,7 @@ def _begun(out, wanted):
     note = Path(out)/PARTS/CLUSTER
     of = unfinished_parts(out) or wanted
     text = json.dumps(dict(of=of, run=uuid.uuid4().hex))
-    note.write_text(text, encoding='utf-8')
+    with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')
     return of, note, text
 
 def _plain(options):

@@ -45,7 +45,7 @@ MAY_IMPORT = {
         'jobs': 'writing core finding locks records spread',
         'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
-        'cluster': 'cloud core records locks process shards spread',
+        'cluster': 'cloud core writing records locks process shards spread',
         'tars': 'cloud writing core records layouts',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
@@ -60,7 +60,7 @@ MAY_IMPORT = {
         'audit': 'writing core hiding process formats records finding locks jobs shards spread dataset faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
-        'prepare': 'core process layouts compositing finding jobs shards spread dataset privacy',
+        'prepare': 'core process checks layouts compositing finding jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing finding dataset',
         # networks: no fastai
@@ -84,7 +84,7 @@ MAY_IMPORT = {
         'train': 'fields writing core process checks layouts settings records locks dataset crops privacy registry '
                  'state_dicts encoders model weights losses metrics data copied_faces callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'refiner': 'fields state_dicts writing core',
+        'refiner': 'fields state_dicts registry writing core',
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
