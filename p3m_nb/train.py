@@ -317,9 +317,9 @@ def train(
 # %% ../nbs/44_train.ipynb #9be68eba
 @contextlib.contextmanager
 def _naming(path):
-    "A `ValueError` inside the block names the file `path` of the settings, if they come from one."
+    "An error inside the block names the file `path` of the settings, if they come from one."
     try: yield
-    except ValueError as e:
+    except (ValueError, FileNotFoundError) as e:
         if path is None or str(path) in str(e): raise
         raise ValueError(f'{path}: {e}') from e
 
