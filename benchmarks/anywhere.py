@@ -9,8 +9,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from p3m_nb.core import load_image, sample_image
+from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
-from p3m_nb.jobs import image_files
 
 COLD = "import sys; sys.argv = ['p3m_matte', {photo!r}, '-o', {out!r}, '--backend', {backend!r}]; " \
        "from p3m_nb.cli import p3m_matte; p3m_matte()"

@@ -116,7 +116,8 @@ def try_zip(rng, files, place):
 
 
 def try_record(rng, files, place):
-    from p3m_nb.jobs import RECORD, image_files, is_result
+    from p3m_nb.finding import image_files
+    from p3m_nb.records import RECORD, is_result
     (place/RECORD).write_bytes(damaged(rng, files[0].read_bytes()))
     for name in ('a.png', 'b.png'): (place/name).write_bytes(b'abc')
     yield lambda: image_files(place, own='matte')

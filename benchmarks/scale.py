@@ -30,7 +30,8 @@ def memory():
 def child(source, out, shard, n_workers, kill):
     "One process: list, then work; prints what it took. It kills itself at write number `kill`."
     from p3m_nb.core import atomic_write
-    from p3m_nb.jobs import image_files, output_names
+    from p3m_nb.finding import image_files
+    from p3m_nb.jobs import output_names
     from p3m_nb.shards import shard_folder
     from p3m_nb.spread import spread
     before, start = memory(), time.perf_counter()

@@ -15,8 +15,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from p3m_nb.compositing import cover
 from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
-from p3m_nb.jobs import image_files
 from p3m_nb.onnx_engine import open_session
 
 

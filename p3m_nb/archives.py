@@ -10,7 +10,8 @@ import os, shutil, stat, zipfile, zlib
 from pathlib import Path, PureWindowsPath
 
 from .core import MAX_BYTES, FilePath, atomic_write, regular_file
-from .jobs import FileReport, process_files, recorded
+from .jobs import FileReport, process_files
+from .records import recorded
 
 # %% ../nbs/08_archives.ipynb #f39fd1a6
 MAX_ARCHIVE = 200 << 30  # bytes; P3M-10k needs about a tenth of it

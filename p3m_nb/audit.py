@@ -18,16 +18,19 @@ from PIL import ExifTags, Image, ImageDraw
 
 from .cloud import is_address
 from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
+from .dataset import file_at
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
+from .finding import FileList, image_files
 from .formats import picture_kind
-from .jobs import (PARTS, FileList, FileReport, folder_lock, image_files, is_result, may_write, own_file,
-                         process_files, results_in, tell)
 from .hiding import blurred
+from .jobs import FileReport, process_files, tell
+from .locks import folder_lock
 from .privacy import read_manifest
+from .process import worker_count
+from .records import PARTS, is_result, may_write, own_file, results_in
 from .remote import stored
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
-from .process import worker_count
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')
@@ -351,7 +354,8 @@ def merge_audits(
     for shard, sightings in zip(shards.manifests, shards.more('sightings')):
         seen += list(zip(sightings, _kept_crops(shards.out, shard['shard'], len(sightings))))
     seen.sort(key=lambda pair: rank[pair[0][0]])
-    report.found = [Sighting(Path(path), picture, Face(tuple(box), score)) for (path, picture, box, score), _ in seen]
+    faces = ((path, picture, Face(tuple(box), score)) for (path, picture, box, score), _ in seen)
+    report.found = [Sighting(file_at(path), picture, face) for path, picture, face in faces]
     report.hiders = set(shards.settings['hiders'])
     _write_audit(shards.out, report, [crop for _, crop in seen])
     return report

@@ -15,9 +15,10 @@ from fastcore.basics import patch
 
 from .core import FilePath, atomic_write, image_info, one_line, read_alpha, read_image
 from .formats import picture_kind
-from .jobs import own_file, process_files
+from .jobs import process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults
 from .process import worker_count
+from .records import own_file
 
 # %% ../nbs/08_checks.ipynb #f004c2c3
 @dataclass

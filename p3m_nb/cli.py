@@ -158,8 +158,9 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     from pathlib import Path
     import numpy as np
     from p3m_nb.core import alpha_to_uint, encode_image, image_info, save_image
-    from p3m_nb.jobs import own_file, same_file
+    from p3m_nb.finding import same_file
     from p3m_nb.infer import as_background
+    from p3m_nb.records import own_file
     if out != '-':
         channels = () if alpha_only else (4,) if background is None else (3,)
         encode_image(np.zeros((1, 1, *channels), np.uint8), Path(out).suffix)  # a suffix that cannot hold the result
@@ -202,14 +203,14 @@ def _films(inputs):
 # %% ../nbs/80_cli.ipynb #ff4dc57e
 def _check_there(inputs):
     "An input that is not there is refused; 'sample' may have been meant."
-    from p3m_nb.jobs import missing_input
+    from p3m_nb.finding import missing_input
     for i in inputs:
         other = '://' in i or any(c in i for c in '*?[')
         if not other and not os.path.lexists(os.path.expanduser(i)): raise missing_input(i, ('sample',))
 
 def _check_inputs(inputs, films, single, watch):
     "Wrong inputs are refused; only folders can be watched, and results go into one."
-    from p3m_nb.jobs import image_files
+    from p3m_nb.finding import image_files
     if not watch and (films or inputs == ['-']): return
     if not watch:
         _check_there(inputs)
@@ -365,7 +366,7 @@ def p3m_matte(
     settings = _preset(best, fast, settings)
     if how.scheduler: return _on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
-    if best or fast: print(f'{matter.strategy}, {matter.engine}', file=sys.stderr)
+    if single or best or fast: print(matter, file=sys.stderr)
     if watch:
         _say(remarks)
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
@@ -552,7 +553,7 @@ def p3m_check(
 ):
     "Report what is missing, unreadable or does not fit together in a data set; exit status 1 if there is a problem."
     from p3m_nb.dataset import P3M10k
-    from p3m_nb.jobs import may_write
+    from p3m_nb.records import may_write
     if out is not None: may_write(out)
     from p3m_nb.cloud import local_copy
     with local_copy(root) as folder: report = P3M10k(folder, images=images, alphas=alphas).check(quick, n_workers)
@@ -654,7 +655,7 @@ def p3m_eval(
 # %% ../nbs/80_cli.ipynb #1bbaf09b
 def _measured(methods, tests, s, out):
     "The `Result` at `out`, a folder or an address; of a part only what belongs to it."
-    from p3m_nb.jobs import folder_lock
+    from p3m_nb.locks import folder_lock
     from p3m_nb.remote import results_at
     from p3m_nb.spread import current_spread
     with results_at(out) as place:
@@ -683,7 +684,7 @@ def _evaluated(methods, tests, s, place):
     "The `Result` of all methods on all tests, or of this shard's images, which the folder of `place` keeps."
     from pathlib import Path
     from p3m_nb.benchmark import evaluate_grid, keep_result
-    from p3m_nb.jobs import FileList
+    from p3m_nb.finding import FileList
     from p3m_nb.remote import put_results
     from p3m_nb.shards import sharded
     from p3m_nb.spread import current_spread
@@ -732,7 +733,7 @@ def _joined(shards, place):
 # %% ../nbs/80_cli.ipynb #a8856b32
 def _merged(out, forget=False):
     "The report of the shards in `out`, which are joined; with `forget` nothing is left of them but the results."
-    from p3m_nb.jobs import folder_lock
+    from p3m_nb.locks import folder_lock
     from p3m_nb.remote import is_small, results_at
     from p3m_nb.shards import forget_shards, read_shards
     with results_at(out, wanted=is_small) as place, folder_lock(place.folder, 'merge'):

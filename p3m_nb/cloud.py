@@ -16,8 +16,10 @@ from pathlib import Path, PurePosixPath
 from fastcore.basics import patch
 
 from .core import FilePath, one_line
+from .finding import image_files
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES
-from .jobs import PARTS, FileReport, image_files
+from .jobs import FileReport
+from .records import PARTS
 from .spread import current_spread, spread
 
 # %% ../nbs/04_cloud.ipynb #9f0cc399

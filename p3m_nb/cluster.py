@@ -17,8 +17,9 @@ from fastcore.basics import patch
 import p3m_nb
 from .cloud import is_address
 from .core import FilePath, one_line
-from .jobs import PARTS, FolderBusy, folder_lock
+from .locks import FolderBusy, folder_lock
 from .process import require
+from .records import PARTS
 from .remote import is_small, results_at
 from .shards import CLUSTER, unfinished_parts
 from .spread import spread

@@ -402,7 +402,7 @@ def atomic_write(
 )->Iterator[Path]:  # path of the temporary file to write to
     """Give a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
-    Inside `jobs.recorded` and in folder runs a file that the package did not write is not replaced."""
+    Inside `records.recorded` and in folder runs a file that the package did not write is not replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # 50: also of four bytes each they fit a file name

@@ -18,8 +18,8 @@ from fastcore.basics import patch
 
 from .compositing import Portrait, composite, cover, estimate_foreground, make_trimap
 from .core import FilePath, choose, load_image, read_alpha, read_image
+from .finding import image_files
 from .layouts import Sample
-from .jobs import image_files
 
 # %% ../nbs/18_crops.ipynb #8b75ca07
 SIDES, KERNELS = (512, 768, 1024), (15, 30)

@@ -21,10 +21,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import atomic_write, choose
-from .jobs import own_file
 from .model import P3MNet
 from .onnx_engine import open_session
 from .process import require
+from .records import own_file
 from .refiner import Refiner
 from .registry import Network, keep_known, network_entry, padded_side
 from .weights import create_model, load_model

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODECS', 'PIECE', 'is_film', 'FilmInfo', 'film_info', 'Damage', 'Frame', 'read_film', 'Readable', 'ahead', 'Codec',
            'FilmWriter', 'FrameWriter', 'frame_writer', 'write_film', 'join_pieces', 'join_frames', 'check_frames',
-           'Pieces', 'Behind', 'process_film']
+           'Pieces', 'Behind', 'film_pieces', 'process_film']
 
 # %% ../nbs/52_film.ipynb #0cce7071
 import contextlib, json, os, queue, re, threading
@@ -22,8 +22,9 @@ from fastcore.basics import patch
 from .compositing import composite
 from .core import atomic_write, choose, encode_image, regular_file, write_rules
 from .fields import Range, check_fields, read_json
-from .jobs import FILM_SUFFIXES, is_result, may_write, note_result, recorded
+from .finding import FILM_SUFFIXES
 from .process import require
+from .records import is_result, may_write, note_result, recorded
 
 # %% ../nbs/52_film.ipynb #187c0285
 def is_film(
@@ -418,7 +419,8 @@ def check_frames(
     if other: raise ValueError(f'{other}: exists and was not made here; move it, or choose another place')
 
 # %% ../nbs/52_film.ipynb #bc9e4195
-_PIECE = re.compile(r'made_of\.json|\d{6}(_\d+)?\.\w+|\d{6}_\d+\.ffconcat/(\d{6}\.png|times\.json)|\..+\.tmp')
+_PIECE = re.compile(r'made_of\.json|faces\.jsonl|\d{6}(_\d+)?\.\w+|\d{6}_\d+\.ffconcat/(\d{6}\.png|times\.json)|'
+                    r'\..+\.tmp')
 
 class Pieces:
     "The folder of whole pieces of one film."
@@ -555,6 +557,20 @@ def _counted(made, bar):
         bar.update()
 
 # %% ../nbs/52_film.ipynb #b4837dcc
+def film_pieces(
+    source:str|Path,  # a film
+    outputs:dict,  # path -> kind of `CODECS`
+    settings:dict,  # what decides the result
+)->Pieces:  # those that an earlier run of the same work left; of another one they are thrown away
+    "The pieces of a film; `ValueError` if files of others are where the `outputs` go."
+    for path, kind in outputs.items():
+        if kind == 'png': check_frames(path.parent)
+        if write_rules.get() is None: may_write(path)  # a run over many files has its own rules
+    first = next(iter(outputs))
+    identity = _film_identity(source, settings | {'outputs': [*outputs.values()]})
+    return Pieces(first.with_name(f'.{first.stem}.pieces'), identity)
+
+# %% ../nbs/52_film.ipynb #23e34bfb
 def process_film(
     source:str|Path,  # a film
     outputs:dict,  # path -> kind of `CODECS`
@@ -567,12 +583,7 @@ def process_film(
     "Work on a film piece by piece; a second run goes on after the last whole piece."
     from tqdm import tqdm
     info, outputs = film_info(source), {Path(p): kind for p, kind in outputs.items()}
-    for path, kind in outputs.items():
-        if kind == 'png': check_frames(path.parent)
-        if write_rules.get() is None: may_write(path)  # a run over many files has its own rules
-    first = next(iter(outputs))
-    identity = _film_identity(source, settings | {'outputs': [*outputs.values()]})
-    pieces = Pieces(first.with_name(f'.{first.stem}.pieces'), identity)
+    pieces = film_pieces(source, outputs, settings)
     _load_state(pieces, state)
     frames = Readable(read_film(source, pieces.frames))
     read = ahead(frames) if n_workers else frames

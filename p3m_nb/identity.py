@@ -20,8 +20,9 @@ from scipy.stats import binomtest
 from .core import choose, load_image, same_size
 from .deblur import FaceDeblurrer
 from .faces import Face, find_faces, one_cv_thread
-from .jobs import FileReport, image_files, process_files
+from .finding import image_files
 from .hiding import METHODS, blurred, obfuscate
+from .jobs import FileReport, process_files
 from .privacy import Partners, read_manifest
 from .process import require, worker_count
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .core import FilePath
-from .jobs import image_files
+from .finding import image_files
 
 # %% ../nbs/08_layouts.ipynb #332eccfb
 FOLDERS = dict(  # names of the folders of each part, the preferred ones first

@@ -16,10 +16,9 @@ import numpy as np
 from torch import nn
 
 from .core import IMAGENET_MEAN, IMAGENET_STD, choose, regular_file
+from .finding import image_files
 from .infer import Matter, rescale_alpha
-from .onnx_engine import run_session
-from .jobs import image_files
-from .onnx_engine import open_session
+from .onnx_engine import open_session, run_session
 from .process import require
 from .registry import Network
 from .trimaps import published_matte, refine_with

@@ -170,7 +170,7 @@ class OnnxEngine:
     def __init__(self,
         weights:str|Path|None=None,  # .onnx file of `p3m_export`, or a name with a shipped file; None: the shipped one
         device:str|None=None,  # 'cpu' or None
-        precision:str='auto',  # 'fp32' or 'auto'
+        precision:str='fp32',  # or 'auto', which is the same here
     ):
         if device not in (None, 'cpu'): raise ValueError(f"device='{device}': backend='onnx' runs on the CPU only")
         if precision not in ('auto', 'fp32'):

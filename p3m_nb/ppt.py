@@ -17,15 +17,16 @@ from fastai.torch_core import num_distrib
 
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
-from .core import atomic_write, choose, clear_left_behind, one_line
 from .checks import require_sound
+from .core import atomic_write, choose, clear_left_behind, one_line
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
 from .layouts import PortraitFolder, images_of
-from .jobs import folder_lock, own_file
+from .locks import folder_lock
 from .methods import file_slug, network_method, short_digest
 from .paired import Setting
 from .prepare import obfuscate_dataset
+from .records import own_file
 from .registry import network_entry
 from .settings import PPTSettings, TrainSettings, checked_settings
 from .train import completed, duration, train, trial_run

@@ -17,13 +17,14 @@ from fastcore.meta import delegates
 from .compositing import estimate_foreground
 from .cloud import is_address, renamed
 from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
+from .finding import FileList, image_files
+from .jobs import FileReport, JobList, process_files
 from .layouts import FOLDERS, SPLITS, PartFolder, find_splits, part_folders
-from .jobs import FileList, FileReport, JobList, image_files, process_files
 from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
+from .process import worker_count
 from .remote import mirrored, partly_here, results_at, results_in_place
 from .shards import Part, Shards, join_folders, joined_report, read_shards, sharded
 from .spread import current_spread
-from .process import worker_count
 
 # %% ../nbs/15_prepare.ipynb #c6240441
 @dataclass

@@ -16,20 +16,18 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from p3m_nb.core import (
-    atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
-    regular_file, sha256_of
-)
+from .core import (atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames,
+                         load_image, one_line, regular_file, sha256_of)
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
-from p3m_nb.hiding import (
-    DEFAULT_METHOD, Obfuscated, check_margin, check_strength, covered, fill_gaps, named_method, obfuscate,
-    obfuscate_checked, people_without_face
-)
 from .fields import Range, check_fields, parse_json
+from .finding import film_notes, image_files
+from .hiding import (DEFAULT_METHOD, Obfuscated, check_margin, check_strength, covered, fill_gaps, named_method,
+                           obfuscate, obfuscate_checked, people_without_face)
+from .jobs import FileReport, output_names, process_files
 from .layouts import PartFolder
-from .jobs import PARTS, FileReport, film_notes, image_files, output_names, process_files, recorded
-from .shards import Part, Shards, join_folders, joined_report, sharded
 from .process import worker_count
+from .records import PARTS, recorded
+from .shards import Part, Shards, join_folders, joined_report, sharded
 
 # %% ../nbs/11_privacy.ipynb #06b61a77
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from pathlib import Path, PurePosixPath
 from .cloud import (AddressRun, StoreRecord, fetch_file, is_address, listed, open_store, place_inside, put_file,
                           renamed, store_errors)
 from .core import MAX_BYTES, FilePath
-from .jobs import PARTS, FileList, FileReport
+from .finding import FileList
+from .jobs import FileReport
 from .layouts import PortraitFolder, Portraits
+from .records import PARTS
 from .shards import sharded
 from .spread import current_spread
 

@@ -81,8 +81,8 @@ class NetworkSettings:
                            '(default: what the weights ask for)', None, ('hybrid', 'resize'))
     resize: str = option('scaling of the input: ours, or as published', 'default', ('default', 'paper'))
     device: str = option('cpu, cuda or mps (default: the fastest)')
-    precision: str = option('arithmetic; bf16 is 2 to 3 times faster on CPUs that have it', 'auto',
-                            ('auto', 'fp32', 'bf16', 'fp16'))
+    precision: str = option('arithmetic; fp32 is the same on every processor; auto takes bf16, 2 to 3 times faster, '
+                            'where the processor has it', 'fp32', ('fp32', 'bf16', 'fp16', 'auto'))
 
 # %% ../nbs/07_settings.ipynb #157377af
 @dataclass

@@ -15,8 +15,10 @@ from typing import Callable, Iterator
 
 from . import __version__
 from .core import FilePath, atomic_write
-from .jobs import (PARTS, FileList, FileReport, JobList, film_notes, folder_jobs, folder_lock, image_files,
-                         join_records, process_files)
+from .finding import FileList, film_notes, image_files
+from .jobs import FileReport, JobList, folder_jobs, process_files
+from .locks import folder_lock
+from .records import PARTS, join_records
 from .spread import current_spread, parse_shard
 
 # %% ../nbs/04_shards.ipynb #3be74cd8

@@ -20,10 +20,10 @@ from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
 from .core import atomic_write, choose, clear_left_behind, sha256_of
 from .dataset import file_at
 from .fields import check_fields, read_json
-from .jobs import recorded
 from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
+from .records import recorded
 from .shards import Shards
 
 # %% ../nbs/62_tables.ipynb #d5720b29

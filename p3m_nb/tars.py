@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from .cloud import is_address, open_store, store_errors
 from .core import MAX_BYTES, FilePath, atomic_write
-from .jobs import own_file
 from .remote import stored
 from .layouts import FOLDERS, Portraits, Sample
+from .records import own_file
 
 # %% ../nbs/09_tars.ipynb #691ad2f6
 @dataclass(frozen=True)

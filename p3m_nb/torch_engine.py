@@ -191,8 +191,13 @@ def best_device()->str:  # 'cuda', 'mps' or 'cpu'
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/46_torch_engine.ipynb #6c466b79
-def has_bf16()->bool:
-    "Whether this machine's CPU computes in bfloat16 (AVX512-BF16 or AMX) rather than converting."
+def has_bf16(
+    device='cpu',  # where to run
+)->bool:
+    "Whether `device` computes in bfloat16 (CPU: AVX512-BF16 or AMX; CUDA: from 8.0 on) rather than converting."
+    device = torch.device(device)
+    if device.type == 'cuda': return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != 'cpu': return False
     checks = (getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
     return any(check() for check in checks if check is not None)
 
@@ -224,10 +229,10 @@ class TorchEngine:
     def __init__(self,
         weights:str|Path|Network|None=None,  # file, name with shipped weights, or network; None: the shipped one
         device:str|None=None,  # 'cpu', 'cuda', 'mps', ...; the fastest by default
-        precision:str='auto',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 on CUDA and fp32 elsewhere
+        precision:str='fp32',  # 'fp32', 'bf16' or 'fp16'; 'auto' is bf16 where `has_bf16`, else fp32
     ):
         self.device, self.dtype = _device(device), _DTYPES.get(choose('precision', precision, ('auto', *_DTYPES)))
-        if self.dtype is None: self.dtype = torch.bfloat16 if self.device.type == 'cuda' else torch.float32
+        if self.dtype is None: self.dtype = torch.bfloat16 if has_bf16(self.device) else torch.float32
         network = _trimap_free(weights)
         self.metadata = getattr(network, 'metadata', {'architecture': network.config})
         self.model = optimise(network, self.device, self.dtype)

@@ -24,17 +24,18 @@ from fastcore.foundation import L
 
 from .callbacks import (CopyFaceFeatures, FaceImages, FreezeBatchNorm, PPTValidation, PreviewMattes,
                               RecordLossParts)
+from .checks import require_sound
 from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
-from .checks import require_sound
 from .dataset import P3M10k, face_pairs
 from .fields import Range, check_fields
 from .layouts import images_of, says_blurred
-from .jobs import folder_lock, is_result, may_write, recorded
 from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
                             several_processes)
+from .locks import folder_lock
 from .process import require, worker_count
+from .records import is_result, may_write, recorded
 from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved

@@ -7,7 +7,7 @@ __all__ = ['SIDE', 'CUT', 'REACH', 'LIKE', 'FILM_KINDS', 'HOLD', 'dtssd', 'Stead
            'matte_films', 'hold_faces', 'faces_in_film', 'obfuscate_film', 'obfuscate_films']
 
 # %% ../nbs/53_video.ipynb #57049d72
-import functools, zlib
+import functools, json, zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from fastcore.basics import patch
 
 from . import compositing
 from .core import choose
-from .faces import box_overlap, find_faces
-from .film import CODECS, Readable, process_film, read_film
-from .infer import Matter, as_background
+from .faces import Face, box_overlap, find_faces
+from .film import CODECS, Readable, film_info, film_pieces, process_film, read_film
+from .infer import Matter, MatteReport, as_background
 from .jobs import FileReport, output_names, process_files
 from .hiding import fill_gaps, obfuscate_checked
 from .privacy import FaceStillSeen
@@ -205,7 +205,7 @@ def matte_film(
     background, state = None if background is None else as_background(background), SteadyAlpha(steady)
     settings = dict(strategy=matter.strategy, shorter=matter.shorter, min_part=matter.min_part, steady=steady,
                     detail=matter.refiner is not None, network=matter.metadata.get('sha256', ''),
-                    background=_fingerprint(background))
+                    made_by=str(getattr(matter, 'made_by', '')), background=_fingerprint(background))
     return process_film(source, outputs, _matted(matter, state, background), settings, state, progress, n_workers)
 
 def _fingerprint(background):
@@ -228,13 +228,14 @@ def matte_films(
     background=None,  # a colour or an image: composites instead
     overwrite:bool=False,  # make results again that exist
     n_workers:int=2,  # threads for each film, see `matte_film`
-)->FileReport:
+)->MatteReport:
     "Matte films into the folder `out`; bad ones are reported, the others done."
     names = _distinct_names(films, out)
     made = {film: film_outputs(names[film], out, kind, background is not None) for film in films}
     def work(film, outputs): matte_film(matter, film, made[film], background, n_workers=n_workers)
     jobs = [(film, list(outputs)) for film, outputs in made.items()]
-    return process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False)
+    report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False)
+    return MatteReport(**vars(report), made_by=getattr(matter, 'made_by', None))
 
 # %% ../nbs/53_video.ipynb #401df001
 HOLD = 6  # frames
@@ -260,12 +261,42 @@ def faces_in_film(
     finder=None,  # what `face_finder` takes
 )->list:  # for each frame the list of its `Face`
     "The faces of every frame, with gaps filled, and held a while before the first and after the last sight."
-    return _faces(read_film(source), finder)
+    return hold_faces(fill_gaps([find_faces(frame.image, finder) for frame in read_film(source)]))
 
-def _faces(frames, finder):
-    return hold_faces(fill_gaps([find_faces(frame.image, finder) for frame in frames]))
+# %% ../nbs/53_video.ipynb #931f9838
+def _noted(path):
+    "The faces of the frames that an earlier run has looked at; a line that was cut off is taken away."
+    if not path.exists(): return []
+    content = path.read_bytes()
+    whole = content[:content.rfind(b'\n') + 1]
+    if whole != content: path.write_bytes(whole)
+    try: return [[_face(entry) for entry in json.loads(line)] for line in whole.splitlines()]
+    except (ValueError, TypeError) as e:
+        raise ValueError(f'{path}: damaged; remove it, and the faces are looked for again') from e
 
-# %% ../nbs/53_video.ipynb #baf267f5
+def _face(entry):
+    "A `Face` of `_plain`."
+    box, score, landmarks = entry
+    return Face(tuple(map(float, box)), float(score), None if landmarks is None else np.float32(landmarks))
+
+def _plain(face):
+    "`face` as JSON can hold it."
+    landmarks = None if face.landmarks is None else np.asarray(face.landmarks, float).tolist()
+    return [list(map(float, face.box)), float(face.score), landmarks]
+
+def _found_faces(source, finder, path):
+    "The faces of every frame, noted in the file `path`; and what is wrong with the film, or None."
+    found = _noted(path)
+    frames = Readable(read_film(source, len(found)))
+    with open(path, 'ab') as notes:
+        for frame in frames:
+            entry = [_plain(face) for face in find_faces(frame.image, finder)]
+            notes.write(json.dumps(entry).encode() + b'\n')
+            notes.flush()
+            found.append([_face(e) for e in entry])  # as a run that goes on reads it
+    return hold_faces(fill_gaps(found)), frames.error
+
+# %% ../nbs/53_video.ipynb #b87946e2
 def obfuscate_film(
     source:str|Path,  # a film
     out:str|Path,  # an .mp4 file
@@ -275,13 +306,16 @@ def obfuscate_film(
     **options,  # `method`, `strength`, `margin` of `privacy.obfuscate_checked`
 )->int:  # frames in which a face was hidden
     "Hide the faces of a film; its sound stays, and may say who it is."
-    frames = Readable(read_film(source))  # what is wrong with the film is said in the end, by `process_film`
-    found = _faces(frames, finder)
+    film_info(source)  # no film, no folder for pieces
+    outputs, settings = {Path(out): 'h264'}, {'finder': str(finder)} | {k: str(v) for k, v in options.items()}
+    pieces = film_pieces(source, outputs, settings)
+    # what is wrong with a film in which faces are found is said in the end, by `process_film`
+    found, error = _found_faces(source, finder, pieces.folder/'faces.jsonl')
     if not any(found):
-        raise frames.error or ValueError(f'{source}: no face was found in any frame, so nothing was written')
-    settings = {'finder': str(finder), 'faces': sum(map(len, found))} | {k: str(v) for k, v in options.items()}
+        pieces.clear()
+        raise error or ValueError(f'{source}: no face was found in any frame, so nothing was written')
     work = _hidden(source, found, finder, options)
-    process_film(source, {Path(out): 'h264'}, work, settings, progress=progress, n_workers=n_workers)
+    process_film(source, outputs, work, settings, progress=progress, n_workers=n_workers)
     return sum(map(bool, found))
 
 def _hidden(source, found, finder, options):

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Callable
 
 from .core import FilePath, one_line
-from .jobs import FileReport, film_notes, folder_lock, image_files, output_names, process_files
+from .finding import film_notes, image_files
+from .jobs import FileReport, output_names, process_files
+from .locks import folder_lock
 
 # %% ../nbs/03_watch.ipynb #d9b25069
 @dataclass

@@ -11,7 +11,7 @@ fsspec = pytest.importorskip('fsspec')
 
 from p3m_nb.core import load_image, sample_image, save_image
 from p3m_nb.dataset import file_at
-from p3m_nb.jobs import PARTS
+from p3m_nb.records import PARTS
 from p3m_nb.synth import make_mini_p3m
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import p3m_nb.cli
 from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, save_image
-from p3m_nb.jobs import is_result
+from p3m_nb.records import is_result
 from p3m_nb.synth import synth_portrait
 
 PORTRAIT = synth_portrait(3, 96)
@@ -434,7 +434,7 @@ def test_hostile_files_through_the_commands(run, weights, tmp_path):
 
 def test_a_lock_of_a_number_that_another_process_has_now(matte, tmp_path):
     "A process number comes again: what counts is when the process began; without system locks the file alone decides."
-    from p3m_nb import jobs
+    from p3m_nb import locks
     from p3m_nb.process import process_lives, process_mark
     photo, mark = save_image(PORTRAIT.image, tmp_path/'a.png'), process_mark(os.getppid())
     host, pid, start = mark.split('-')
@@ -443,9 +443,9 @@ def test_a_lock_of_a_number_that_another_process_has_now(matte, tmp_path):
     assert process_lives(f'{int(host, 16) ^ 1:04x}-{pid}-0')  # on another machine: not known, so it may live
     for held, fits in ((stale, True), (mark, False)):
         (tmp_path/'out').mkdir(exist_ok=True)
-        (tmp_path/'out'/jobs.LOCK).write_text(json.dumps(dict(pid=int(pid, 16), host='x', run='matte', mark=held)))
+        (tmp_path/'out'/locks.LOCK).write_text(json.dumps(dict(pid=int(pid, 16), host='x', run='matte', mark=held)))
         with pytest.MonkeyPatch.context() as m:
-            m.setattr(jobs, '_system_lock', lambda f: None)
+            m.setattr(locks, '_system_lock', lambda f: None)
             status, said = matte(photo, '-o', tmp_path/'out')
         assert (status == 0) == fits and ('works in this folder' in said) == (not fits), said
 

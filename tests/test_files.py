@@ -8,7 +8,9 @@ from PIL import Image
 
 from benchmarks import fuzz
 from p3m_nb.core import image_info, load_image, sample_image, save_image
-from p3m_nb.jobs import LOCK, RECORD, FileReport, is_result, process_folder
+from p3m_nb.jobs import FileReport, process_folder
+from p3m_nb.locks import LOCK
+from p3m_nb.records import RECORD, is_result
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
 ROOT = Path(__file__).parents[1]

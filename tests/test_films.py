@@ -36,6 +36,33 @@ sys.exit(not report.ok)
 '''
 
 
+HIDE = '''
+import os, signal, sys
+import numpy as np
+from p3m_nb import film
+from p3m_nb.faces import Face
+from p3m_nb.video import obfuscate_films
+film.PIECE = 8
+stop = int(sys.argv[3])
+
+class Bright:
+    "Stands in for a finder: a face is what is bright; it misses some, and ends by kill -9 when it is asked that often."
+    asked = 0
+    def __str__(self): return 'bright'
+    def __call__(self, image):
+        self.asked += 1
+        if self.asked == stop: os.kill(os.getpid(), signal.SIGKILL)
+        rows, columns = np.nonzero(image.mean(2) > 150)
+        if not len(rows) or columns.min() % 5 == 3: return []
+        return [Face((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), .9)]
+
+finder = Bright()
+report = obfuscate_films([sys.argv[1]], sys.argv[2], finder=finder, n_workers=0)
+print(finder.asked, report)
+sys.exit(not report.ok)
+'''
+
+
 def warped(n, size=(120, 96)):
     "The sample portrait, moved and turned a little in each frame."
     photo, scale = load_image(sample_image()), 1.2 * size[1] / 512
@@ -140,6 +167,24 @@ def test_kill_9_and_resume(tmp_path, kind):
     pictures = pngs if kind == 'png' else (lambda paths: [frame.image for frame in read_film(paths[-1])])
     assert np.array_equal(np.stack(pictures(made)), np.stack(pictures(wanted))) and len(pictures(made)) == 40
     if kind != 'png': assert times(made[-1]) == times(film)
+
+
+@pytest.mark.parametrize(('stop', 'least', 'most'), [(17, 40, 75), (62, 20, 40)])
+def test_faces_stay_hidden_through_kill_9_and_resume(tmp_path, stop, least, most):
+    "40 frames, killed while faces are looked for, and while they are hidden."
+    film = write_film(tmp_path/'long.mp4', bright(40))
+    whole = run('-c', HIDE, film, tmp_path/'whole', -1)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert run('-c', HIDE, film, tmp_path/'out', stop).returncode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path/'out').glob('.*/faces.jsonl')] == ['faces.jsonl']
+    again = run('-c', HIDE, film, tmp_path/'out', -1)
+    assert again.returncode == 0, again.stdout + again.stderr
+    asked = [int(r.stdout.split()[0]) for r in (whole, again)]
+    assert least <= asked[1] <= most and asked[1] < asked[0], 'goes on where it was, also with looking'
+    made, wanted = (np.stack([f.image for f in read_film(tmp_path/d/'long.mp4')]) for d in ('out', 'whole'))
+    assert len(made) == 40 and np.array_equal(made, wanted)
+    assert made.mean(-1).max() < 150, 'nothing bright is left, also where the finder missed it'
+    assert not list((tmp_path/'out').glob('.*.pieces'))
 
 
 def test_full_disk_keeps_what_is_done(tmp_path):

@@ -38,28 +38,32 @@ MAY_IMPORT = {
         'compositing': 'core multilevel profiles',
         'settings': 'fields core',
         'spread': '',
-        'jobs': 'core process formats spread',
-        'shards': 'core jobs spread',
-        'cloud': 'core formats jobs spread',
-        'remote': 'cloud core jobs layouts shards spread',
-        'cluster': 'cloud core jobs process remote shards spread',
-        'tars': 'cloud core jobs layouts remote',
-        'watch': 'core jobs',
+        'records': 'core',
+        'finding': 'core formats records',
+        'locks': 'core process records spread',
+        'jobs': 'core finding locks records spread',
+        'shards': 'core records finding locks jobs spread',
+        'cloud': 'core formats records finding jobs spread',
+        'remote': 'cloud core finding jobs layouts records shards spread',
+        'cluster': 'cloud core records remote locks process shards spread',
+        'tars': 'cloud core records layouts remote',
+        'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'layouts': 'core jobs',
-        'checks': 'core process formats jobs mattes',
-        'archives': 'core jobs',
+        'layouts': 'core finding',
+        'checks': 'core process formats records jobs mattes',
+        'archives': 'core records jobs',
         'dataset': 'core layouts checks cloud remote tars',
-        'faces': 'core jobs',
+        'faces': 'core',
         'hiding': 'core compositing faces',
-        'privacy': 'fields core hiding process compositing jobs shards spread layouts faces',
-        'audit': 'cloud remote core hiding process formats jobs shards spread dataset faces privacy',
+        'privacy': 'fields core hiding process compositing records finding jobs shards spread layouts faces',
+        'audit': 'cloud remote core hiding process formats records finding locks jobs shards spread dataset faces '
+                 'privacy',
         'deblur': 'core hiding faces privacy',
-        'identity': 'core hiding process jobs faces privacy deblur',
-        'prepare': 'cloud remote core process layouts compositing jobs shards spread dataset privacy',
+        'identity': 'core hiding process finding jobs faces privacy deblur',
+        'prepare': 'cloud remote core process layouts compositing finding jobs shards spread dataset privacy',
         'random_trimaps': 'core',
-        'crops': 'core layouts compositing jobs dataset',
+        'crops': 'core layouts compositing finding dataset',
         # networks: no fastai
         'registry': 'core',
         'state_dicts': 'core',
@@ -71,39 +75,35 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core process layouts compositing jobs dataset crops privacy',
-        'callbacks': 'core compositing jobs dataset random_trimaps crops privacy losses metrics data registry model '
+        'data': 'core process layouts compositing dataset crops privacy',
+        'callbacks': 'core compositing dataset random_trimaps crops privacy losses metrics data registry model '
                      'weights',
         'resume': 'fields core process data state_dicts',
-        'learner': 'fields core process jobs dataset privacy registry state_dicts encoders model weights losses '
-                   'metrics data '
-                   'callbacks resume settings',
-        'train': 'fields core process checks layouts settings jobs dataset crops privacy registry state_dicts '
-                 'encoders model '
-                 'weights losses metrics data callbacks resume learner',
+        'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
+                   'data callbacks resume settings',
+        'train': 'fields core process checks layouts settings records locks dataset crops privacy registry '
+                 'state_dicts encoders model weights losses metrics data callbacks resume learner',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts core',
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
-        'film': 'fields compositing core jobs process',
+        'film': 'fields compositing core records finding process',
         'video': 'core hiding compositing faces film infer jobs privacy',
-        'export': 'core process onnx_engine jobs model refiner registry weights',
-        'methods': 'core process onnx_engine jobs dataset crops data infer model registry weights trimaps export',
+        'export': 'core process onnx_engine records model refiner registry weights',
+        'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
         'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
                 'model methods',
-        'tables': 'fields core layouts jobs shards spread dataset crops privacy metrics data infer model methods '
+        'tables': 'fields core layouts records shards spread dataset crops privacy metrics data infer model methods '
                   'benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'fields core layouts checks settings jobs dataset prepare registry weights train methods benchmark '
-               'tables '
-               'paired',
-        'widgets.*': 'fields core hiding process layouts checks profiles formats compositing jobs synth dataset '
-                     'faces privacy '
-                     'audit deblur identity prepare crops registry '
-                     'encoders model weights losses metrics data callbacks resume learner train trimaps detail '
-                     'infer methods benchmark tables',
+        'ppt': 'fields core layouts checks settings records locks dataset prepare registry weights train methods '
+               'benchmark tables paired',
+        'widgets.*': 'fields core hiding process layouts checks profiles formats compositing finding locks jobs '
+                     'synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
+                     'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
+                     'benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -116,6 +116,9 @@ WITHOUT_TORCH = (
     'compositing',
     'settings',
     'spread',
+    'records',
+    'finding',
+    'locks',
     'jobs',
     'shards',
     'cloud',

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 import p3m_nb.cli
 from p3m_nb.core import load_image, sample_image, save_alpha, save_image
-from p3m_nb.jobs import PARTS
+from p3m_nb.records import PARTS
 from p3m_nb.synth import make_mini_p3m
 
 

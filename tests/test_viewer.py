@@ -4,6 +4,7 @@ picture and state.
 `tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
 import base64, io, os, re, time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,31 @@ def test_brush_strokes_come_in_pixels_of_the_picture(page):
     assert radius == pytest.approx(14 / page.js('return root.p3m.panes[0].place().scale'), rel=1e-3)
     assert page.viewer.zoom == 1 and page.viewer.x == .5  # nothing moved
     page.shot('brush')
+
+
+def test_strokes_are_seen_until_they_are_answered(page, picture):
+    "The answer to one stroke, and the new picture that comes with it, leave those that wait."
+    page.js('fromKernel("tools", true)')
+    page.chrome.find_element(By.CSS_SELECTOR, '[data-tool=add]').click()
+    page.settle()
+    def paint(dy):
+        hand = ActionChains(page.chrome).move_to_element_with_offset(page.canvas(), -50, dy)
+        hand.click_and_hold().move_by_offset(80, 0).release().perform()
+    seen = lambda: page.js('return root.p3m.drawn.length')
+    waiting = iter([Future(), Future()])
+    page.viewer.stroke = lambda *stroke: next(waiting)
+    paint(-40)
+    paint(0)
+    assert seen() == 2
+    page.viewer.show(scene_of(255 - picture, 2))
+    page.js('fromKernel("_scene", arguments[0])', page.viewer._scene)
+    page.settle()
+    assert seen() == 2
+    assert np.abs(colour_at(page, 0, 0) - colour_at(page, 0, 24)).max() > 20  # painted over
+    answered = []
+    page.viewer.stroke = lambda *stroke: answered.append(stroke)
+    paint(40)
+    page.until(lambda: answered and seen() == 2)
 
 
 def test_another_scene_and_state_from_the_kernel(page, picture):

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import estimate_foreground
 from p3m_nb.core import alpha_to_uint, atomic_write, load_alpha, load_image
 from p3m_nb.detail import detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes
-from p3m_nb.jobs import image_files
+from p3m_nb.finding import image_files
 from p3m_nb.refiner import Refiner, load_refiner, save_refiner
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')

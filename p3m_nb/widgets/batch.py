@@ -16,8 +16,9 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import alpha_to_uint, choose, encode_image, load_image
+from ..finding import image_files
 from ..infer import Matter, as_background
-from ..jobs import FileReport, image_files, process_files
+from ..jobs import FileReport, process_files
 from .common import (TITLE_HEIGHT, as_folder, control_row, fit_window, html_table, message_line,
                                    screen_size, title_strip, view_window, write_own)
 from .viewer import View

@@ -231,9 +231,7 @@ def _make_viewer(self:MatteCorrector):
     viewer.tools = True
     def painted(tool, radius, points):
         try: viewer.status = f'{self.paint(tool, radius, points):,} pixels changed'
-        except (ValueError, ImportError) as e:
-            viewer.status = str(e)
-            viewer.send(dict(kind='clear'))  # the stroke that came to nothing
+        except (ValueError, ImportError) as e: viewer.status = str(e)
     viewer.stroke = painted
     def working(change): viewer.status = 'working ...' if self.busy else ''
     self.observe(working, 'busy')

@@ -7,7 +7,7 @@ __all__ = ['FOLDER', 'StudioPage', 'open_studio']
 
 # %% ../../nbs/widgets/studio.ipynb #558e214a
 import contextlib, os, re, tempfile, threading, uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from ..compositing import cover
 from ..core import load_image, one_line
 from ..infer import Matte
-from ..jobs import folder_lock
+from ..locks import folder_lock
 from .album import STUDIO_LIMITS, Album, Look, Photo, behind_person, hide_faces
 from .common import screen_size
 from .correct import MatteCorrector
@@ -216,6 +216,7 @@ def select(self:StudioPage,
 ):
     "Show a photograph in the viewer, if its matte is there."
     photo = self.album.photos.get(key)
+    self.viewer.send(dict(kind='clear'))  # strokes are those of one photograph
     self.selected, self.corrector = key if photo else '', None
     ready = photo is not None and photo.state == 'ready'
     if ready: self._show(photo)
@@ -264,11 +265,11 @@ def paint(self:StudioPage,
     tool:str,  # 'add', 'remove', 'soften' or 'hair'
     radius:float,  # of the brush in pixels of the photograph
     points:list,  # of (x, y) in pixels
-):
+)->Future|None:  # done when the stroke is seen
     "Take a stroke on the photograph that is shown, in a thread."
-    if self.corrector is None: return
+    if self.corrector is None: return None
     self.viewer.status = 'working ...' if self._drawn_before else 'working ... (the first stroke takes longer)'
-    self._later(lambda correction: f'{correction.paint(tool, radius, points):,} pixels changed')
+    return self._later(lambda correction: f'{correction.paint(tool, radius, points):,} pixels changed')
 
 @patch
 def _on_undo(self:StudioPage, content, buffers): self._later(lambda correction: correction.undo() and 'undone')
@@ -279,8 +280,8 @@ def _on_redo(self:StudioPage, content, buffers): self._later(lambda correction: 
 # %% ../../nbs/widgets/studio.ipynb #6b4562d8
 @patch
 def _later(self:StudioPage, act):
-    "Do `act` with the correction of the photograph that is shown now, after what was asked for before."
-    if self.corrector is None: return
+    "Do `act` with the correction of the photograph that is shown now, after what was asked for before; a `Future`."
+    if self.corrector is None: return None
     photo, correction = self.album.photos[self.selected], self.corrector.correction
     def run():
         with self._said():
@@ -288,7 +289,7 @@ def _later(self:StudioPage, act):
             except (ValueError, ImportError) as e: self.viewer.status = one_line(e)
             self._drawn_before = True
             self._corrected(photo, correction)
-    self._solving.submit(run)
+    return self._solving.submit(run)
 
 @patch
 def _corrected(self:StudioPage, photo:Photo, correction):

@@ -577,7 +577,8 @@ class Viewer {
       quick: 0,
       rough: true,
       pointers: new Map(),
-      drawn: [],
+      drawn: [], // strokes
+      strokesBegun: 0,
       panes: [],
       dirty: true,
       moved: 0,
@@ -591,7 +592,6 @@ class Viewer {
     for (const name of ['zoom', 'x', 'y', 'wipe', 'tool']) this.on(`change:${name}`, () => this.follow(name));
     this.on('change:_scene', () => {
       this.scene = model.get('_scene');
-      this.drawn = this.stroke ? [this.stroke] : []; // one that is being painted stays
       this.lay();
     });
     this.on('change:brush', () => this.followBrush());
@@ -601,10 +601,10 @@ class Viewer {
     this.on('change:tools', () => this.showTools());
     this.on('msg:custom', (message) => {
       if (message.kind === 'pixel') this.showPixel(message);
-      if (message.kind === 'clear') {
-        this.drawn = [];
-        this.wake();
-      }
+      // a stroke is seen until the kernel has answered it; all go with the picture
+      if (message.kind === 'done') this.drawn = this.drawn.filter((s) => s.number !== message.stroke);
+      if (message.kind === 'clear') this.drawn = [];
+      if (message.kind === 'done' || message.kind === 'clear') this.wake();
     });
     this.observer = new ResizeObserver(() => this.lay());
     this.observer.observe(this.root);
@@ -757,6 +757,7 @@ class Viewer {
     this.pointers.set(e.pointerId, [e.clientX, e.clientY]);
     if (this.tool !== 'move' && e.button === 0 && this.pointers.size === 1) {
       this.stroke = {
+        number: ++this.strokesBegun,
         tool: this.tool,
         radius: this.model.get('brush') / pane.place().scale,
         points: [pane.at(e.clientX, e.clientY)],

@@ -7,6 +7,7 @@ __all__ = ['THEMES', 'TOOLS', 'NARROW', 'Viewer', 'View']
 
 # %% ../../nbs/widgets/viewer.ipynb #004f5906
 import math
+from concurrent.futures import Future
 from importlib.resources import files
 
 import anywidget
@@ -44,7 +45,8 @@ class Viewer(anywidget.AnyWidget):
     def __init__(self,
         scene:Scene,  # what is seen
         read:callable=None,  # function (x, y) -> text about that pixel
-        stroke:callable=None,  # called with tool, radius and points in pixels of the picture when a brush was drawn
+        # called with tool, radius and points in pixels of the picture when a brush was drawn; it may return a `Future`
+        stroke:callable=None,
         **state:object,  # the traits, e.g. zoom=4
     ):
         self.read, self.stroke = read, stroke
@@ -117,9 +119,16 @@ def _send_pixel(self:Viewer, content):
 # %% ../../nbs/widgets/viewer.ipynb #5c55cd03
 @patch
 def _take_stroke(self:Viewer, content):
-    if not self.stroke: return
-    points = [tuple(map(float, p)) for p in content['points']]
-    self.stroke(content['tool'], float(content['radius']), points)
+    "Hand a stroke on; the browser shows it until it is answered."
+    def answered(_=None): self.send(dict(kind='done', stroke=content.get('number')))
+    later = None
+    try:
+        if not self.stroke: return
+        points = [tuple(map(float, p)) for p in content['points']]
+        later = self.stroke(content['tool'], float(content['radius']), points)
+    finally:
+        if isinstance(later, Future): later.add_done_callback(answered)
+        else: answered()
 
 # %% ../../nbs/widgets/viewer.ipynb #aeb20bc2
 @patch
