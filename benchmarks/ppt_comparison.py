@@ -26,8 +26,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from p3m_nb.compositing import make_trimap
-from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.registry import list_models, network_entry
+from p3m_nb.writing import atomic_write
 
 BASIC = 'p3mnet_r34, BASIC'  # P3M-Net without its three modules, the paper's own baseline
 SETTINGS = dict(B='blurred', N='visible')
@@ -122,7 +123,7 @@ def scores(model, name, test, args):
     options = dict(strategy='resize', shorter=args.size, detail=False) if model.kind == 'trimap-free' else {}
     method = network_method(model, name, **options)
     start = time.process_time()
-    result = evaluate(method, test, names=('sad', 'mse', 'sad_t'), progress=False)
+    result = evaluate(method, test, metrics=('sad', 'mse', 'sad_t'), progress=False)
     assert result.ok, str(result)
     means = result.means().iloc[0]
     seconds = (time.process_time() - start) / len(result.frame)

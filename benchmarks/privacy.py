@@ -22,13 +22,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from p3m_nb.core import atomic_write, load_alpha, load_image
+from p3m_nb.core import load_alpha, load_image
 from p3m_nb.deblur import FaceDeblurrer
 from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
-from p3m_nb.identity import (DlibRecogniser, Hiding, Look, attack_distances, descriptions, recognition_score,
-                             varied)
 from p3m_nb.hiding import obfuscate
+from p3m_nb.identity import DlibRecogniser, Hiding, Look, attack_distances, descriptions, recognition_score, varied
 from p3m_nb.privacy import obfuscate_folder
+from p3m_nb.writing import atomic_write
 
 
 def table(head, rows):

@@ -26,9 +26,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 from ppt_comparison import shrunk, shuffled_pairs
-from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.faces import find_faces
 from p3m_nb.hiding import obfuscate
+from p3m_nb.writing import atomic_write
 
 # name -> method and strength, and rank 1 (per cent) of the strongest attacker in benchmarks/README.md
 SETTINGS = {
@@ -108,7 +109,7 @@ def run(name, args, seed):
     model, facts = trained(args.out/'train'/name, args, seed)
     facts |= dict(train_seconds=time.process_time() - began, setting=name, seed=seed, size=args.size, bs=args.bs)
     method = network_method(model, name, strategy='resize', shorter=args.size, detail=False)
-    result = evaluate(method, args.out/'test', names=METRICS, progress=False)
+    result = evaluate(method, args.out/'test', metrics=METRICS, progress=False)
     if not result.ok: raise RuntimeError(str(result))
     facts['scores'] = {m: dict(zip(result.frame.image, map(float, result.frame[m]))) for m in METRICS}
     file.parent.mkdir(parents=True, exist_ok=True)

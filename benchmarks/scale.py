@@ -29,11 +29,11 @@ def memory():
 
 def child(source, out, shard, n_workers, kill):
     "One process: list, then work; prints what it took. It kills itself at write number `kill`."
-    from p3m_nb.core import atomic_write
     from p3m_nb.finding import image_files
     from p3m_nb.jobs import output_names
     from p3m_nb.shards import shard_folder
     from p3m_nb.spread import spread
+    from p3m_nb.writing import atomic_write
     before, start = memory(), time.perf_counter()
     files = image_files(source)
     listing, listed = time.perf_counter() - start, memory()

@@ -12,13 +12,13 @@ import argparse, copy, time
 import numpy as np
 import torch
 
-from p3m_nb.callbacks import PortraitLoss
-from p3m_nb.process import keep_memory
 from p3m_nb.compositing import Portrait
 from p3m_nb.data import PortraitToFloat, _to_tensors
 from p3m_nb.learner import p3m_splitter, published_adam
-from p3m_nb.weights import load_model, create_model
+from p3m_nb.learner_loss import PortraitLoss
+from p3m_nb.process import keep_memory
 from p3m_nb.synth import synth_portrait
+from p3m_nb.weights import create_model, load_model
 
 
 def batch_of(n, size, first=0):

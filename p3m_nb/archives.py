@@ -9,9 +9,10 @@ __all__ = ['MAX_ARCHIVE', 'verify_archive', 'extract_archive']
 import os, shutil, stat, zipfile, zlib
 from pathlib import Path, PureWindowsPath
 
-from .core import MAX_BYTES, FilePath, atomic_write, regular_file
+from .core import MAX_BYTES, FilePath, regular_file
 from .jobs import FileReport, process_files
 from .records import recorded
+from .writing import atomic_write
 
 # %% ../nbs/08_archives.ipynb #f39fd1a6
 MAX_ARCHIVE = 200 << 30  # bytes; P3M-10k needs about a tenth of it

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
 from .cloud import is_address
-from .core import atomic_write, image_info, load_image, one_line, regular_file, save_image
+from .core import image_info, load_image, one_line, regular_file, save_image
 from .dataset import file_at
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .finding import FileList, image_files
@@ -31,6 +31,7 @@ from .records import PARTS, is_result, may_write, own_file, results_in
 from .remote import stored
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
+from .writing import atomic_write
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
 _RECORDS = ('manifest.jsonl', '.manifest.journal')

@@ -15,11 +15,8 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .compositing import make_trimap
-from p3m_nb.core import (
-    alpha_to_uint, atomic_write, choose, clear_left_behind, load_alpha, load_image, one_line, regular_file, save_alpha
-)
-from .compositing import Portrait
+from .compositing import Portrait, make_trimap
+from .core import alpha_to_uint, choose, load_alpha, load_image, one_line, regular_file, save_alpha
 from .crops import check_size
 from .dataset import P3M10k
 from .layouts import Portraits, Sample
@@ -28,6 +25,7 @@ from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
 from .shards import Part, Shards
 from .spread import current_spread
+from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/61_benchmark.ipynb #f794de93
 @dataclass
@@ -276,13 +274,13 @@ class Scoring:
     "How images are scored."
     obfuscation: str = 'none'  # hide faces first: 'blur', 'mosaic' or 'zero'
     scoring: str = 'float'  # 'float', or '8bit' to round predictions to 8 bits first
-    names: object = None  # metrics, see `matting_metrics`; None: all
+    metrics: object = None  # names, see `matting_metrics`; None: all
     n: int = None  # only the first `n` images
 
     def __post_init__(self):
         choose('obfuscation', self.obfuscation, OBFUSCATIONS)
         choose('scoring', self.scoring, SCORINGS)
-        if self.names is not None: object.__setattr__(self, 'names', metric_names(self.names, True, True))
+        if self.metrics is not None: object.__setattr__(self, 'metrics', metric_names(self.metrics, True, True))
 
 # %% ../nbs/61_benchmark.ipynb #78226661
 def _read_prediction(path, sample, shape, scoring):
@@ -297,11 +295,11 @@ def _read_prediction(path, sample, shape, scoring):
                      'predictions are scored at the size of the alpha, resize it first')
 
 # %% ../nbs/61_benchmark.ipynb #f74c09bf
-def _scores(pred, portrait, names):
+def _scores(pred, portrait, metrics):
     "The metrics of one image; those of the face only where there is a mask."
     facemask = None if portrait.facemask is None else portrait.facemask >= 128
-    if names is not None and facemask is None: names = [n for n in names if n not in FACE_METRICS]
-    return matting_metrics(pred, portrait.alpha, portrait.trimap, facemask, names)
+    if metrics is not None and facemask is None: metrics = [n for n in metrics if n not in FACE_METRICS]
+    return matting_metrics(pred, portrait.alpha, portrait.trimap, facemask, metrics)
 
 # %% ../nbs/61_benchmark.ipynb #94e67ac9
 def _as_row(label, sample, portrait, found):
@@ -316,17 +314,17 @@ def _as_row(label, sample, portrait, found):
 _FIRST = ['run', 'image', 'width', 'height']
 _LAST = ['trimap', 'face_found', 'bits', 'seconds', 'file', 'alpha', 'facemask', 'trimap_file', 'prediction']
 
-def _frame(rows, names):
-    "The data frame of `rows`."
-    metrics = [m for m in TEN_METRICS + FACE_METRICS if names is None or m in names]
+def _frame(rows, metrics):
+    "The data frame of `rows`; `metrics` are those that were wanted, None: all."
+    metrics = [m for m in TEN_METRICS + FACE_METRICS if metrics is None or m in metrics]
     frame = pd.DataFrame(rows, columns=[*_FIRST, *metrics, *_LAST])
     return frame.astype({m: float for m in [*metrics, 'seconds']})
 
 # %% ../nbs/61_benchmark.ipynb #3b66cdf2
-def _check_faces(tests, samples, names):
+def _check_faces(tests, samples, metrics):
     "`ValueError` if only metrics of the face are wanted and there are no face masks."
-    if not names or not set(names) <= set(FACE_METRICS) or any(s.facemask for s in samples): return
-    raise ValueError(f'{tests.name}: has no face masks, so {names[0]} cannot be measured')
+    if not metrics or not set(metrics) <= set(FACE_METRICS) or any(s.facemask for s in samples): return
+    raise ValueError(f'{tests.name}: has no face masks, so {metrics[0]} cannot be measured')
 
 # %% ../nbs/61_benchmark.ipynb #436529df
 def evaluate(
@@ -342,13 +340,13 @@ def evaluate(
     how, tests, method = Scoring(**kwargs), test_set(data, split), as_method(method)
     kept, label, shard = PredictionStore(method, store), label or method.name, current_spread().shard
     samples = {s.image: s for s in tests.samples[:how.n] if shard is None or s.name in shard}
-    _check_faces(tests, tests.samples, how.names)
+    _check_faces(tests, tests.samples, how.metrics)
     def read(path): return samples[path], *read_portrait(samples[path], how.obfuscation)
     def work(loaded, _):
         sample, portrait, found = loaded
         path, seconds = kept(sample, portrait)
         pred, bits = _read_prediction(path, sample, portrait.alpha.shape, how.scoring)
-        measured = dict(bits=bits, seconds=seconds, prediction=str(path)) | _scores(pred, portrait, how.names)
+        measured = dict(bits=bits, seconds=seconds, prediction=str(path)) | _scores(pred, portrait, how.metrics)
         return _as_row(label, sample, portrait, found) | measured
     report = process_files([(path, []) for path in samples], work, read=read, progress=progress, desc=label)
     advice = 'has no matte of the same name; add it or remove the image'
@@ -356,7 +354,7 @@ def evaluate(
     unmatted = {p: f'{p}: {advice}' for p in unmatted}
     run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), how.scoring,
               how.obfuscation, report.failed | unmatted, kept)
-    return Result(_frame(list(report.told.values()), how.names), {label: run})
+    return Result(_frame(list(report.told.values()), how.metrics), {label: run})
 
 # %% ../nbs/61_benchmark.ipynb #17a6c4b5
 def evaluate_grid(
@@ -384,7 +382,7 @@ def keep_result(
     part.keep(FileReport(), runs=runs, rows=rows)
 
 # %% ../nbs/61_benchmark.ipynb #265d3862
-def _joined_run(label, shards, names):
+def _joined_run(label, shards, metrics):
     "The `Result` of one run."
     rank = shards.rank()
     place = lambda path: rank.get(path, -1)
@@ -392,14 +390,14 @@ def _joined_run(label, shards, names):
     failed = sorted((pair for run in runs for pair in run['failed']), key=lambda pair: place(pair[0]))
     rows = sorted((r for rows in shards.more('rows') for r in rows[label]), key=lambda r: place(r['file']))
     facts = runs[0] | dict(images=sum(run['images'] for run in runs), failed={Path(p): text for p, text in failed})
-    return Result(_frame(rows, names), {label: Run(**facts)})
+    return Result(_frame(rows, metrics), {label: Run(**facts)})
 
 def joined_result(
     shards:Shards,  # of runs that `keep_result` has kept
-    names:list=None,  # of the metrics; None: all
+    metrics:list=None,  # names; None: all
 )->Result:
     "The result that one process would have given."
-    parts = [_joined_run(label, shards, names) for label in shards.more('runs')[0]]
+    parts = [_joined_run(label, shards, metrics) for label in shards.more('runs')[0]]
     return functools.reduce(lambda a, b: a + b, parts)
 
 # %% ../nbs/61_benchmark.ipynb #9617e955

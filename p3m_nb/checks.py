@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import FilePath, atomic_write, image_info, one_line, read_alpha, read_image
+from .core import FilePath, image_info, one_line, read_alpha, read_image
 from .formats import picture_kind
 from .jobs import process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults
 from .process import worker_count
 from .records import own_file
+from .writing import atomic_write
 
 # %% ../nbs/08_checks.ipynb #f004c2c3
 @dataclass

@@ -201,20 +201,12 @@ def _films(inputs):
     return films
 
 # %% ../nbs/80_cli.ipynb #ff4dc57e
-def _check_there(inputs):
-    "An input that is not there is refused; 'sample' may have been meant."
-    from p3m_nb.finding import missing_input
-    for i in inputs:
-        other = '://' in i or any(c in i for c in '*?[')
-        if not other and not os.path.lexists(os.path.expanduser(i)): raise missing_input(i, ('sample',))
-
 def _check_inputs(inputs, films, single, watch):
     "Wrong inputs are refused; only folders can be watched, and results go into one."
     from p3m_nb.finding import image_files
     if not watch and (films or inputs == ['-']): return
     if not watch:
-        _check_there(inputs)
-        image_files(inputs)
+        image_files(inputs, words=('sample',))
         return
     if films: raise ValueError('--watch: photographs only; give a folder without films')
     if single: raise ValueError('--watch: give a folder for the results')
@@ -255,7 +247,7 @@ def _watch(matter, inputs, *how):
     say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
     return matter.watch(inputs, *how, say=say)
 
-# %% ../nbs/80_cli.ipynb #e83a8ed9
+# %% ../nbs/80_cli.ipynb #91f8c8e8
 class _How:
     "How a run is spread over machines, as options say."
     words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
@@ -285,7 +277,7 @@ class _How:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
 
-# %% ../nbs/80_cli.ipynb #f3a58403
+# %% ../nbs/80_cli.ipynb #b7294e8a
 def _refuse_addresses(how, inputs, out):
     "`ValueError` for addresses that parts of a run cannot work with."
     from p3m_nb.cloud import is_address
@@ -676,8 +668,8 @@ def _eval_facts(methods, tests, s):
     "Everything that decides the numbers and the tables of `p3m_eval`, in plain values."
     hows = {label: [m.name, m.needs, m.settings] for label, m in methods.items()}
     sets = {label: [test['data'].name, test['obfuscation']] for label, test in tests.items()}
-    return dict(methods=hows, tests=sets, scoring=s.scoring, names=s.metrics or None, first=s.first, gallery=s.gallery,
-                published=None if s.published == 'none' else s.published)
+    return dict(methods=hows, tests=sets, scoring=s.scoring, metrics=s.metrics or None, first=s.first,
+                gallery=s.gallery, published=None if s.published == 'none' else s.published)
 
 # %% ../nbs/80_cli.ipynb #807d83a3
 def _evaluated(methods, tests, s, place):
@@ -692,7 +684,7 @@ def _evaluated(methods, tests, s, place):
     files = FileList((path, Path(name)) for path, name in samples.items())
     out, facts = place.folder if current_spread().shard else None, _eval_facts(methods, tests, s)
     with sharded(out, 'eval', files, facts) as part:
-        how = dict(scoring=s.scoring, names=s.metrics or None, n=s.first, store=place.folder/'predictions')
+        how = dict(scoring=s.scoring, metrics=s.metrics or None, n=s.first, store=place.folder/'predictions')
         result = evaluate_grid(methods, tests, **how)
         result = result if len(tests) > 1 else result.relabel(lambda label: label.rsplit(':', 1)[0])
         put_results(place)  # the predictions: tables name them by their addresses

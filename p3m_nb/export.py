@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import atomic_write, choose
+from .core import choose
 from .model import P3MNet
 from .onnx_engine import open_session
 from .process import require
@@ -28,6 +28,7 @@ from .records import own_file
 from .refiner import Refiner
 from .registry import Network, keep_known, network_entry, padded_side
 from .weights import create_model, load_model
+from .writing import atomic_write
 
 # %% ../nbs/70_export.ipynb #be7bf16b
 def _phase(x, places, row, column, want):

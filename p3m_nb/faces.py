@@ -289,7 +289,7 @@ def _steps(
 class FaceSearch:
     "A detector that also looks at brightened and at turned copies, and more closely at large photographs."
     def __init__(self,
-        detector,  # callable image -> list of `Face`, for upright faces in ordinary light
+        finder,  # callable image -> list of `Face`, for upright faces in ordinary light
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
@@ -297,9 +297,9 @@ class FaceSearch:
         sure:float=.7,  # faces in turned copies and in the second look below this confidence are left out
         closer:float=1/3,  # share of the pixels of a large photograph that the second look sees; 0: there is none
     ):
-        self.detector, self.pixels, self.turns, self.doubt = detector, pixels, turns, doubt
+        self.finder, self.pixels, self.turns, self.doubt = finder, pixels, turns, doubt
         self.turned, self.least, self.closer = turned, sure, closer  # not `sure`: of all it finds nothing is doubted
-        self.name = finder_name(detector)
+        self.name = finder_name(finder)
 
     def __call__(self,
         image:np.ndarray,  # (H,W,3) uint8, RGB
@@ -316,8 +316,8 @@ class FaceSearch:
         return distinct(found, quality=_likeness)
 
     def _look(self, image, angle, shrink):
-        "What the detector finds in `image`, turned by `angle` and scaled by `shrink`."
-        if angle == 0 and shrink == 1: return self.detector(image)
+        "What the finder finds in `image`, turned by `angle` and scaled by `shrink`."
+        if angle == 0 and shrink == 1: return self.finder(image)
         h, w = (max(1, round(n * shrink)) for n in image.shape[:2])
         small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)  # averages: turning alone would skip pixels
         m, size = _turn(h, w, angle, 1)
@@ -325,24 +325,24 @@ class FaceSearch:
         centres[:, 2] += m[:, :2].sum(1) / 2 - .5  # OpenCV counts from the first pixel's middle, boxes from its edge
         view = cv2.warpAffine(small, centres, size, flags=cv2.INTER_LINEAR) if angle else small
         m[:, :2] *= w / image.shape[1]
-        return [_turned_back(f, m) for f in self.detector(view)]
+        return [_turned_back(f, m) for f in self.finder(view)]
 
 # %% ../nbs/10_faces.ipynb #f9ca56b8
 @patch
 def _turned(self:FaceSearch, image, turns, side):
-    "What the detector is sure of in copies whose longest side is `side`, turned by `turns`."
+    "What the finder is sure of in copies whose longest side is `side`, turned by `turns`."
     shrink = min(1, side / max(image.shape[:2]))
     return [f for angle in turns for f in self._look(image, angle, shrink) if f.score >= self.least]
 
 @patch
 def _closely(self:FaceSearch, image, found):
-    "What the detector is sure of in windows of a larger version, beside what was `found`: small faces."
+    "What the finder is sure of in windows of a larger version, beside what was `found`: small faces."
     h, w = image.shape[:2]
     size = [max(1, round(n * self.closer ** .5)) for n in (w, h)]
     view, more = cv2.resize(image, size, interpolation=cv2.INTER_AREA), []
     for (top, bottom), (left, right) in itertools.product(*map(_steps, view.shape[:2])):
         m = np.array([[size[0] / w, 0, -left], [0, size[1] / h, -top]])
-        seen = self.detector(np.ascontiguousarray(view[top:bottom, left:right]))
+        seen = self.finder(np.ascontiguousarray(view[top:bottom, left:right]))
         more += [_turned_back(f, m) for f in seen if f.score >= self.least]
     return [f for f in more if all(_inside(f, k) <= .4 for k in found)]
 

@@ -20,11 +20,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from .compositing import composite
-from .core import atomic_write, choose, encode_image, regular_file, write_rules
+from .core import choose, encode_image, regular_file
 from .fields import Range, check_fields, read_json
 from .finding import FILM_SUFFIXES
 from .process import require
 from .records import is_result, may_write, note_result, recorded
+from .writing import atomic_write, write_rules
 
 # %% ../nbs/52_film.ipynb #187c0285
 def is_film(

@@ -89,7 +89,7 @@ def missing_input(
     except (OSError, ValueError): there = []
     return FileNotFoundError(f'{item}: no such file or folder{did_you_mean(path.name, [*words, *there])}')
 
-def _named_by(item, recursive, films):
+def _named_by(item, recursive, films, words):
     "The pairs (path, relative path) that one input names; films in a folder go into `films`."
     path = Path(item).expanduser()
     if path.is_dir():
@@ -103,7 +103,7 @@ def _named_by(item, recursive, films):
     if any(c in str(item) for c in '*?['): return [(p, Path(p.name)) for p in _matches(item, path)]
     if '://' in str(item):
         raise ValueError(f'{item}: an address cannot be read here or beside others; copy its files into a folder first')
-    raise missing_input(item)
+    raise missing_input(item, words)
 
 # %% ../nbs/01_finding.ipynb #77248cc9
 class FileList(list):
@@ -116,11 +116,12 @@ def image_files(
     inputs:object,  # a path, or a list of paths: files, folders, glob patterns
     recursive:bool=True,  # also look into sub-folders
     own:str=None,  # pass over results of earlier runs of this name (`desc` of `process_files`); None: over nothing
+    words:tuple=(),  # what may be given in place of a file, for the message about one that is not there
 )->FileList:  # of (path, path relative to its input folder)
     "The image files that `inputs` name, each once, hidden ones left out; `FileNotFoundError` for one that names none."
     found, films = {}, []
     for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
-        for p, rel in _named_by(item, recursive, films): found.setdefault(os.path.realpath(p), (p, rel))
+        for p, rel in _named_by(item, recursive, films, words): found.setdefault(os.path.realpath(p), (p, rel))
     files = _without_results(found.values(), own)
     files.films = films
     if files: return files

@@ -15,11 +15,12 @@ from typing import Callable
 
 from fastcore.basics import patch
 
-from .core import FilePath, clear_temporaries, one_line, write_rules
+from .core import FilePath, one_line
 from .finding import film_notes, image_files, same_file
 from .locks import folder_lock
 from .records import is_result, not_ours, put_result, told_of
 from .spread import current_spread, undivided
+from .writing import clear_temporaries, write_rules
 
 # %% ../nbs/02_jobs.ipynb #f3f35b2a
 def _candidate(path, rel, level, number):

@@ -26,15 +26,16 @@ from fastcore.foundation import L
 from torch import nn
 
 from . import __version__
-from .callbacks import FeedNetwork, MattingMetric, NetworkLoss, PortraitLoss, RecordLossParts, StopWhenNotFinite
+from .callbacks import MattingMetric, RecordLossParts, StopWhenNotFinite
 from .core import choose
 from .fields import check_fields
-from .state_dicts import read_torch_file
+from .learner_loss import FeedNetwork, NetworkLoss, PortraitLoss
 from .model import P3MNet
 from .process import require
 from .registry import Network
 from .resume import AverageWeights, P3MLearner
 from .settings import checked_settings, resolved
+from .state_dicts import read_torch_file
 from .weights import create_model, identify, load_model, load_published, shipped_weights, start_encoder
 
 # %% ../nbs/43_learner.ipynb #abb07473

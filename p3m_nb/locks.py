@@ -10,10 +10,11 @@ import contextlib, json, os, threading, time
 from pathlib import Path
 from typing import Iterator
 
-from .core import FilePath, clear_left_behind
+from .core import FilePath
 from .process import process_lives, process_mark
 from .records import PARTS
 from .spread import current_spread
+from .writing import clear_left_behind
 
 # %% ../nbs/01_locks.ipynb #3b16f644
 LOCK = '.p3m_nb.lock'

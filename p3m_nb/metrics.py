@@ -246,17 +246,17 @@ _NEEDS = (('trimap', TRIMAP_METRICS), ('facemask', FACE_METRICS))
 
 # %% ../nbs/31_metrics.ipynb #4c654060
 def metric_names(
-    names:list=None,  # a name, a list of names, or None
+    metrics:list=None,  # a name, a list of metrics, or None
     trimap:bool=True,  # whether there is a trimap
     facemask:bool=False,  # whether there is a face mask
 )->tuple:
-    "Check `names`; None stands for all that can be computed."
+    "Check `metrics`; None stands for all that can be computed."
     known = (TEN_METRICS if trimap else WHOLE_METRICS) + FACE_METRICS * facemask
-    if names is None: return known
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for n in names: choose('metric', n, TEN_METRICS + FACE_METRICS)
-    missing = [(n, what) for n in names if n not in known for what, group in _NEEDS if n in group]
-    if not missing: return names
+    if metrics is None: return known
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for n in metrics: choose('metric', n, TEN_METRICS + FACE_METRICS)
+    missing = [(n, what) for n in metrics if n not in known for what, group in _NEEDS if n in group]
+    if not missing: return metrics
     name, what = missing[0]
     raise ValueError(f"'{name}' needs a {what}; give one (compositing.make_trimap makes a trimap of the alpha), "
                      'or leave it out')
@@ -267,25 +267,25 @@ def matting_metrics(
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1
     trimap:np.ndarray=None,  # (H,W) of 0, 128, 255
     facemask:np.ndarray=None,  # (H,W) bool or uint8
-    names:list=None,  # which of `TEN_METRICS` and `FACE_METRICS`; None: all that the arguments allow
-)->dict:  # name -> value, in the order of `names`
-    "The metrics of one image; only what `names` needs is computed."
-    names = metric_names(names, trimap is not None, facemask is not None)
-    pred, alpha, out, wanted = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'), {}, set(names)
+    metrics:list=None,  # which of `TEN_METRICS` and `FACE_METRICS`; None: all that the arguments allow
+)->dict:  # name -> value, in the order of `metrics`
+    "The metrics of one image; only what `metrics` needs is computed."
+    metrics = metric_names(metrics, trimap is not None, facemask is not None)
+    pred, alpha, out, wanted = _as_alpha(pred, 'prediction'), _as_alpha(alpha, 'alpha'), {}, set(metrics)
     if wanted & {'sad', 'mse', 'mad'}: out |= whole_errors(pred, alpha)
     if wanted & set(TRIMAP_METRICS): out |= trimap_errors(pred, alpha, trimap)
     if wanted & set(FACE_METRICS): out |= face_errors(pred, alpha, facemask)
     if 'grad' in wanted: out['grad'] = gradient_error(pred, alpha)
     if 'conn' in wanted: out['conn'] = connectivity_error(pred, alpha)
-    return {n: float(out[n]) for n in names}
+    return {n: float(out[n]) for n in metrics}
 
 # %% ../nbs/31_metrics.ipynb #6990f2bd
 class MattingMetrics:
     "Collects the metrics of images and averages them."
     def __init__(self,
-        names:list=None,  # see `matting_metrics`; None: all that the arguments of the first image allow
+        metrics:list=None,  # see `matting_metrics`; None: all that the arguments of the first image allow
     ):
-        self.wanted = None if names is None else metric_names(names, True, True)
+        self.wanted = None if metrics is None else metric_names(metrics, True, True)
         self.reset()
 
     def reset(self):
@@ -306,7 +306,7 @@ class MattingMetrics:
         lengths = [len(x) for x in batch.values()]
         if len(set(lengths)) > 1: raise ValueError(f'batches of different lengths: {lengths} ({", ".join(batch)})')
         if self.names is None: self.names = metric_names(None, trimap is not None, facemask is not None)
-        new = [matting_metrics(**dict(zip(batch, parts)), names=self.names) for parts in zip(*batch.values())]
+        new = [matting_metrics(**dict(zip(batch, parts)), metrics=self.names) for parts in zip(*batch.values())]
         self.rows.update(zip(self._keys(keys, lengths[0]), new, strict=True))
         return new
 

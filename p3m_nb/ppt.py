@@ -18,7 +18,7 @@ from fastai.torch_core import num_distrib
 from . import __version__
 from .benchmark import Result, Run, TestSet, evaluate, test_set
 from .checks import require_sound
-from .core import atomic_write, choose, clear_left_behind, one_line
+from .core import choose, one_line
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
 from .layouts import PortraitFolder, images_of
@@ -31,6 +31,7 @@ from .registry import network_entry
 from .settings import PPTSettings, TrainSettings, checked_settings
 from .train import completed, duration, train, trial_run
 from .weights import create_model
+from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/63_ppt.ipynb #daff0db5
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import (atomic_write, choose, clear_temporaries, encode_image, image_info, load_alpha, load_frames,
-                         load_image, one_line, regular_file, sha256_of)
+from .core import (choose, encode_image, image_info, load_alpha, load_frames, load_image, one_line,
+                         regular_file, sha256_of)
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .fields import Range, check_fields, parse_json
 from .finding import film_notes, image_files
@@ -28,6 +28,7 @@ from .layouts import PartFolder
 from .process import worker_count
 from .records import PARTS, recorded
 from .shards import Part, Shards, join_folders, joined_report, sharded
+from .writing import atomic_write, clear_temporaries
 
 # %% ../nbs/11_privacy.ipynb #06b61a77
 @dataclass(frozen=True)

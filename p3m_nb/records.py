@@ -13,7 +13,8 @@ from typing import Callable, Iterator
 
 from fastcore.basics import patch
 
-from .core import FilePath, atomic_write, clear_temporaries, write_rules
+from .core import FilePath
+from .writing import atomic_write, clear_temporaries, write_rules
 
 # %% ../nbs/01_records.ipynb #d8d85ef9
 RECORD = '.p3m_nb.jsonl'  # beside the results, one line for each
@@ -218,7 +219,7 @@ def recorded(
     overwrite:bool=False,  # replace whatever is there
     mine:Callable=is_result,  # whether a file that is there may be replaced
 )->Iterator[None]:
-    "Inside, `core.atomic_write` replaces nothing but what is `mine`, and records what it writes."
+    "Inside, `writing.atomic_write` replaces nothing but what is `mine`, and records what it writes."
     token = write_rules.set(_Recorded(run, overwrite, mine))
     try: yield
     finally: write_rules.reset(token)
@@ -226,7 +227,7 @@ def recorded(
 # %% ../nbs/01_records.ipynb #c5ea013e
 @contextlib.contextmanager
 def own_file(
-    path:FilePath,  # a single result, written with `core.atomic_write` inside the block
+    path:FilePath,  # a single result, written with `writing.atomic_write` inside the block
     overwrite:bool=False,  # replace whatever is there
     run:str='',  # which run it belongs to, e.g. 'matte'
 )->Iterator[Path]:  # `path`

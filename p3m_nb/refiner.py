@@ -17,9 +17,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import atomic_write, one_line, regular_file
+from .core import one_line, regular_file
 from .fields import Range, parse_json
 from .state_dicts import load_strictly
+from .writing import atomic_write
 
 # %% ../nbs/47_refiner.ipynb #4bd01e51
 def _conv(c_in, c_out, stride=1, dilation=1):

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'Recipe', 'Network', 'padded_side', 'keep_known', 'check_inp
            'list_models', 'network_entry']
 
 # %% ../nbs/19_registry.ipynb #eaff72ff
-import difflib, functools, importlib, inspect, os, pkgutil, warnings
+import functools, importlib, inspect, os, pkgutil, warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import IMAGENET_MEAN, IMAGENET_STD
+from .core import IMAGENET_MEAN, IMAGENET_STD, choose
 
 # %% ../nbs/19_registry.ipynb #8e7e2c25
 def _plane(values, like):
@@ -249,7 +249,4 @@ def network_entry(
 )->NetworkEntry:
     "The row of the network called `name`; `ValueError` names the nearest if there is none."
     _import_networks()
-    if name in _ENTRIES: return _ENTRIES[name]
-    near = difflib.get_close_matches(str(name), _ENTRIES, 1, .4)
-    hint = f"did you mean '{near[0]}'?" if near else 'there are'
-    raise ValueError(f"no network is called '{name}'; {hint} ({', '.join(sorted(_ENTRIES))})")
+    return _ENTRIES[choose('network', name, sorted(_ENTRIES), near=.4)]

@@ -22,11 +22,12 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 
-from .core import atomic_write, load_image
-from .process import keep_memory
+from .core import load_image
 from .data import PortraitDL, set_epoch
 from .fields import Range, check_fields
+from .process import keep_memory
 from .state_dicts import load_strictly, load_torch_file
+from .writing import atomic_write
 
 # %% ../nbs/42_resume.ipynb #f459804a
 # the recorder's `losses` and a network's method of that name live in different places: fastai's remark on it is noise

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from . import __version__
-from .core import FilePath, atomic_write
+from .core import FilePath
 from .finding import FileList, film_notes, image_files
 from .jobs import FileReport, JobList, folder_jobs, process_files
 from .locks import folder_lock
 from .records import PARTS, join_records
 from .spread import current_spread, parse_shard
+from .writing import atomic_write
 
 # %% ../nbs/04_shards.ipynb #3be74cd8
 FORMAT = 1  # of the manifests

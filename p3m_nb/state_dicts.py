@@ -99,7 +99,6 @@ def read_torch_file(
     path:str|Path,  # a .pth / .pt / .ckpt file
 )->dict:  # state dict of tensors, with plain names
     "The state dict in `path`, bare or under a usual name; code in the file is never run."
-    if not Path(path).exists(): raise FileNotFoundError(f'{path}: no such weights file')
     return clean_state_dict(load_torch_file(path), path)
 
 # %% ../nbs/17_state_dicts.ipynb #15846ca5

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
-from .core import atomic_write, choose, clear_left_behind, sha256_of
+from .core import choose, sha256_of
 from .dataset import file_at
 from .fields import check_fields, read_json
 from .layouts import Sample
@@ -25,6 +25,7 @@ from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
 from .records import recorded
 from .shards import Shards
+from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/62_tables.ipynb #d5720b29
 def bootstrap_interval(
@@ -521,6 +522,6 @@ def save_shards(
 )->Result:
     "The result of one process, saved as one process saves it; what to show is in the shards' settings."
     s = shards.settings
-    result = joined_result(shards, s['names'])
+    result = joined_result(shards, s['metrics'])
     result.save(shards.out, s['gallery'], metric=result.metrics[0], published=s['published'])
     return result

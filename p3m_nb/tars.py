@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .cloud import is_address, open_store, store_errors
-from .core import MAX_BYTES, FilePath, atomic_write
+from .core import MAX_BYTES, FilePath
 from .remote import stored
 from .layouts import FOLDERS, Portraits, Sample
 from .records import own_file
+from .writing import atomic_write
 
 # %% ../nbs/09_tars.ipynb #691ad2f6
 @dataclass(frozen=True)

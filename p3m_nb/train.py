@@ -22,10 +22,10 @@ from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import (CopyFaceFeatures, FaceImages, FreezeBatchNorm, PPTValidation, PreviewMattes,
-                              RecordLossParts)
+from .callbacks import FreezeBatchNorm, PPTValidation, PreviewMattes, RecordLossParts
 from .checks import require_sound
-from .core import atomic_write, choose, clear_left_behind, load_alpha, read_image
+from .copied_faces import CopyFaceFeatures, FaceImages
+from .core import choose, load_alpha, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, face_pairs
@@ -40,6 +40,7 @@ from .registry import Network, network_entry
 from .resume import Checkpoint, P3MLearner, averaged_weights, core_model, reason
 from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved
 from .weights import create_model, save_model
+from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/44_train.ipynb #ff07b5e7
 def score_start(

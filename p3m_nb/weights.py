@@ -7,7 +7,7 @@ __all__ = ['identify', 'load_published', 'published_state_dict', 'save_model', '
            'create_model', 'start_encoder']
 
 # %% ../nbs/22_weights.ipynb #a991474b
-import difflib, functools, hashlib, json
+import functools, hashlib, json
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .core import atomic_write, one_line
+from .core import did_you_mean, one_line, regular_file
 from .encoders import load_encoder_weights
 from .fields import parse_json
 from .model import DOUBLED, INTEGRATION, P3MNet
 from .registry import Network, list_models, network_entry
 from .state_dicts import clean_state_dict, load_strictly, read_torch_file
+from .writing import atomic_write
 
 # %% ../nbs/22_weights.ipynb #1e9aa8e1
 def _read_state(source):
@@ -171,12 +172,9 @@ def _checked_fact(path, name, text):
 
 # %% ../nbs/22_weights.ipynb #d0970dc3
 def _weights_file(path):
-    path = Path(path).expanduser()
-    if not path.exists():
-        near = difflib.get_close_matches(str(path), ['shipped'], 1)
-        raise FileNotFoundError(f'{path}: no such weights file' + '; did you mean shipped?' * bool(near))
-    if not path.is_file(): raise ValueError(f'{path}: not a regular file; a weights file was expected')
-    return path
+    "`path` if it is a regular file; 'shipped' may have been meant."
+    try: return regular_file(path, 'weights file')
+    except FileNotFoundError as e: raise FileNotFoundError(f'{e}{did_you_mean(path, ["shipped"])}') from None
 
 # %% ../nbs/22_weights.ipynb #c85eab84
 def read_metadata(

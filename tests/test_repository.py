@@ -33,32 +33,33 @@ MAY_IMPORT = {
         'formats': 'process',
         'profiles': '',
         'multilevel': '',
-        'core': 'process formats profiles',
+        'writing': 'process',
+        'core': 'writing process formats profiles',
         'fields': 'core',
         'compositing': 'core multilevel profiles',
         'settings': 'fields core',
         'spread': '',
-        'records': 'core',
+        'records': 'writing core',
         'finding': 'core formats records',
-        'locks': 'core process records spread',
-        'jobs': 'core finding locks records spread',
-        'shards': 'core records finding locks jobs spread',
+        'locks': 'writing core process records spread',
+        'jobs': 'writing core finding locks records spread',
+        'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core records remote locks process shards spread',
-        'tars': 'cloud core records layouts remote',
+        'tars': 'cloud writing core records layouts remote',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
         'layouts': 'core finding',
-        'checks': 'core process formats records jobs mattes',
-        'archives': 'core records jobs',
+        'checks': 'writing core process formats records jobs mattes',
+        'archives': 'writing core records jobs',
         'dataset': 'core layouts checks cloud remote tars',
         'faces': 'core',
         'hiding': 'core compositing faces',
-        'privacy': 'fields core hiding process compositing records finding jobs shards spread layouts faces',
-        'audit': 'cloud remote core hiding process formats records finding locks jobs shards spread dataset faces '
-                 'privacy',
+        'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
+        'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
+                 'faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
         'prepare': 'cloud remote core process layouts compositing finding jobs shards spread dataset privacy',
@@ -69,39 +70,40 @@ MAY_IMPORT = {
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
         'model': 'core encoders registry losses',
-        'weights': 'fields core state_dicts encoders registry model networks.*',
+        'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
-        'losses': 'core',
+        'losses': '',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
         'data': 'core process layouts compositing dataset crops privacy',
-        'callbacks': 'core compositing dataset random_trimaps crops privacy losses metrics data registry model '
-                     'weights',
-        'resume': 'fields core process data state_dicts',
+        'learner_loss': 'losses data random_trimaps registry',
+        'callbacks': 'core compositing losses metrics data learner_loss',
+        'copied_faces': 'core dataset crops data',
+        'resume': 'fields writing core process data state_dicts',
         'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
-                   'data callbacks resume settings',
-        'train': 'fields core process checks layouts settings records locks dataset crops privacy registry '
-                 'state_dicts encoders model weights losses metrics data callbacks resume learner',
+                   'data learner_loss callbacks resume settings',
+        'train': 'fields writing core process checks layouts settings records locks dataset crops privacy registry '
+                 'state_dicts encoders model weights losses metrics data copied_faces callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'refiner': 'fields state_dicts core',
+        'refiner': 'fields state_dicts writing core',
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
-        'film': 'fields compositing core records finding process',
+        'film': 'fields compositing writing core records finding process',
         'video': 'core hiding compositing faces film infer jobs privacy',
-        'export': 'core process onnx_engine records model refiner registry weights',
+        'export': 'writing core process onnx_engine records model refiner registry weights',
         'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
-        'benchmark': 'core hiding layouts compositing jobs shards spread dataset crops privacy metrics data infer '
-                'model methods',
-        'tables': 'fields core layouts records shards spread dataset crops privacy metrics data infer model methods '
-                  'benchmark',
+        'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
+                     'infer model methods',
+        'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
+                  'methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'fields core layouts checks settings records locks dataset prepare registry weights train methods '
-               'benchmark tables paired',
-        'widgets.*': 'fields core hiding process layouts checks profiles formats compositing finding locks jobs '
-                     'synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
+        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
+               'methods benchmark tables paired',
+        'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
+                     'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
                      'benchmark tables',
     }.items()
@@ -111,6 +113,7 @@ WITHOUT_TORCH = (
     'formats',
     'profiles',
     'multilevel',
+    'writing',
     'core',
     'fields',
     'compositing',

@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import atomic_write, load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.finding import image_files
+from p3m_nb.writing import atomic_write
 
 SETS = ('people/interfaces', 'people/faker', 'openpeople', 'people/generated_tiles', 'faces', 'portraits/train',
         'street/train')

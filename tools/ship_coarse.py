@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT/'tools'))
 import export_weights
-from p3m_nb.core import atomic_write, load_alpha, load_image, sample_image, save_alpha
+from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha
 from p3m_nb.infer import Matter
 from p3m_nb.weights import load_model, read_metadata, shipped_weights
+from p3m_nb.writing import atomic_write
 
 
 def checked(path):

@@ -34,12 +34,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import make_trimap
-from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, atomic_write, load_alpha, load_image
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, load_alpha, load_image
 from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
 from p3m_nb.losses import loss_parts
 from p3m_nb.process import keep_memory
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
+from p3m_nb.writing import atomic_write
 from train_detail import Run, background, batches, held_out, load_scene
 from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
                         packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)

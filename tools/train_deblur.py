@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from p3m_nb.core import atomic_write, load_image
+from p3m_nb.core import load_image
 from p3m_nb.deblur import deblur_input, face_chip
 from p3m_nb.faces import CenterFaceFinder, Face
 from p3m_nb.hiding import obfuscate
+from p3m_nb.writing import atomic_write
 
 SETS = ('people/interfaces', 'people/faker', 'people/generated_tiles')
 FACE, CROP = 80, 208  # pixels: the face's size in a stored crop, and the crop's side

@@ -30,10 +30,11 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import estimate_foreground
-from p3m_nb.core import alpha_to_uint, atomic_write, load_alpha, load_image
+from p3m_nb.core import alpha_to_uint, load_alpha, load_image
 from p3m_nb.detail import detail_zones, enlarge_alpha, guided_coefficients, local_colours, refiner_planes
 from p3m_nb.finding import image_files
 from p3m_nb.refiner import Refiner, load_refiner, save_refiner
+from p3m_nb.writing import atomic_write
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring

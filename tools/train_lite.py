@@ -45,11 +45,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import estimate_foreground, make_trimap
-from p3m_nb.core import atomic_write, load_alpha, load_image
-from p3m_nb.process import keep_memory
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, load_alpha, load_image
 from p3m_nb.infer import Matter
-from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD
 from p3m_nb.losses import loss_parts
+from p3m_nb.process import keep_memory
+from p3m_nb.writing import atomic_write
 
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 

@@ -9,8 +9,8 @@ import argparse, base64, sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from p3m_nb.core import atomic_write
 from p3m_nb.onnx_engine import read_onnx, shipped_onnx
+from p3m_nb.writing import atomic_write
 
 PAGE = Path(__file__).with_name('web_page.html')
 

@@ -17,16 +17,17 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..compositing import composite, cutout, estimate_foreground
-from ..core import atomic_write, choose, encode_image, image_info, load_alpha, load_image, one_line, save_alpha
-from ..formats import MAX_PIXELS
-from ..profiles import parse_colour
+from ..core import choose, encode_image, image_info, load_alpha, load_image, one_line, save_alpha
 from ..faces import Face, find_faces
-from ..infer import LOOK_AT, Matter
 from ..fields import Range, check_fields, read_json
-from ..jobs import FileReport
+from ..formats import MAX_PIXELS
 from ..hiding import METHODS, obfuscate
+from ..infer import LOOK_AT, Matter
+from ..jobs import FileReport
+from ..profiles import parse_colour
 from .batch import ZipLimits, read_bounded, safe_name
 from .common import screen_size
+from ..writing import atomic_write
 
 # %% ../../nbs/widgets/album.ipynb #9eaaa7ab
 BACKGROUNDS = ('transparent', 'colour', 'picture', 'blur', 'original')

@@ -74,7 +74,7 @@ def metrics(self:MatteCompare)->dict:  # method -> dict metric -> value
     if self.alpha is None: return {}
     if '_metrics' not in self.__dict__:
         trimap = make_trimap(self.alpha) if self.trimap is None else self.trimap
-        def measure(p): return matting_metrics(p, self.alpha, trimap, names=COMPARED)
+        def measure(p): return matting_metrics(p, self.alpha, trimap, metrics=COMPARED)
         self._metrics = {name: measure(p) for name, p in self.predictions.items()}
     return self._metrics
 
