@@ -23,6 +23,7 @@ from .core import FilePath, choose, load_image, save_alpha, save_image, source_n
 from .process import keep_memory, sleeping_threads
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import tell
+from .records import told_of
 from .shards import Shards, join_folders, joined_report, shard_folder
 from .spread import undivided
 from .watch import watch_folder
@@ -649,9 +650,11 @@ def merge_mattes(
 )->MatteReport:
     "The report that one process would have given; the records become one."
     join_folders(shards)
-    report = joined_report(shards, MatteReport)
-    report.made_by = _made_by(shards.settings)
-    return report
+    report, outputs = joined_report(shards), {}
+    for manifest in shards.manifests: outputs |= manifest['outputs']
+    told = {p: told_of(outputs[str(p)][0]) for p in report.done}
+    report.told |= {p: t for p, t in told.items() if t is not None}
+    return _with_said(report, _made_by(shards.settings))
 
 # %% ../nbs/50_infer.ipynb #5639a7be
 @patch

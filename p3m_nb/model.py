@@ -8,8 +8,8 @@ __all__ = ['INTEGRATION', 'UNPOOL', 'PUBLISHED', 'FAST', 'EXTENSION_CODE', 'EXTE
 
 # %% ../nbs/21_model.ipynb #da378004
 import contextlib
-from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from .core import choose
 from .encoders import make_encoder
 from .losses import loss_parts, loss_weights
 from .registry import Network, Recipe, register_network
+from .state_dicts import encoder_name, merge_copies
 
 # %% ../nbs/21_model.ipynb #d62becfe
 class P3MOutput(NamedTuple):
@@ -387,22 +388,9 @@ def p3mnet(
 DOUBLED = {'conv1': 'encoder0.0', 'bn1': 'encoder0.1', 'layer1': 'encoder1.0',
             'layer2': 'encoder2', 'layer3': 'encoder3', 'layer4': 'encoder4'}
 
-def _our_name(key):
-    "Our name for the published tensor `key`, `None` for the classifier that is never used."
-    if key.startswith('resnet.fc.'): return None
-    if key.startswith('resnet.'): return 'encoder.' + key.removeprefix('resnet.')
-    for ours, theirs in DOUBLED.items():
-        if key.startswith(theirs + '.'): return f'encoder.{ours}{key.removeprefix(theirs)}'
-    return key
-
 # %% ../nbs/21_model.ipynb #fe52594e
 @patch
 def convert_published(self:P3MNet, state:dict)->dict:
     "`state` with our names for the encoder's tensors; `ValueError` if its two copies differ."
-    out = OrderedDict()
-    for key, value in state.items():
-        ours = _our_name(key)
-        if ours in out and not torch.equal(out[ours], value):
-            raise ValueError(f'the two copies of {ours} differ; the file is damaged or put together from two')
-        if ours is not None: out[ours] = value
-    return out
+    copies = {theirs: ours for ours, theirs in DOUBLED.items()}
+    return merge_copies(state, partial(encoder_name, copies=copies))

@@ -107,6 +107,9 @@ def open_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or math_threads()
     options.log_severity_level = 3
+    # the arena keeps for good what the largest photograph took, rounded up to powers of two, once for each session;
+    # inside `keep_memory` the system's allocation is as fast
+    options.enable_cpu_mem_arena = False
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try: return runtime.InferenceSession(model, options, providers=providers)
     except Exception as e:  # onnxruntime's errors have no common class

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['clean_state_dict', 'load_torch_file', 'read_torch_file', 'read_state_dict', 'whose_weights', 'load_strictly',
-           'StartWeights', 'load_what_fits']
+           'StartWeights', 'load_what_fits', 'merge_copies', 'encoder_name']
 
 # %% ../nbs/17_state_dicts.ipynb #cc7291b6
 import warnings, zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -239,3 +240,31 @@ def load_what_fits(
     _check_tensors(own, fits, name)
     module.load_state_dict(fits, strict=False)
     return StartWeights(list(fits), fresh, [k for k in state if k not in fits])
+
+# %% ../nbs/17_state_dicts.ipynb #09f32722
+def merge_copies(
+    state:dict,  # name -> tensor
+    rename:Callable,  # from a published name to ours, or to None for what is not needed
+)->OrderedDict:  # our names -> tensors
+    "`state` with our names, each tensor once; `ValueError` if two copies of one tensor differ."
+    out = OrderedDict()
+    for key, value in state.items():
+        ours = rename(key)
+        if ours is None: continue
+        if ours in out and not torch.equal(out[ours], value):
+            why = 'the file is damaged or put together from two'
+            raise ValueError(f'the two copies of {ours} differ ({key} is one); {why}')
+        out[ours] = value
+    return out
+
+# %% ../nbs/17_state_dicts.ipynb #f29b0673
+def encoder_name(
+    key:str,  # name of a tensor in a published file
+    copies:dict,  # beginnings of the names of the second copy -> our names behind `encoder.`
+)->str|None:  # our name; None for the classifier, which is never used
+    "Our name for the tensor `key` of a network that holds its ResNet as `resnet` and under the names of `copies`."
+    if key.startswith('resnet.fc.'): return None
+    if key.startswith('resnet.'): return 'encoder.' + key.removeprefix('resnet.')
+    for theirs, ours in copies.items():
+        if key.startswith(theirs + '.'): return f'encoder.{ours}{key.removeprefix(theirs)}'
+    return key

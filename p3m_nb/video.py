@@ -284,15 +284,22 @@ def _plain(face):
     landmarks = None if face.landmarks is None else np.asarray(face.landmarks, float).tolist()
     return [list(map(float, face.box)), float(face.score), landmarks]
 
+def _note(notes, line, path):
+    "Append `line` to the unbuffered file `notes`, which is called `path`."
+    try: why = None if notes.write(line) == len(line) else 'no room'
+    except OSError as e: why = e.strerror or e
+    if why is None: return
+    raise ValueError(f'{path}: cannot be written ({why}); the frames that were looked at are noted. Make room, then '
+                     'run the same again: it goes on there')
+
 def _found_faces(source, finder, path):
     "The faces of every frame, noted in the file `path`; and what is wrong with the film, or None."
     found = _noted(path)
     frames = Readable(read_film(source, len(found)))
-    with open(path, 'ab') as notes:
+    with open(path, 'ab', buffering=0) as notes:
         for frame in frames:
             entry = [_plain(face) for face in find_faces(frame.image, finder)]
-            notes.write(json.dumps(entry).encode() + b'\n')
-            notes.flush()
+            _note(notes, json.dumps(entry).encode() + b'\n', path)
             found.append([_face(e) for e in entry])  # as a run that goes on reads it
     return hold_faces(fill_gaps(found)), frames.error
 

@@ -1,9 +1,10 @@
 "Matting without PyTorch: nothing of it is imported, the ONNX files belong to the weights, the mattes are the same."
-import hashlib, subprocess, sys
+import contextlib, hashlib, io, subprocess, sys
 
 import numpy as np
 import pytest
 
+import p3m_nb.cli
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.infer import Matter
 from p3m_nb.onnx_engine import read_onnx, shipped_onnx
@@ -70,3 +71,54 @@ def test_an_onnx_file_is_run_by_onnxruntime(tmp_path):
     with pytest.raises(ValueError, match='choose one of torch, onnx'): Matter(backend='tensorflow')
     copy.write_bytes(copy.read_bytes()[:100_000])
     with pytest.raises(ValueError, match='net.onnx: not an ONNX file'): Matter(copy)
+
+
+def command(monkeypatch, *args):
+    "(status, what it said) of p3m_matte within this process."
+    said = io.StringIO()
+    monkeypatch.setattr(sys, 'argv', ['p3m_matte', *map(str, args)])
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as left:
+        p3m_nb.cli.p3m_matte()
+        sys.exit(0)
+    if isinstance(left.value.code, str): said.write(left.value.code)
+    return left.value.code, said.getvalue()
+
+
+def test_wrong_onnx_files_through_the_command(tmp_path, monkeypatch):
+    "Of another network, of another kind, of an operator set that no runtime knows yet, no ONNX at all: one line each."
+    import onnx
+    ours = onnx.load(shipped_onnx())
+    ours.opset_import[0].version = 999
+    onnx.save(ours, tmp_path/'later.onnx')
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for n in 'xy')
+    other = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['x'], ['y'])], 'other', [x], [y])
+    onnx.save(onnx.helper.make_model(other), tmp_path/'other.onnx')
+    (tmp_path/'text.onnx').write_text('no network')
+    (tmp_path/'refiner.onnx').write_bytes(shipped_onnx('detail').read_bytes())
+    reasons = {'later': 'onnxruntime cannot load it', 'other': 'not an ONNX file that p3m_export wrote',
+               'text': 'not an ONNX file that p3m_export wrote', 'refiner': 'holds a refiner, a matting network was'}
+    for name, reason in reasons.items():
+        weights = tmp_path/f'{name}.onnx'
+        code, said = command(monkeypatch, 'sample', '-o', tmp_path/'out', '--no-detail', '--weights', weights)
+        assert code and f'{name}.onnx: ' in said and reason in said and 'Traceback' not in said, said
+    assert not (tmp_path/'out').exists() or not list((tmp_path/'out').glob('*.png'))
+
+
+@pytest.mark.parametrize('has', [False, True])
+def test_fast_where_the_processor_has_no_bfloat16(tmp_path, monkeypatch, has):
+    "What was chosen is said; the precision that is given wins."
+    from p3m_nb import torch_engine
+    monkeypatch.setattr(torch_engine, 'has_bf16', lambda device: has)
+    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'a.png', '--fast', '--device', 'cpu')
+    assert code == 0 and f'p3mnet_lite {"bf16" if has else "fp32"} torch, resize, no detail' in said, said
+    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'b.png', '--fast', '--precision', 'fp32')
+    assert code == 0 and 'p3mnet_lite fp32 torch' in said, said
+    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'c', '--fast', '--backend', 'onnx', '--alpha-only')
+    assert not code and 'made by p3mnet_lite fp32 onnx, resize, no detail' in said, said
+
+
+def test_the_default_is_fp32_and_named():
+    for backend in ('torch', 'onnx'):
+        matter = Matter(backend=backend, device='cpu')
+        assert repr(matter) == f'Matter(p3mnet_lite fp32 {backend}, hybrid, detail, cpu)'
+        assert f'by {matter.made_by})' in repr(matter(load_image(sample_image())[::4, ::4]))

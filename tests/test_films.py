@@ -187,6 +187,17 @@ def test_faces_stay_hidden_through_kill_9_and_resume(tmp_path, stop, least, most
     assert not list((tmp_path/'out').glob('.*.pieces'))
 
 
+def test_full_disk_while_faces_are_looked_for(tmp_path):
+    film = write_film(tmp_path/'a.mp4', bright(40))
+    full = run('-c', HIDE, film, tmp_path/'out', -1, limit=900)
+    assert full.returncode == 1 and 'Traceback' not in full.stderr, full.stderr
+    assert 'faces.jsonl: cannot be written (' in full.stdout and 'Make room' in full.stdout, full.stdout
+    again = run('-c', HIDE, film, tmp_path/'out', -1)
+    asked = [int(r.stdout.split()[0]) for r in (full, again)]
+    assert again.returncode == 0 and len(list(read_film(tmp_path/'out'/'a.mp4'))) == 40
+    assert 5 < asked[0] < 40 and asked[1] <= 80 - asked[0] + 2, 'goes on with looking where it was'
+
+
 def test_full_disk_keeps_what_is_done(tmp_path):
     images = list(bright(20)) + [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(12)]
     film = write_film(tmp_path/'a.mp4', images)
@@ -245,6 +256,30 @@ def test_other_formats_of_pictures(tmp_path, codec, pixels, ending):
         container.mux(stream.encode(None))
     found = [frame.image for frame in read_film(tmp_path/f'a.{ending}')]
     assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 6 for a, b in zip(found, images))
+
+
+@pytest.mark.parametrize('kind', ['prores', 'vp9', 'png'])
+def test_one_frame_of_ten_bits_with_odd_sides(tmp_path, kind):
+    with av.open(str(tmp_path/'one.mkv'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 97, 121, 'yuv444p10le'
+        image = next(warped(1, (121, 97)))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24').reformat(format='yuv444p10le')))
+        container.mux(stream.encode(None))
+    from p3m_nb.video import matte_films
+
+    class Bright:
+        strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
+        def alpha(self, image): return (image.mean(2) / 255).astype(np.float32)
+
+    report = matte_films(Bright(), [str(tmp_path/'one.mkv')], tmp_path/'out', kind)
+    assert report.ok, report
+    if kind == 'png':
+        alpha = load_alpha(tmp_path/'out'/'one_cutout'/'000000.png')
+        assert alpha.shape == (121, 97) and np.abs(alpha - image.mean(2) / 255).mean() < .02
+        return
+    out = next((tmp_path/'out').glob('one_cutout.*'))
+    assert film_info(out).size == (121, 97) and len(list(read_film(out))) == 1
 
 
 @pytest.mark.parametrize('kind', ['prores', 'vp9'])

@@ -69,7 +69,7 @@ MAY_IMPORT = {
         'registry': 'core',
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
-        'model': 'core encoders registry losses',
+        'model': 'core state_dicts encoders registry losses',
         'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
         'losses': '',
@@ -90,7 +90,8 @@ MAY_IMPORT = {
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
-        'infer': 'core profiles process compositing jobs shards spread watch detail onnx_engine torch_engine trimaps',
+        'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
+                 'trimaps',
         'film': 'fields compositing writing core records finding process',
         'video': 'core hiding compositing faces film infer jobs privacy',
         'export': 'writing core process onnx_engine records model refiner registry weights',

@@ -4,12 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESNETS', 'conv_bn_relu', 'enlarge', 'BasicBlock', 'Bottleneck', 'ResNet', 'make_resnet', 'PyramidPool',
-           'SqueezeExcite', 'merge_copies']
+           'SqueezeExcite']
 
 # %% ../../nbs/networks/blocks.ipynb #da5a4946
-from collections import OrderedDict
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -183,19 +180,3 @@ class SqueezeExcite(nn.Module):
     )->Tensor:  # (B,c,H,W)
         "`x` with its channels weighed."
         return x * self.fc(x.mean((2, 3)))[:, :, None, None]
-
-# %% ../../nbs/networks/blocks.ipynb #09f32722
-def merge_copies(
-    state:dict,  # name -> tensor
-    rename:Callable,  # from a published name to ours, or to None for what is not needed
-)->OrderedDict:  # our names -> tensors
-    "`state` with our names, each tensor once; `ValueError` if two copies of one tensor differ."
-    out = OrderedDict()
-    for key, value in state.items():
-        ours = rename(key)
-        if ours is None: continue
-        if ours in out and not torch.equal(out[ours], value):
-            why = 'the file is damaged or put together from two'
-            raise ValueError(f'the two copies of {ours} differ ({key} is one); {why}')
-        out[ours] = value
-    return out

@@ -7,6 +7,7 @@ __all__ = ['FUSIONS', 'RECIPES', 'fuse_glance', 'GFMOutput', 'RIMOutput', 'GFM',
            'gfm_r34_bt', 'gfm_r34_rim']
 
 # %% ../../nbs/networks/gfm.ipynb #8e438e9b
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from ..losses import alpha_loss, composition_loss, laplacian_loss, semantic_loss, trimap_classes
 from ..model import fuse
-from .blocks import PyramidPool, SqueezeExcite, conv_bn_relu, make_resnet, merge_copies
+from .blocks import PyramidPool, SqueezeExcite, conv_bn_relu, make_resnet
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import encoder_name, merge_copies
 
 # %% ../../nbs/networks/gfm.ipynb #3471848e
 class _Context(PyramidPool):
@@ -226,22 +228,13 @@ def fuse(self:GFM,
 _ENCODER_NAMES = {'encoder0.0': 'conv1', 'encoder0.1': 'bn1', 'encoder1.1': 'layer1',
                   'encoder2': 'layer2', 'encoder3': 'layer3', 'encoder4': 'layer4'}
 
-# %% ../../nbs/networks/gfm.ipynb #32fbcdb6
-def _our_name(key):
-    "Our name for a published one; None for the classifier."
-    if key.startswith('resnet.fc.'): return None
-    if key.startswith('resnet.'): return 'encoder.' + key.removeprefix('resnet.')
-    for theirs, ours in _ENCODER_NAMES.items():
-        if key.startswith(theirs + '.'): return f'encoder.{ours}' + key.removeprefix(theirs)
-    return key
-
 # %% ../../nbs/networks/gfm.ipynb #1331fa00
 @patch
 def convert_published(self:GFM,
     state:dict,  # the published layout, with both copies of the encoder or either
 )->dict:  # our layout
     "Each encoder tensor once, under our names."
-    return merge_copies(state, _our_name)
+    return merge_copies(state, partial(encoder_name, copies=_ENCODER_NAMES))
 
 # %% ../../nbs/networks/gfm.ipynb #d15100b1
 def glance_classes(

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..state_dicts import clean_state_dict, load_strictly, read_torch_file
-from .blocks import SqueezeExcite, enlarge, merge_copies
+from .blocks import SqueezeExcite, enlarge
 from ..registry import Network, Recipe, register_network
+from ..state_dicts import clean_state_dict, load_strictly, merge_copies, read_torch_file
 
 # %% ../../nbs/networks/modnet.ipynb #48d537db
 class IBNorm(nn.Module):
