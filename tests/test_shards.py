@@ -175,8 +175,7 @@ def ended(running):
 
 
 def killed_and_gone_on_with(command, line, tmp_path, at, killed=(1, 2)):
-    """Run `line` in two shards, of which those `killed` are killed at write `at`, at the same time; go on, and merge: as
-    one process says."""
+    "Run `line` in two shards, those `killed` up to write `at`; go on, and merge: it is as one process says."
     alone, out = command(line.replace('OUT', str(tmp_path/'alone'))), tmp_path/'out'
     parts = [line.replace('OUT', str(out)) + f' --shard {i}/2' for i in (1, 2)]
     assert ended([start(parts[i - 1], at) for i in killed]) == [-signal.SIGKILL] * len(killed)
