@@ -65,7 +65,7 @@ def test_set(
     unmatted = [*getattr(part, 'unmatted', []), *(s.image for s in part if s.alpha is None)]
     if samples: return TestSet(samples, name, unmatted)
     others = f' ({len(unmatted)} images without)' if unmatted else ''
-    raise ValueError(f'{name}: nothing to score, no image with a matte{others}')
+    raise ValueError(f'{getattr(data, "root", name)}: nothing to score, no image with a matte{others}')
 
 # %% ../nbs/61_benchmark.ipynb #bd3b912a
 test_set.__test__ = False

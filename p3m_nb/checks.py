@@ -195,11 +195,13 @@ def require_sound(
     what:str='train',  # what is to be done, for the message
     limit:int=200,  # of more portraits as many as this are looked at, evenly spread
     n_workers:int=None,  # threads; None: one per core, at most 8
+    unreadable:bool=True,  # False: files that cannot be read or are of another size do not count, only what mattes say
 ):
     "`ValueError` with the first errors of `samples`, as `P3M10k.check` finds them, if there are any."
     samples = list(samples)
     chosen = samples[::-(-len(samples) // limit)] if samples else []
     looks = _look_at_all([s for s in chosen if s.alpha is not None], False, n_workers, False, 'check')
+    if not unreadable: looks = {s: look for s, look in looks.items() if not look.broken}
     errors = [text for _, text, error in _found_in(looks) if error]
     if not errors: return
     more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''
@@ -253,7 +255,8 @@ def _of_equal_size(splits):
     files = {}
     for name, folder in splits.items():
         for s in folder:
-            if s.image.is_file(): files.setdefault(os.path.getsize(s.image), []).append((name, s))
+            if hasattr(s.image, 'read_member') or not s.image.is_file(): continue  # tars hold one split
+            files.setdefault(os.path.getsize(s.image), []).append((name, s))
     return [pair for same in files.values() if len({name for name, _ in same}) > 1 for pair in same]
 
 # %% ../nbs/08_checks.ipynb #099a1919

@@ -23,6 +23,7 @@ from .records import PARTS
 from .remote import is_small, results_at
 from .shards import CLUSTER, unfinished_parts
 from .spread import spread
+from .writing import atomic_write
 
 # %% ../nbs/04_cluster.ipynb #41f2cae0
 _place = threading.Condition()
@@ -260,7 +261,7 @@ def _begun(out, wanted):
     of = unfinished_parts(out) or wanted
     text = json.dumps(dict(of=of, run=uuid.uuid4().hex))
     note.parent.mkdir(exist_ok=True)
-    note.write_text(text, encoding='utf-8')
+    with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')
     return of, note, text
 
 def _begun_at(out, wanted):

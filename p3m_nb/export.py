@@ -9,8 +9,8 @@ __all__ = ['PARTS', 'OPSET', 'NOT_EXPORTED', 'SIZES', 'TOLERANCE', 'plain_unpool
 
 # %% ../nbs/70_export.ipynb #ec502f34
 import contextlib, copy, json, warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -217,6 +217,7 @@ def write_onnx(
     path:str|Path,  # an .onnx file
     half:bool=False,  # store weights as float16: half the size; they are computed with in float32
     overwrite:bool=False,  # replace a file that is there
+    check:Callable|None=None,  # called with the finished file before it gets its name; an error leaves the old one
     **facts,  # more of what the file says about itself
 )->Path:  # `path`
     "Write `graph` as an ONNX file, atomically; `ValueError` says why if it cannot be."
@@ -229,6 +230,7 @@ def write_onnx(
             raise _refuse(graph.network, e) from e
         if half: _halved(onnx, tmp)
         _finished(onnx, tmp, graph_facts(graph) | facts)
+        if check is not None: check(tmp)
     return path
 
 # %% ../nbs/70_export.ipynb #9626d0b7
@@ -333,19 +335,20 @@ def export_network(
     half:bool=False,  # store weights as float16
     overwrite:bool=False,  # replace files that are there
 )->list:  # of `OnnxCheck`
-    "Export a network and check the files against torch; a file that differs is removed."
+    "Export a network and check the files against torch; one that differs is not kept, an older file stays."
     if arch is not None: network_entry(arch)
     network, out, checks = copy.deepcopy(_network_for(arch, weights)), Path(out), []
     if half: _round(network)
     for part in ('semantic', 'matting') if halves else ('whole',):
         graph = Graph(network, part)
         path = out.with_name(f'{out.stem}_{part}{out.suffix}') if halves else out
-        checks.append(check_onnx(write_onnx(graph, path, half, overwrite), graph))
-        if checks[-1].worst <= TOLERANCE: continue
-        path.unlink()
-        off = checks[-1].worst
-        raise ValueError(f'{path}: differs from torch by {off:.1e} (at most {TOLERANCE:g}); it was removed')
+        write_onnx(graph, path, half, overwrite, lambda tmp: checks.append(_accepted(check_onnx(tmp, graph), path)))
     return checks
+
+def _accepted(check, path):
+    "The `check` of a file that will be called `path`; `ValueError` if it differs too much."
+    if check.worst <= TOLERANCE: return replace(check, path=path)
+    raise ValueError(f'{path}: differs from torch by {check.worst:.1e} (at most {TOLERANCE:g}); it was not kept')
 
 # %% ../nbs/70_export.ipynb #20f35ee2
 def _round(network):

@@ -255,15 +255,20 @@ CODECS = {
 }
 
 # %% ../nbs/52_film.ipynb #538f1093
+def _container(suffix):
+    "What FFmpeg calls the kind of file that ends in `suffix`; None: it looks at the name itself."
+    return suffix and dict(mkv='matroska').get(suffix[1:].lower(), suffix[1:].lower())
+
 class FilmWriter:
     "Writes one piece of a film, whose times begin with 0."
     def __init__(self,
         path:Path,  # with the suffix of the codec
         kind:str,  # of `CODECS`
         info:FilmInfo,  # of the source: rate and times
+        suffix:str=None,  # of the finished file, if `path` has another one
     ):
         self.codec, av = CODECS[kind], _av()
-        self.container = av.open(str(path), 'w')
+        self.container = av.open(str(path), 'w', format=_container(suffix))
         self.stream = self.container.add_stream(self.codec.name, rate=info.rate, options=dict(self.codec.options))
         odd = info.width % 2 or info.height % 2
         pixels = 'yuv444p' if odd and kind == 'h264' else self.codec.pixels
@@ -326,16 +331,17 @@ def write_film(
     rate:int=25,  # frames a second
     times:list|None=None,  # seconds of each frame; None: even
 )->Path:  # `path`
-    "Write `images` as a film; a file that is there is replaced."
+    "Write `images` as a film, atomically; a file that is there is replaced."
     choose('kind', kind, [name for name in CODECS if name != 'png'])
     writer = None
-    for i, image in enumerate(images):
-        if writer is None:
-            info = FilmInfo(image.shape[1], image.shape[0], 0, Fraction(rate), Fraction(1, 1000 * rate), False)
-            writer = FilmWriter(Path(path), kind, info)
-        writer.write(image, Fraction(i, rate) if times is None else Fraction(times[i]))
-    if writer is None: raise ValueError(f'{path}: a film needs a frame')
-    writer.close()
+    with atomic_write(path) as tmp:
+        for i, image in enumerate(images):
+            if writer is None:
+                info = FilmInfo(image.shape[1], image.shape[0], 0, Fraction(rate), Fraction(1, 1000 * rate), False)
+                writer = FilmWriter(tmp, kind, info, Path(path).suffix)
+            writer.write(image, Fraction(i, rate) if times is None else Fraction(times[i]))
+        if writer is None: raise ValueError(f'{path}: a film needs a frame')
+        writer.close()
     return Path(path)
 
 # %% ../nbs/52_film.ipynb #ec8ca4c9

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'ENDINGS', 'OTHER_ENDINGS', 'SPLITS', 'Sample', 'name_key', 'PartFolder', 'part_folders', 'says_blurred',
-           'images_of', 'has_pairs', 'expected_layout', 'Portraits', 'PortraitFolder', 'find_splits', 'find_root']
+           'images_of', 'has_pairs', 'expected_layout', 'Portraits', 'PortraitFolder', 'find_splits', 'train_split',
+           'data_folder', 'find_root']
 
 # %% ../nbs/08_layouts.ipynb #79bf0fde
 import re, unicodedata
@@ -254,12 +255,30 @@ def find_splits(
     return found
 
 # %% ../nbs/08_layouts.ipynb #34166b50
+def train_split(
+    root:FilePath,  # folder of a data set
+)->Path:  # or None
+    "The folder of the training split, if `root` has one, whatever is in it."
+    return _named(_inside(root), SPLITS['train'])
+
+def data_folder(
+    root:FilePath,  # what the user gave as data set
+)->Path:
+    "`root` if it is a folder; otherwise an error that says what to do with a zip file, a tar file, or nothing."
+    root = Path(root).expanduser()
+    if root.is_dir(): return root
+    if not root.exists():
+        raise FileNotFoundError(f'{root}: no such folder; `P3M10k.help()` says where to get P3M-10k')
+    remedy = {'.zip': f"extract it first: extract_archive('{root.name}', FOLDER) of p3m_nb.archives checks it too",
+              '.tar': 'give the folder that holds the tar files, or extract it first'}
+    raise ValueError(f'{root}: a file, not the folder of a data set; '
+                     f'{remedy.get(root.suffix.lower(), "give its folder")}')
+
 def find_root(
     root:FilePath,  # folder of a data set, or one with nothing else in it
 )->tuple:  # the folder of the data set, and what `find_splits` gives for it
     "Where the data set is that is in `root`: there, or in the only folder in it."
-    root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder; `P3M10k.help()` says where to get P3M-10k')
+    root = data_folder(root)
     where = find_splits(root)
     below = [p for p in _inside(root).values() if not p.name.startswith('__')]
     if not where and len(below) == 1 and (inner := find_splits(below[0])): return below[0], inner

@@ -130,8 +130,8 @@ def unpool(
 )->Tensor:  # (B,C,2H,2W)
     "Put each value of `x` to its place, last one wins, zero elsewhere."
     if indices is None: return _upsample(x, 2)
-    side_by_side = x.device.type == 'cpu' and x.stride(1) == 1 and not torch.is_grad_enabled()
-    if method == 'framework' and side_by_side: return _scatter(x, indices)
+    # torch's own splits planes among threads, and where windows overlap two of them write to one place
+    if method == 'framework' and x.device.type == 'cpu' and not torch.is_grad_enabled(): return _scatter(x, indices)
     x, indices = x.contiguous(), indices.contiguous().long()
     return F.max_unpool2d(x, indices, 2, 2) if method == 'framework' else _last_wins(x, indices)
 

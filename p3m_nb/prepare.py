@@ -7,7 +7,7 @@ __all__ = ['TrainFolders', 'train_folders', 'PrepareReport', 'prepare', 'obfusca
            'prepared_place', 'merge_prepared', 'merge_copies']
 
 # %% ../nbs/15_prepare.ipynb #1bff2293
-import os
+import contextlib, os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from fastcore.meta import delegates
 from .compositing import estimate_foreground
 from .cloud import is_address, renamed
 from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
+from .checks import require_sound
 from .finding import FileList, image_files
 from .jobs import FileReport, JobList, process_files
-from .layouts import FOLDERS, SPLITS, PartFolder, find_splits, part_folders
+from .layouts import FOLDERS, PartFolder, Sample, data_folder, find_root, part_folders, train_split
 from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
 from .process import worker_count
 from .remote import mirrored, partly_here, results_at, results_in_place
@@ -42,10 +43,8 @@ def train_folders(
     alphas:str=None,  # the mattes, if they are elsewhere
 )->TrainFolders:
     "Photographs, mattes, and where foregrounds (`fg`) and backgrounds (`bg`) belong, of the data set `root`."
-    root = Path(root).expanduser()
-    if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder; give the folder of the data set')
-    train = next((root/n for n in SPLITS['train'] if (root/n).is_dir()), root)
-    found = part_folders(find_splits(root).get('train', train))
+    root, splits = find_root(data_folder(root))
+    found = part_folders(splits.get('train') or train_split(root) or root)
     if found.get('image') == found.get('alpha'): found.pop('alpha', None)  # side by side: no place for `fg`
     images = Path(images) if images is not None else _part(found, 'image', root, 'photographs')
     alphas = Path(alphas) if alphas is not None else _part(found, 'alpha', root, 'mattes')
@@ -76,6 +75,17 @@ def _prepare_one(image_file, alpha_file, outputs, overwrite):
         if overwrite or not Path(path).exists(): save_image(colours, path)
 
 # %% ../nbs/15_prepare.ipynb #435e9427
+def _require_mattes(of):
+    "`ValueError` if the mattes of the photographs `of` are no mattes; files that cannot be read are reported later."
+    require_sound([Sample(path, matte) for path, matte in of.items()], 'prepare', unreadable=False)
+
+def _pairs(where):
+    "Dict photograph -> matte of the folders `where`, those without a matte left out."
+    mattes, found = Partners(where.alphas, 'matte'), {}
+    for path, rel in image_files(where.images):
+        with contextlib.suppress(FileNotFoundError): found[path] = mattes(rel)
+    return found
+
 def _prepared(part, where, folders, overwrite, n_workers, progress):
     "Do a `part` of the photographs; `PrepareReport`."
     report, results, of, mattes = PrepareReport(), {}, {}, Partners(where.alphas, 'matte')
@@ -88,6 +98,7 @@ def _prepared(part, where, folders, overwrite, n_workers, progress):
     # what is there already stays, whoever made it
     missing = {path: [o for o in outputs if overwrite or not o.exists()] for path, outputs in mine}
     jobs = JobList((path, outputs) for path, outputs in missing.items() if outputs)
+    if jobs: _require_mattes(of)
     jobs.others = mine.others
     work = lambda path, _: _prepare_one(path, of[path], results[path], overwrite)
     n_workers = worker_count(n_workers)
@@ -154,8 +165,9 @@ def prepare_copy(
     **options,  # `overwrite`, `n_workers` and `progress` of `prepare`
 )->tuple:  # `ObfuscationReport`, `PrepareReport`
     "A copy of a training set with its faces hidden, with foregrounds and backgrounds made of the copy."
-    files, hiding = image_files(train_folders(root, images, alphas).images), dict(method=method, finder=finder)
-    place = out if current_spread().shard else None
+    where, hiding = train_folders(root, images, alphas), dict(method=method, finder=finder)
+    _require_mattes(_pairs(where))
+    files, place = image_files(where.images), out if current_spread().shard else None
     with sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
         hidden = obfuscate_dataset(root, out, images, alphas, **hiding, **options)
         if place is None and not (hidden.done or hidden.skipped):  # what failed is said, not that the copy is empty
@@ -177,7 +189,7 @@ def _prepare_hidden(part, out, hidden, options):
     report.unused = []
     return report
 
-# %% ../nbs/15_prepare.ipynb #d821a41e
+# %% ../nbs/15_prepare.ipynb #b5b722e1
 def _files_needed(images, alphas):
     "A function that gives, for a folder, the photographs of this part with their mattes."
     def needed(folder):
@@ -191,7 +203,7 @@ def _train_folders_in(folder, images, alphas):
     "`train_folders`; names of folders are below `folder`."
     return train_folders(folder, *(None if name is None else Path(folder)/name for name in (images, alphas)))
 
-# %% ../nbs/15_prepare.ipynb #79b77124
+# %% ../nbs/15_prepare.ipynb #09a2792e
 def prepare_at(
     root:str,  # folder or address of the data set
     out:str=None,  # folder or address: first a copy with hidden faces, which is prepared; None: `root` itself
@@ -220,7 +232,7 @@ def _named(report, pairs):
     for f in fields(report): setattr(report, f.name, renamed(getattr(report, f.name), pairs))
     return report
 
-# %% ../nbs/15_prepare.ipynb #e3d3a271
+# %% ../nbs/15_prepare.ipynb #d3633258
 def prepared_place(
     root:str,  # folder or address of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones
@@ -231,7 +243,7 @@ def prepared_place(
     with mirrored(root) as (folder, _):
         return renamed(str(_train_folders_in(folder, images, alphas).foregrounds.parent), [(folder, root)])
 
-# %% ../nbs/15_prepare.ipynb #ceeb3388
+# %% ../nbs/15_prepare.ipynb #d821a41e
 def merge_prepared(
     shards:Shards,  # of `prepare`
 )->PrepareReport:

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import one_line, regular_file
 from .fields import Range, parse_json
+from .registry import steady
 from .state_dicts import load_strictly
 from .writing import atomic_write
 
@@ -85,7 +86,7 @@ def redraw(self:Refiner,
     "Alpha of one window, as `add_detail` asks for it."
     weight = next(self.parameters())
     x = torch.from_numpy(planes).to(weight.device, weight.dtype)[None].permute(0, 3, 1, 2)
-    with torch.inference_mode(): return self(x)[0, 0].float().cpu().numpy().clip(0, 1)
+    with torch.inference_mode(), steady(): return self(x)[0, 0].float().cpu().numpy().clip(0, 1)
 
 # %% ../nbs/47_refiner.ipynb #23aa1fbd
 def save_refiner(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .cloud import is_address, open_store, store_errors
-from .core import MAX_BYTES, FilePath
+from .core import MAX_BYTES, FilePath, one_line
 from .remote import stored
 from .layouts import FOLDERS, Portraits, Sample
 from .records import own_file
@@ -86,11 +86,13 @@ def _members(tar, stamp):
             with tarfile.open(fileobj=f, mode='r:') as archive:
                 for m in archive:
                     last = m.name
-                    if not m.isdir(): found.append(_checked(tar, m, length))
-        except tarfile.TarError as e:
-            raise ValueError(f'{tar}: damaged or cut off after {last} ({e}); copy it again') from e
+                    if not m.isdir(): found.append(m)
+        except (tarfile.TarError, ValueError, IndexError, KeyError, OverflowError) as e:  # also odd values in headers
+            for m in found: _checked(tar, m, length)  # says which one is cut off
+            raise ValueError(f'{tar}: damaged or cut off after {last} ({one_line(e)}); copy it again') from e
+    parts = tuple(_checked(tar, m, length) for m in found)
     if length < 1024 or length % 512: raise ValueError(f'{tar}: cut off after {last}; copy it again')
-    return tuple(found)
+    return parts
 
 # %% ../nbs/09_tars.ipynb #dba2adda
 def tar_files(
@@ -105,14 +107,16 @@ class TarPortraits(Portraits):
     def __init__(self,
         place:FilePath,  # a folder, or an address
     ):
-        self.folder, self.orphans, self.twins, self.unmatted = Path(place), {}, [], []
+        self.folder, self.twins = Path(place), []
         found = {}
         for tar in tar_files(place):
             for part in members(tar): self._add(found, part)
         if not found: raise ValueError(f'{place}: no tar files with NAME.image.jpg and NAME.alpha.png here')
         self.unmatted = [p['image'] for p in found.values() if 'image' in p and 'alpha' not in p]
         self.samples = [Sample(**p) for _, p in sorted(found.items()) if {'image', 'alpha'} <= set(p)]
-        self.folders = {part: self.folder/part for part in FOLDERS if any(part in p for p in found.values())}
+        self.orphans = {'alpha': [p['alpha'] for p in found.values() if 'alpha' in p and 'image' not in p]}
+        there = {'image', 'alpha'}.union(*found.values())
+        self.folders = {part: self.folder/part for part in FOLDERS if part in there}
 
     def _add(self, found, part):
         names = part.name.split('.')

@@ -19,7 +19,7 @@ from .core import choose
 from .encoders import ResNet34MP
 from .model import SBFI, Integrate, P3MNet, fuse
 from .refiner import as_refiner, shipped_refiner
-from .registry import Network, list_models
+from .registry import Network, list_models, steady
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/46_torch_engine.ipynb #d1ab5d21
@@ -247,7 +247,7 @@ class TorchEngine:
     )->np.ndarray:  # (1,h,w) alpha of 'forward' and 'matting', (3,h,w) logits of 'semantic', float32
         "What a part of the network makes of an image."
         x = self._input(unit)
-        with torch.inference_mode(): out = getattr(self.model, part)(x)
+        with torch.inference_mode(), steady(): out = getattr(self.model, part)(x)
         if part == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
         return out[0].float().cpu().numpy()
 

@@ -380,6 +380,8 @@ def _combined(folders, s):
     "The portraits of one or several data sets as one."
     first, *others = [P3M10k(f, valid_pct=s.valid_pct, seed=s.seed, images=s.images, alphas=s.alphas) for f in folders]
     for other in others: first.train, first.valid = first.train + other.train, first.valid + other.valid
+    if not (first.train or first.valid):
+        raise ValueError(f'{folders[0]}: no photographs with mattes of the same name to train on; p3m_check says more')
     require_sound([*first.train, *first.valid], 'train')
     if s.colours in (None, 'files'): _check_foregrounds([*first.train, *first.valid])
     if s.copy_faces: _check_facemasks(first)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .core import load_image, same_size, source_name
-from .registry import Network, list_models, network_entry
+from .registry import Network, list_models, network_entry, steady
 from .weights import create_model
 
 # %% ../nbs/48_trimaps.ipynb #b875f9c5
@@ -201,7 +201,7 @@ def _forward(network, image, trimap):
     "The alpha (h,w) of `network` for `image` (h,w,3) and `trimap` (h,w), both of 0..255, sides as it takes them."
     like = next(network.parameters(), torch.zeros(1))
     unit, known = (torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(like) for a in (image / 255, trimap))
-    with torch.inference_mode():
+    with torch.inference_mode(), steady():
         out = network(network.normalise(unit.permute(2, 0, 1)[None]), known[None, None])
         return network.alpha_of(out)[0, 0].float().clamp(0, 1).cpu().numpy()
 
@@ -241,7 +241,8 @@ def _fba(network, image, trimap):
     like = next(network.parameters())
     unit = grow(image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
     known = np.stack([grow((trimap == value).astype(np.float32)) for value in (0, 255)])[None]
-    with torch.inference_mode(): out = network.from_known(*(torch.from_numpy(a).to(like) for a in (unit, known)))
+    with torch.inference_mode(), steady():
+        out = network.from_known(*(torch.from_numpy(a).to(like) for a in (unit, known)))
     return cv2.resize(network.alpha_of(out)[0, 0].float().cpu().numpy(), trimap.shape[::-1])
 
 # %% ../nbs/48_trimaps.ipynb #b0e9ff39

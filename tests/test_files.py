@@ -243,9 +243,12 @@ def test_resolution_stays(command, weights, tmp_path):
 def test_detail_that_is_off_is_said(command, weights, photo, tmp_path):
     "With weights that the refiner does not belong to, p3m_matte says that hair is not drawn, in one line."
     said = command('p3m_matte', photo, '-o', tmp_path/'a.png', '--weights', weights)
-    assert said.returncode == 0 and len(said.stderr.splitlines()) == 2 and 'detail is off' in said.stderr, said.stderr
+    lines = said.stderr.splitlines()  # the network, where the result is, and the remark
+    assert said.returncode == 0 and len(lines) == 3 and 'no detail' in lines[0], said.stderr
+    assert lines[1] == str(tmp_path/'a.png') and 'detail is off' in lines[2], said.stderr
     chosen = command('p3m_matte', photo, '-o', tmp_path/'b.png', '--weights', weights, '--no-detail')
-    assert chosen.returncode == 0 and len(chosen.stderr.splitlines()) == 1, chosen.stderr
+    lines = chosen.stderr.splitlines()
+    assert chosen.returncode == 0 and len(lines) == 2 and lines[1] == str(tmp_path/'b.png'), chosen.stderr
 
 
 def test_odd_entries_do_not_stop_a_folder(tmp_path):

@@ -179,6 +179,20 @@ def evaluated(net, batch):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_threads_do_not_change_alpha(name):
+    """One and two threads give the same bits; `benchmarks/threads.py` compares larger pictures. Attention over a whole
+    picture is the exception: on processors without AVX-512 torch computes it otherwise in two threads."""
+    net, batch, before, found = network(name).eval(), portrait(4, 96), torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(predict(net, batch))
+    finally: torch.set_num_threads(before)
+    if name in ('p3mnet_vitae_s', 'vitmatte_s'): assert (found[0] - found[1]).abs().max() < 1e-5
+    else: assert torch.equal(*found)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_overfits_one_portrait(name):
     net, batch = fresh(name).train(), portrait()  # a batch of one
     bound = BOUND if net.kind != 'trimap-based' else BOUND_SHARE

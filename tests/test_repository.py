@@ -46,7 +46,7 @@ MAY_IMPORT = {
         'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
-        'cluster': 'cloud core records remote locks process shards spread',
+        'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records layouts remote',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
@@ -62,7 +62,7 @@ MAY_IMPORT = {
                  'faces privacy',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
-        'prepare': 'cloud remote core process layouts compositing finding jobs shards spread dataset privacy',
+        'prepare': 'cloud remote core process checks layouts compositing finding jobs shards spread dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing finding dataset',
         # networks: no fastai
@@ -86,7 +86,7 @@ MAY_IMPORT = {
         'train': 'fields writing core process checks layouts settings records locks dataset crops privacy registry '
                  'state_dicts encoders model weights losses metrics data copied_faces callbacks resume learner',
         'trimaps': 'core registry model weights',
-        'refiner': 'fields state_dicts writing core',
+        'refiner': 'fields state_dicts registry writing core',
         'torch_engine': 'core process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',

@@ -92,7 +92,12 @@ def test_prepare_a_copy(command, photos, tmp_path):
     for p in photos.rglob('*.*'):
         if p.stem not in ('b', 'c', 'd'): continue
         name = p.relative_to(photos).with_suffix('.png')
-        save_alpha(np.eye(*load_image(p).shape[:2]), tmp_path/'set'/'mask'/name)
+        photo = load_image(p)
+        person = np.zeros(photo.shape[:2], np.float32)
+        person[20:, 30:140] = 1
+        dark = (photo * (.3 + .7 * person[..., None])).astype(np.uint8)  # edges where the matte has some
+        save_image(dark, tmp_path/'set'/'image'/p.relative_to(photos))
+        save_alpha(person, tmp_path/'set'/'mask'/name)
     status, _, said = same_as_alone(command, f'p3m_prepare {tmp_path}/set -o OUT', tmp_path)
     assert status == 1 and re.search('3 done', said)
 

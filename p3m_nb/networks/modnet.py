@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .blocks import SqueezeExcite, enlarge
-from ..registry import Network, Recipe, register_network
+from ..registry import Network, Recipe, register_network, steady
 from ..state_dicts import clean_state_dict, load_strictly, merge_copies, read_torch_file
 
 # %% ../../nbs/networks/modnet.ipynb #48d537db
@@ -296,7 +296,7 @@ def predict(self:MODNet,
     size = tuple(image.shape[-2:])
     if self.published: how, inner = dict(mode='area'), published_size(*size)
     else: how, inner = dict(mode='bilinear', antialias=True), _nearest_size(*size)
-    with torch.inference_mode():
+    with torch.inference_mode(), steady():
         if inner != size: image = F.interpolate(image, inner, **how)
         alpha = self.alpha_of(self(image))
         if inner != size: alpha = F.interpolate(alpha, size, **how)
