@@ -187,6 +187,29 @@ def test_killed_and_run_again(command, run, material, whole, tmp_path):
         completed(command, run, again, out, whole)
 
 
+def sharded(run, material, out):
+    "Both shards of p3m_obfuscate in `out`, and the command that joins them."
+    argv, _ = arguments('p3m_obfuscate', material, out)
+    for i in '12':
+        status, said = run([*argv, '--shard', f'{i}/2'])
+        assert status in (0, 1) and 'Traceback' not in said, said
+    return ['p3m_merge', out]
+
+
+def test_merge_killed_and_run_again(run, material, tmp_path):
+    "p3m_merge at its first write, in the middle and at its last: run again it gives what one that nothing stops gives."
+    status, said = run(sharded(run, material, tmp_path/'whole'))
+    writes, expected = int(said.split()[-1]), content(tmp_path/'whole')
+    assert status == 0 and writes and expected, said
+    for n, after in sorted({(1, False), ((writes + 1) // 2, True), (writes, False)}):
+        out = tmp_path/f'killed {n} {after}'
+        argv = sharded(run, material, out)
+        assert run(argv, n, after)[0] == -9
+        again, words = run(argv)
+        assert again == 0 and 'Traceback' not in words, words
+        assert content(out) == expected and not list(out.rglob('*.tmp'))
+
+
 @pytest.mark.parametrize('command', [c for c in COMMANDS if not c.endswith('--watch')])
 def test_full_disk(command, run, material, whole, tmp_path):
     "No file may grow beyond a few bytes: one line says so, nothing half is left, and later the run is completed."
