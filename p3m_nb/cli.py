@@ -170,6 +170,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     background = None if background is None else as_background(background)
     photo = sys.stdin.buffer.read() if source == '-' else source
     matte = matter(photo)
+    print(matter, file=sys.stderr)  # not before: a failure is one line
     if chosen := image_info(photo).chosen: print(f'{source}: {chosen}', file=sys.stderr)
     if alpha_only: result = alpha_to_uint(matte.alpha)
     else: result = matte.cutout() if background is None else matte.composite(background)
@@ -358,7 +359,7 @@ def p3m_matte(
     settings = _preset(best, fast, settings)
     if how.scheduler: return _on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
-    if single or best or fast: print(matter, file=sys.stderr)
+    if not single and (best or fast): print(matter, file=sys.stderr)
     if watch:
         _say(remarks)
         return _watch(matter, inputs, out, alpha_only, background, overwrite)

@@ -7,7 +7,7 @@ __all__ = ['SIDE', 'CUT', 'REACH', 'LIKE', 'FILM_KINDS', 'HOLD', 'dtssd', 'Stead
            'matte_films', 'hold_faces', 'faces_in_film', 'obfuscate_film', 'obfuscate_films']
 
 # %% ../nbs/53_video.ipynb #57049d72
-import functools, json, zlib
+import functools, json, os, zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -269,7 +269,7 @@ def _noted(path):
     if not path.exists(): return []
     content = path.read_bytes()
     whole = content[:content.rfind(b'\n') + 1]
-    if whole != content: path.write_bytes(whole)
+    if whole != content: os.truncate(path, len(whole))
     try: return [[_face(entry) for entry in json.loads(line)] for line in whole.splitlines()]
     except (ValueError, TypeError) as e:
         raise ValueError(f'{path}: damaged; remove it, and the faces are looked for again') from e

@@ -1,5 +1,5 @@
 "Files under bad conditions: full disk, two runs at once, killed runs, odd shapes, forked workers, damaged files."
-import json, os, subprocess, sys, time
+import ast, json, os, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +313,43 @@ def test_matte_beside_the_photographs(command, weights, photo):
     again = matte(folder)
     assert again.returncode == 0 and '1 done' in again.stderr and '2 skipped' in again.stderr, again.stderr
     assert '6 passed over (results of earlier runs)' in again.stderr
+
+
+WRITES = {'write_text', 'write_bytes', 'savefig', 'to_csv', 'savez', 'savez_compressed', 'copyfile', 'copyfileobj'}
+MODES = {'w', 'wb', 'a', 'ab', 'x', 'xb', 'a+', 'w+', 'r+', 'r+b'}
+OTHERWISE = {  # what writes without `atomic_write` around it in the same function, and why nothing can be lost
+    'cloud._put': 'renames itself, or the store does', 'cloud.write': 'into a temporary folder',
+    'cloud.one': 'into a temporary folder', 'cloud.join_manifest': 'into a temporary folder',
+    'export._traced': 'is given a temporary file', 'export._halved': 'is given a temporary file',
+    'export._finished': 'is given a temporary file', 'tars._write_tar': 'is given a temporary file',
+    'ppt.save': 'is given a temporary file', 'ppt._write_text': 'is given a temporary file',
+    'film.__init__': 'a piece, which counts when its note is there', 'film.write': 'a piece', 'film.close': 'a piece',
+    'film.join_pieces': 'is given a temporary file', 'film.join_frames': 'is given a temporary file',
+    'video._found_faces': 'adds a line; one that was cut off is taken away',
+    'locks._claim': 'a lock', 'locks._free': 'a lock', 'records.put_new': 'makes an empty file that must be new',
+    'records.note_result': 'adds a line', 'privacy.add': 'adds a line', 'writing._sync': 'writes nothing',
+    'tables._bytes_of_figure': 'into memory', 'tables.save': 'into memory', 'widgets.errors._marks_as': 'into memory',
+    'widgets.serve.write': 'into a temporary folder', 'widgets.serve.studio_server': 'into a temporary folder',
+}
+
+
+def writers(node, inside=False, where=''):
+    "The functions below the syntax tree `node` that write a file without `atomic_write` around it."
+    if isinstance(node, ast.FunctionDef): where = node.name
+    if isinstance(node, ast.With): inside |= any('atomic_write' in ast.unparse(i.context_expr) for i in node.items)
+    if isinstance(node, ast.Call):
+        called = ast.unparse(node.func)
+        given = [v.value for v in [*node.args, *(k.value for k in node.keywords)] if isinstance(v, ast.Constant)]
+        opens = called.split('.')[-1] == 'open' and any(v in MODES for v in given if isinstance(v, str))
+        saves = called in ('torch.save', 'onnx.save', 'torch.onnx.export') or called.split('.')[-1] in WRITES
+        if (opens or saves) and not inside: yield where
+    for child in ast.iter_child_nodes(node): yield from writers(child, inside, where)
+
+
+def test_every_file_is_written_beside_and_renamed():
+    "A new writer uses `atomic_write`, or says here why nothing is lost when it is killed."
+    package, found = ROOT/'p3m_nb', set()
+    for path in package.rglob('*.py'):
+        room = path.relative_to(package).with_suffix('').as_posix().replace('/', '.')
+        found |= {f'{room}.{name}' for name in writers(ast.parse(path.read_text(encoding='utf-8')))}
+    assert found == set(OTHERWISE)
