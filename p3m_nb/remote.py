@@ -7,7 +7,7 @@ __all__ = ['StoreFile', 'stored', 'mirrored', 'StorePortraits', 'is_small', 'Res
            'put_results', 'results_at', 'results_in_place', 'part_at', 'join_lists', 'check_there', 'partly_here']
 
 # %% ../nbs/08_remote.ipynb #a4305503
-import contextlib, json, os, shutil, tempfile, time, uuid
+import contextlib, json, shutil, tempfile, time, uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
