@@ -7,16 +7,18 @@ __all__ = ['MOST_INSIDE', 'hidden_by', 'judge_of', 'files_to_audit', 'pictures',
            'audit', 'merge_audits']
 
 # %% ../nbs/12_audit.ipynb #903a4c98
-import base64, csv, hashlib, io, os, re
+import base64, csv, functools, hashlib, io, os, re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
+from .cloud import is_address
 from .core import image_info, load_image, one_line, regular_file, save_image
+from .dataset import file_at
 from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
 from .finding import FileList, image_files
 from .formats import picture_kind
@@ -26,6 +28,7 @@ from .locks import folder_lock
 from .privacy import read_manifest
 from .process import worker_count
 from .records import PARTS, is_result, may_write, own_file, results_in
+from .remote import stored
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
 from .writing import atomic_write
@@ -35,6 +38,8 @@ _RECORDS = ('manifest.jsonl', '.manifest.journal')
 
 def _manifests(item):
     "The manifests in the folder `item` and below it, those of shards too, or beside a file; or the nearest above."
+    if is_address(item): return [f for f in _files_at(item) if f.name in _RECORDS]
+    item = Path(item)
     folder, names = item if item.is_dir() else item.parent, (*_RECORDS, f'{PARTS}/*.manifest', f'{PARTS}/*.journal')
     inside = sorted(p for name in names for p in (folder.rglob if folder == item else folder.glob)(name))
     above = [p/_RECORDS[0] for p in folder.resolve().parents if (p/_RECORDS[0]).is_file()]
@@ -47,7 +52,7 @@ def hidden_by(
     "Who hid the faces of `source`, as the manifests of `obfuscate_folder` say."
     found = set()
     for item in [source] if isinstance(source, (str, os.PathLike)) else source:
-        for path in _manifests(Path(item)):
+        for path in _manifests(item):
             records = read_manifest(path, torn=True).values()
             found |= {part for r in records if r.get('output') for part in str(r.get('finder')).split('+')}
     return found
@@ -65,6 +70,10 @@ def judge_of(
 _TEXT = ('.txt', '.md', '.csv', '.tsv', '.json', '.jsonl', '.yaml', '.yml', '.log', '.journal', '.lock')
 
 # %% ../nbs/12_audit.ipynb #72077e1f
+def _files_at(address):
+    "The files at `address`, hidden ones too, but for what shards have written down."
+    return [f for f in stored(address, hidden=True) if PARTS not in PurePath(f).parts]
+
 def _walk(folder):
     "The files below `folder`, sorted, and why some places were not entered: (files, {path: reason})."
     files, closed = [], {}
@@ -78,13 +87,18 @@ def _walk(folder):
     return sorted(files), closed
 
 # %% ../nbs/12_audit.ipynb #8267c535
+def _inputs(item):
+    "The files that one input names, and why some places were not entered."
+    if is_address(item): return [f for f in _files_at(item) if f.suffix.lower() not in _TEXT], {}
+    return _walk(item) if Path(item).is_dir() else ([p for p, _ in image_files(item)], {})
+
 def files_to_audit(
     source:str,  # folder, or a list of files, folders and patterns
 )->tuple:  # list of paths, and dict path -> why it could not be entered
     "What an audit of `source` has to look at; `FileNotFoundError` where there is nothing."
     found, closed = {}, {}
     for item in [source] if isinstance(source, (str, os.PathLike)) else source:
-        inside, shut = _walk(item) if Path(item).is_dir() else ([p for p, _ in image_files(item)], {})
+        inside, shut = _inputs(item)
         if not inside and not shut: raise FileNotFoundError(f'{item}: nothing to look at in this folder')
         found |= dict.fromkeys(inside)
         closed |= shut
@@ -101,10 +115,23 @@ def _thumbnail(im):
     return data[skip + start:skip + start + length]
 
 # %% ../nbs/12_audit.ipynb #03f9c708
+class _Once:
+    "A file in a store or tar, fetched once."
+    def __init__(self, path): self.path = path
+    def __fspath__(self): return str(self.path)
+    __str__ = __fspath__
+    @functools.cached_property
+    def data(self): return self.path.read_member()
+    def read_member(self): return self.data
+
+def _bytes_of(path):
+    "The content of the file `path`."
+    return path.read_member() if hasattr(path, 'read_member') else regular_file(path).read_bytes()
+
 def _full_pictures(path, kind):
     "The pictures of a file that viewers show, the layers they are made of, and the thumbnail of its metadata."
     names = ('JPEG', 'MPO') if kind in ('JPEG', 'MPO') else (kind,)
-    with Image.open(regular_file(path), formats=names) as im:
+    with Image.open(io.BytesIO(_bytes_of(path)), formats=names) as im:
         n, small, layered = getattr(im, 'n_frames', 1), _thumbnail(im), kind == 'PSD'
         if n <= 1 or layered: yield '', load_image(path)
         for k in range(1, n + 1) if layered or n > 1 else ():
@@ -136,11 +163,11 @@ def pictures(
     path:str,  # image file
 ):  # yields ('' or 'picture 2 of 5' or 'thumbnail' or 'picture inside', image (H,W,3) uint8)
     "Every picture that the file holds, each once; `ValueError` in the end if something was not looked at."
-    known = set()
+    known, path = set(), _Once(path) if hasattr(path, 'read_member') else path
     for label, image in _full_pictures(path, image_info(path).format):
         known.add(hashlib.sha256(image).digest())
         yield label, image
-    data = regular_file(path).read_bytes()
+    data = _bytes_of(path)
     for part in _inside(data):
         try: image = load_image(part)
         except ValueError: continue  # these bytes are no picture
@@ -271,9 +298,11 @@ class _Look:
 def _pairs(source, files):
     "Each of `files` with its path relative to the folder of `source` that it is in."
     items = [source] if isinstance(source, (str, os.PathLike)) else source
-    folders = [Path(item) for item in items if Path(item).is_dir()]
-    above = lambda path: next((f for f in folders if path.is_relative_to(f)), path.parent)
-    return FileList((path, path.relative_to(above(path))) for path in files)
+    folders = [PurePath(item) for item in items if is_address(item) or Path(item).is_dir()]
+    def rel(path):
+        path = PurePath(path)
+        return path.relative_to(next((f for f in folders if path.is_relative_to(f)), path.parent))
+    return FileList((path, rel(path)) for path in files)
 
 # %% ../nbs/12_audit.ipynb #a47e6ca6
 _SIDE = 96  # of a crop in pixels
@@ -297,7 +326,7 @@ def _kept_crops(out, shard, n):
 
 # %% ../nbs/12_audit.ipynb #578fffa6
 def audit(
-    source:str,  # folder, or a list of files, folders and patterns
+    source:str,  # folder or address, or a list of files, folders and patterns
     finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`
     out:str=None,  # folder for `audit.csv` and contact sheets
     n_workers:int=None,  # threads; default one per processor
@@ -326,7 +355,8 @@ def merge_audits(
     for shard, sightings in zip(shards.manifests, shards.more('sightings')):
         seen += list(zip(sightings, _kept_crops(shards.out, shard['shard'], len(sightings))))
     seen.sort(key=lambda pair: rank[pair[0][0]])
-    report.found = [Sighting(Path(path), picture, Face(tuple(box), score)) for (path, picture, box, score), _ in seen]
+    faces = ((path, picture, Face(tuple(box), score)) for (path, picture, box, score), _ in seen)
+    report.found = [Sighting(file_at(path), picture, face) for path, picture, face in faces]
     report.hiders = set(shards.settings['hiders'])
     _write_audit(shards.out, report, [crop for _, crop in seen])
     return report

@@ -9,7 +9,7 @@ __all__ = ['KERNEL', 'OBFUSCATIONS', 'SCORINGS', 'TestSet', 'test_set', 'read_ma
 # %% ../nbs/61_benchmark.ipynb #f5645ded
 import functools, json, math, os, tempfile, time, tokenize
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from .compositing import Portrait, make_trimap
 from .core import alpha_to_uint, choose, load_alpha, load_image, one_line, regular_file, save_alpha
 from .crops import check_size
 from .dataset import P3M10k
+from .layouts import Portraits, Sample
 from .jobs import FileReport, process_files
-from .layouts import PortraitFolder, Sample
 from .methods import Method, as_method, file_slug, short_digest
 from .metrics import FACE_METRICS, TEN_METRICS, matting_metrics, metric_names
 from .shards import Part, Shards
@@ -49,11 +49,11 @@ def _split_of(data, split):
     return part, f'{data.root.name}/{split}'
 
 # %% ../nbs/61_benchmark.ipynb #ea53cae7
-def _folder_name(data): return data.folder.name if isinstance(data, PortraitFolder) else 'samples'
+def _folder_name(data): return data.folder.name if isinstance(data, Portraits) else 'samples'
 
 # %% ../nbs/61_benchmark.ipynb #72a797f9
 def test_set(
-    data:object,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder
+    data:object,  # a `P3M10k`, a `PortraitFolder`, a list of `Sample`, or a folder or address
     split:str=None,  # 'valid', 'train', 'P3M-500-P', 'P3M-500-NP' ...; None: the only one there is
 )->TestSet:
     "The portraits of `split` of `data`."
@@ -350,7 +350,7 @@ def evaluate(
         return _as_row(label, sample, portrait, found) | measured
     report = process_files([(path, []) for path in samples], work, read=read, progress=progress, desc=label)
     advice = 'has no matte of the same name; add it or remove the image'
-    unmatted = [] if how.n else [p for p in tests.unmatted if shard is None or Path(p).stem in shard]
+    unmatted = [] if how.n else [p for p in tests.unmatted if shard is None or PurePath(p).stem in shard]
     unmatted = {p: f'{p}: {advice}' for p in unmatted}
     run = Run(method.name, method.needs, method.settings, tests.name, len(samples) + len(unmatted), how.scoring,
               how.obfuscation, report.failed | unmatted, kept)

@@ -219,11 +219,23 @@ def _at_address(inputs, out=None):
     from p3m_nb.cloud import is_address
     return any(map(is_address, [*inputs, out or '']))
 
-def _matte_files(matter, inputs, out, remote, *how, **threads):
-    "Matte the photographs `inputs` into `out`; `how` ends with whether to overwrite."
-    if not remote: return matter.files(inputs, out, *how, **threads)
-    from p3m_nb.cloud import by_address
-    return by_address(inputs, out, lambda folder, results: matter.files([folder], results, *how, **threads), how[-1])
+# %% ../nbs/80_cli.ipynb #16571be2
+def _matte_files(matter, inputs, out, how, *options, **threads):
+    "Matte the photographs `inputs` into `out`; `options` end with whether to overwrite."
+    if not _at_address(inputs, out): return matter.files(inputs, out, *options, **threads)
+    from p3m_nb.infer import MatteReport
+    work = lambda folder, results: matter.files([folder], results, *options, **threads)
+    return _by_address(how, inputs, out, work, MatteReport, options[-1])
+
+def _by_address(how, inputs, out, work, kind, overwrite):
+    "What `work`, a command for folders, does over addresses: all, or a part of it that leaves a report of this `kind`."
+    from p3m_nb.cloud import AddressRun, by_address
+    from p3m_nb.remote import part_at
+    from p3m_nb.spread import current_spread
+    if not current_spread().shard: return by_address(inputs, out, work, overwrite)
+    if len(inputs) != 1: raise ValueError(f'{len(inputs)} inputs: with addresses one is possible')
+    settings = {k: v for k, v in how.given.items() if k not in ('input', 'out', 'overwrite', 'n_workers')}
+    return part_at(AddressRun(inputs[0], out, work, overwrite, kind=kind), how.name.removeprefix('p3m_'), settings)
 
 def _refuse_mixtures(films, remote, alpha_only, watch):
     "`ValueError` for inputs and options that do not go together."
@@ -236,11 +248,12 @@ def _watch(matter, inputs, *how):
     say(f'watching {", ".join(inputs)}; Ctrl-C ends it')
     return matter.watch(inputs, *how, say=say)
 
-# %% ../nbs/80_cli.ipynb #16571be2
+# %% ../nbs/80_cli.ipynb #91f8c8e8
 class _How:
     "How a run is spread over machines, as options say."
     words = dict(films='films', watch='folders that are watched', single='a single result; give folders',
-                 remote='addresses; mount them, or use one process',
+                 into_folder='photographs at an address with results in a folder; give an address for the results',
+                 own_memory='memory://, which only this process has; use a store or a shared folder',
                  identity='--identity, which compares all pictures with each other')
 
     def __init__(self, name, given, shard=None, scheduler=None):
@@ -264,6 +277,13 @@ class _How:
         if self.shard:
             print(f'when all {self.shard.partition("/")[2]} shards are done: p3m_merge {out}', file=sys.stderr)
         return result
+
+# %% ../nbs/80_cli.ipynb #b7294e8a
+def _refuse_addresses(how, inputs, out):
+    "`ValueError` for addresses that parts of a run cannot work with."
+    from p3m_nb.cloud import is_address
+    shared = how.scheduler and any(str(p).startswith('memory://') for p in [*inputs, out or ''])
+    how.refuse(into_folder=any(map(is_address, inputs)) and not is_address(out or ''), own_memory=shared)
 
 def _preset(best, fast, settings):
     "The `settings` with those that --best or --fast stand for."
@@ -333,9 +353,9 @@ def p3m_matte(
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
     _refuse_mixtures(films, remote, alpha_only, watch)
     single = None if films or remote else _single_out(inputs, out, alpha_only, background)
-    how.refuse(films=films, watch=watch, single=single, remote=remote)
-    # a wrong name is reported before the network is loaded
-    if not remote and not how.on_worker: _check_inputs(inputs, films, single, watch)
+    how.refuse(films=films, watch=watch, single=single)
+    _refuse_addresses(how, inputs, out)
+    if not remote and not how.on_worker: _check_inputs(inputs, films, single, watch)  # before the network is loaded
     settings = _preset(best, fast, settings)
     if how.scheduler: return _on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
@@ -347,7 +367,7 @@ def p3m_matte(
         from p3m_nb.video import matte_films
         report = matte_films(matter, films, out, film, background, overwrite, **threads)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
-    else: report = how.run(out, _matte_files, matter, inputs, out, remote, alpha_only, background, overwrite, **threads)
+    else: report = how.run(out, _matte_files, matter, inputs, out, how, alpha_only, background, overwrite, **threads)
     _say(remarks)
     return report
 
@@ -387,12 +407,12 @@ def p3m_obfuscate(
     from p3m_nb.privacy import obfuscate_folder
     if people: settings['people'] = _person_finder()
     options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
-    remote = _at_address(input, out)
-    how.refuse(remote=remote)
-    if not remote: return how.run(out, obfuscate_folder, input, out, **options)
-    from p3m_nb.cloud import by_address
+    _refuse_addresses(how, input, out)
+    if not _at_address(input, out): return how.run(out, obfuscate_folder, input, out, **options)
+    from p3m_nb.privacy import ObfuscationReport
     if settings.get('frames'): raise ValueError('--frames: not with addresses; copy the frames of a film into a folder')
-    return by_address(input, out, lambda folder, results: obfuscate_folder([folder], results, **options), overwrite)
+    work = lambda folder, results: obfuscate_folder([folder], results, **options)
+    return how.run(out, _by_address, how, input, out, work, ObfuscationReport, overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
 def _person_finder():
@@ -405,8 +425,8 @@ def _person_finder():
 @command(settings='p3m_nb.settings:SpreadSettings',
          examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
-    input:list,  # images: files, folders, glob patterns; or one address (s3://bucket/hidden; extra cloud)
-    out:str=None,  # folder for the table audit.csv and contact sheets with blurred crops
+    input:list,  # images: files, folders, glob patterns; addresses (s3://bucket/hidden; extra cloud)
+    out:str=None,  # folder or address for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
     n_workers:int=None,  # threads (default: one per processor)
@@ -414,15 +434,19 @@ def p3m_audit(
 ):
     "List the images that still show a face a finder can see; exit status 1 if there are any."
     how = _spread_of('p3m_audit', locals())
-    how.refuse(identity=identity is not None)
+    own_memory = how.scheduler and any('memory://' in p for p in [*input, out or ''])
+    how.refuse(identity=identity is not None, own_memory=own_memory)
     if identity is not None: return _identity(input, identity, finder, n_workers)
-    from p3m_nb.audit import audit
-    how.refuse(remote=_at_address(input, out or ''))
-    from p3m_nb.cloud import local_copy
-    if len(input) > 1: return how.run(out, audit, input, finder, out, n_workers=n_workers)
-    with local_copy(input[0]) as folder: return how.run(out, audit, [folder], finder, out, n_workers=n_workers)
+    return how.run(out, _audited, input, finder, out, n_workers)
 
 # %% ../nbs/80_cli.ipynb #cb42a2b0
+def _audited(inputs, finder, out, n_workers):
+    "The report of `audit`, whose results may go to an address."
+    from p3m_nb.audit import audit
+    if out is None: return audit(inputs, finder, n_workers=n_workers)
+    from p3m_nb.remote import results_at
+    with results_at(out) as place: return audit(inputs, finder, place.folder, n_workers)
+
 def _identity(copies, originals, finder, n_workers):
     "Who in the folder of `copies` is still recognised."
     from p3m_nb.identity import identify
@@ -433,8 +457,8 @@ def _identity(copies, originals, finder, n_workers):
 @command(settings='p3m_nb.settings:PrepareSettings',
          examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
-    root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders
-    out:str=None,  # first make a copy with hidden faces here, and prepare that one
+    root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders; or an address (extra cloud)
+    out:str=None,  # folder or address: first make a copy with hidden faces here, and prepare that one
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
     method:_Method='release',  # with -o: how faces are hidden
@@ -449,13 +473,20 @@ def p3m_prepare(
     tars = settings.pop('tars', None)
     if tars and settings.get('shard'): raise ValueError('--tars: not with --shard; give it once the parts are joined')
     how = _spread_of('p3m_prepare', {k: v for k, v in locals().items() if k != 'tars'})
-    from p3m_nb.prepare import prepare, prepare_copy, train_folders
-    options = dict(overwrite=overwrite, n_workers=n_workers)
+    from p3m_nb.prepare import prepare, prepare_at, prepare_copy, prepared_place
+    options, hiding = dict(overwrite=overwrite, n_workers=n_workers), dict(method=method, finder=finder)
+    if _at_address([root], out):
+        if tars: raise ValueError('--tars: not with addresses; copy the prepared data set into a folder')
+        if out: _refuse_addresses(how, [root], out)
+        place = out or prepared_place(root, images, alphas)
+        hidden, report = how.run(place, prepare_at, root, out, images, alphas, hiding, **options), None
+        if isinstance(hidden, tuple): hidden, report = hidden
+        return _both(hidden, report) if hidden and report else hidden or report
     if out is None:
-        place = train_folders(root, images, alphas).foregrounds.parent
+        place = prepared_place(root, images, alphas)
         return _with_tars(how.run(place, prepare, root, images, alphas, **options), tars, root, images, alphas)
     if how.scheduler: report = _on_cluster(how, out)
-    else: report = _both(*how.run(out, prepare_copy, root, out, images, alphas, method, finder, **options))
+    else: report = _both(*how.run(out, prepare_copy, root, out, images, alphas, **hiding, **options))
     return _with_tars(report, tars, out)
 
 # %% ../nbs/80_cli.ipynb #fbd025be
@@ -525,7 +556,8 @@ def p3m_check(
 # %% ../nbs/80_cli.ipynb #9d07e4fe
 def _named(items):
     "(name or None, value) of each of `items`, written NAME=VALUE or VALUE."
-    pairs = [(i.split('=', 1) if '=' in i and not os.path.exists(i) else (None, i)) for i in items]
+    named = lambda i: '=' in i and not os.path.exists(i) and '://' not in i.partition('=')[0]
+    pairs = [i.split('=', 1) if named(i) else (None, i) for i in items]
     names = [n for n, _ in pairs if n is not None]
     if twins := [n for n in names if names.count(n) > 1]:
         raise ValueError(f"two are called '{twins[0]}'; give them different names")
@@ -536,6 +568,8 @@ def _eval_methods(weights, predictions, onnx, method, settings):
     "Dict label -> `Method` of the options of `p3m_eval`."
     from p3m_nb.methods import network_method, onnx_method, stored_method, trimap_method
     from pathlib import Path
+    if far := [i for i in [*weights, *predictions, *onnx] if '://' in i]:
+        raise ValueError(f'{far[0]}: methods and finished mattes are read from this machine; copy them into a folder')
     matter = {name: getattr(settings, name) for name in ('strategy', 'resize', 'device', 'precision')}
     onnx_options = dict(size=settings.onnx_size, normalise=settings.onnx_normalise)
     if not (weights or predictions or onnx or method): found = [(None, network_method(None, **matter))]
@@ -558,12 +592,12 @@ def _eval_tests(data, split, settings):
     "Dict label -> arguments of `evaluate` for the test sets of `p3m_eval`."
     from p3m_nb.benchmark import OBFUSCATIONS, test_set
     from p3m_nb.checks import require_sound
-    from p3m_nb.layouts import PortraitFolder
+    from p3m_nb.dataset import portraits_at
     tests, hows, folders = {}, settings.obfuscate or ['none'], (settings.images, settings.alphas)
     if odd := [h for h in hows if h not in OBFUSCATIONS]:
         raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
-        portraits = test_set(PortraitFolder(folder, *folders) if any(folders) else folder, split)
+        portraits = test_set(portraits_at(folder, *folders) if any(folders) else folder, split)
         require_sound(portraits.samples, 'measure')
         for how in hows:
             label = _test_label(name, portraits.name, folder if len(data) > 1 else None, how if len(hows) > 1 else None)
@@ -584,7 +618,7 @@ def _test_label(name, own_name, folder, how):
     'p3m_eval heads --obfuscate none blur --first 3 -o tables_heads',
 ))
 def p3m_eval(
-    data:list,  # test sets: P3M-10k's folder, or any with image and alpha folders; NAME=FOLDER to name it
+    data:list,  # test sets: P3M-10k's folder, or any with image and alpha folders, or addresses; NAME=FOLDER to name it
     split:str=None,  # part of the data set: P3M-500-P, P3M-500-NP, valid (held out of train), train
     # methods: our networks, .safetensors or published .pth files; the shipped weights if no method is given
     weights:list=(),
@@ -592,7 +626,7 @@ def p3m_eval(
     onnx:list=(),  # methods: ONNX files that take an image, or an image and its trimap
     # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
     method:list=(),
-    # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again
+    # folder or address for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again
     out:str='evaluation',
     **settings  # see `EvalSettings`
 ):
@@ -600,22 +634,31 @@ def p3m_eval(
     how = _spread_of('p3m_eval', locals())
     import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
-    from p3m_nb.locks import folder_lock
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
-    check_out(out)
     s = resolved(EvalSettings(**settings))
+    how.refuse(own_memory=how.scheduler and any('memory://' in p for p in [*data, out]))
+    if not _at_address([out]): check_out(out)
     tests = _eval_tests(data, split, s)
     if how.scheduler: return _on_cluster(how, out)
     methods = _eval_methods(weights, predictions, onnx, method, s)
-    if how.part: return how.run(out, _evaluated, methods, tests, s, out)
-    published = None if s.published == 'none' else s.published
-    with folder_lock(out, 'eval'):
-        result = how.run(out, _evaluated, methods, tests, s, out)
-        result.save(out, s.gallery, metric=result.metrics[0], published=published)
-    return _shown(result, published, len(tests) > 1)
+    result = how.run(out, _measured, methods, tests, s, out)
+    return result if how.part else _shown(result, None if s.published == 'none' else s.published, len(tests) > 1)
 
 # %% ../nbs/80_cli.ipynb #1bbaf09b
+def _measured(methods, tests, s, out):
+    "The `Result` at `out`, a folder or an address; of a part only what belongs to it."
+    from p3m_nb.locks import folder_lock
+    from p3m_nb.remote import results_at
+    from p3m_nb.spread import current_spread
+    with results_at(out) as place:
+        if current_spread().shard: return _evaluated(methods, tests, s, place)
+        with folder_lock(place.folder, 'eval'):
+            result = _evaluated(methods, tests, s, place)
+            published = None if s.published == 'none' else s.published
+            result.save(place.folder, s.gallery, metric=result.metrics[0], published=published)
+        return result
+
 def _shown(result, published, grid):
     "Print the tables of a `result`."
     print(result.table(published=published))
@@ -630,20 +673,23 @@ def _eval_facts(methods, tests, s):
                 gallery=s.gallery, published=None if s.published == 'none' else s.published)
 
 # %% ../nbs/80_cli.ipynb #807d83a3
-def _evaluated(methods, tests, s, out):
-    "The `Result` of all methods on all tests, or of this shard's images."
+def _evaluated(methods, tests, s, place):
+    "The `Result` of all methods on all tests, or of this shard's images, which the folder of `place` keeps."
     from pathlib import Path
     from p3m_nb.benchmark import evaluate_grid, keep_result
     from p3m_nb.finding import FileList
+    from p3m_nb.remote import put_results
     from p3m_nb.shards import sharded
     from p3m_nb.spread import current_spread
     samples = {p.image: p.name for test in tests.values() for p in test['data'].samples[:s.first]}
     files = FileList((path, Path(name)) for path, name in samples.items())
-    place, facts = out if current_spread().shard else None, _eval_facts(methods, tests, s)
-    with sharded(place, 'eval', files, facts) as part:
-        how = dict(scoring=s.scoring, metrics=s.metrics or None, n=s.first, store=Path(out)/'predictions')
+    out, facts = place.folder if current_spread().shard else None, _eval_facts(methods, tests, s)
+    with sharded(out, 'eval', files, facts) as part:
+        how = dict(scoring=s.scoring, metrics=s.metrics or None, n=s.first, store=place.folder/'predictions')
         result = evaluate_grid(methods, tests, **how)
         result = result if len(tests) > 1 else result.relabel(lambda label: label.rsplit(':', 1)[0])
+        put_results(place)  # the predictions: tables name them by their addresses
+        if place.address: result.frame.prediction = result.frame.prediction.map(place.shown)
         if part.path: keep_result(part, result)
     return result
 
@@ -653,34 +699,49 @@ def _merge_eval(shards):
     from p3m_nb.tables import save_shards
     return _shown(save_shards(shards), shards.settings['published'], len(shards.settings['tests']) > 1)
 
-def _merge_copies(shards):
-    "Reports of a copy with hidden faces."
-    from p3m_nb.prepare import merge_copies
-    return _both(*merge_copies(shards))
-
 _MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', audit='audit:merge_audits',
-              prepare='prepare:merge_prepared', copy='cli:_merge_copies', eval='cli:_merge_eval')
+              prepare='prepare:merge_prepared', copy='prepare:merge_copies', eval='cli:_merge_eval')
+
+def _joined_at(shards, place):
+    "The report of all portions of photographs whose results were put at the address of `place`."
+    from p3m_nb.remote import check_there, join_lists
+    from p3m_nb.shards import joined_report
+    if shards.run == 'matte': from p3m_nb.infer import MatteReport as kind
+    else: from p3m_nb.privacy import ObfuscationReport as kind
+    check_there(place.address)
+    join_lists(place.address)
+    return place.shown_report(joined_report(shards, kind))
+
+def _joined(shards, place):
+    "What the parts have made as one, at an address too."
+    from p3m_nb.core import choose
+    name = choose('run', shards.run, tuple(_MERGE))
+    if place.address and name in ('matte', 'obfuscate'): return _joined_at(shards, place)
+    room, _, function = _MERGE[name].partition(':')
+    found = getattr(importlib.import_module(f'p3m_nb.{room}'), function)(shards)
+    if name == 'eval': return found
+    reports = [place.shown_report(r) for r in (found if isinstance(found, tuple) else (found,))]
+    return _both(*reports) if reports[1:] else reports[0]
 
 # %% ../nbs/80_cli.ipynb #a8856b32
 def _merged(out, forget=False):
     "The report of the shards in `out`, which are joined; with `forget` nothing is left of them but the results."
-    from p3m_nb.core import choose
     from p3m_nb.locks import folder_lock
+    from p3m_nb.remote import is_small, results_at
     from p3m_nb.shards import forget_shards, read_shards
-    with folder_lock(out, 'merge'):
-        shards = read_shards(out)
-        room, _, name = _MERGE[choose('run', shards.run, tuple(_MERGE))].partition(':')
-        report = getattr(importlib.import_module(f'p3m_nb.{room}'), name)(shards)
-        inside = [os.path.join(out, 'train', 'blurred_image')] if shards.run == 'copy' else []
-        for folder in [out, *inside] if forget else (): forget_shards(folder)
+    with results_at(out, wanted=is_small) as place, folder_lock(place.folder, 'merge'):
+        shards = read_shards(place.folder)
+        report = _joined(shards, place)
+        inside = [os.path.join(place.folder, 'train', 'blurred_image')] if shards.run == 'copy' else []
+        for folder in [place.folder, *inside] if forget else (): forget_shards(folder)
         return report
 
 @command(examples=('p3m_merge shared',))
 def p3m_merge(
-    out:str,  # folder of the results, into which the shards were run
+    out:str,  # folder or address of the results, into which the shards were run
 ):
     "Join the shards of a command (--shard I/N) if they belong together, and print the report of the whole run."
-    if not os.path.isdir(out): raise FileNotFoundError(f'{out}: no such folder')
+    if not _at_address([out]) and not os.path.isdir(out): raise FileNotFoundError(f'{out}: no such folder')
     return _merged(out)
 
 # %% ../nbs/80_cli.ipynb #e15d455d

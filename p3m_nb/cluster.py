@@ -20,6 +20,7 @@ from .core import FilePath, one_line
 from .locks import FolderBusy, folder_lock
 from .process import require
 from .records import PARTS
+from .remote import is_small, results_at
 from .shards import CLUSTER, unfinished_parts
 from .spread import spread
 from .writing import atomic_write
@@ -259,8 +260,13 @@ def _begun(out, wanted):
     note = Path(out)/PARTS/CLUSTER
     of = unfinished_parts(out) or wanted
     text = json.dumps(dict(of=of, run=uuid.uuid4().hex))
+    note.parent.mkdir(exist_ok=True)
     with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')
     return of, note, text
+
+def _begun_at(out, wanted):
+    "The same for an address, whose note workers need not see."
+    with results_at(out, wanted=is_small) as place: return _begun(place.folder, wanted)[0], '', ''
 
 def _plain(options):
     "`options`, if they can travel."
@@ -282,8 +288,8 @@ def spread_over(
     remote, options, cwd = is_address(out), _plain(options), os.getcwd()
     lock = contextlib.nullcontext() if remote else folder_lock(out, f'{call} on {scheduler}', 'scheduler')
     with _connected(scheduler) as client, lock:
-        of, note, text = chunk_count(sum(client.ncores().values()), _files_below(inputs)), '', ''
-        if not remote: of, note, text = _begun(out, of)
+        of = chunk_count(sum(client.ncores().values()), _files_below(inputs))
+        of, note, text = (_begun_at if remote else _begun)(out, of)
         tasks = [dict(version=p3m_nb.__version__, cwd=cwd, call=call, options=options, shard=f'{i}/{of}')
                  for i in range(1, of + 1)]
         handing = Handing(client, tasks, scheduler, say)

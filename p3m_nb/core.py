@@ -307,7 +307,8 @@ def image_info(
 )->ImageInfo:
     "Size, number of pictures, format and resolution of an image file, from its header."
     name = source_name(source)
-    if not isinstance(source, (str, os.PathLike)): return _info_of(_bytes_of(source), name)
+    loose = isinstance(source, (str, os.PathLike)) and not hasattr(source, 'read_member')
+    if not loose: return _info_of(_bytes_of(source), name)
     with open(regular_file(source), 'rb') as f:
         if not (window := _Window(f)).size: raise ValueError(f'{name}: the file is empty')
         return _info_of(window, name)

@@ -59,13 +59,14 @@ _RECORD = dict(source=str, output=(str, None), output_sha256=(str, None), mask_s
                people=Range(0, 1e9), spared=Range(0, 1e9, False))
 
 def read_manifest(
-    path:Path,  # `manifest.jsonl`, or the journal of a run
+    path:Path,  # `manifest.jsonl`, or the journal of a run; may be at an address
     torn:bool=False,  # lines that a killed run left half written are passed over
 )->dict:  # source -> record
     "The records that `obfuscate_folder` wrote; `ValueError` if the file is something else."
-    records, path = {}, Path(path)
-    text = regular_file(path).read_bytes().decode('utf-8', 'surrogateescape') if path.exists() else ''
-    for line in text.splitlines():
+    records, data = {}, b''
+    if hasattr(path, 'read_member'): data = path.read_member()
+    elif Path(path).exists(): data = regular_file(path).read_bytes()
+    for line in data.decode('utf-8', 'surrogateescape').splitlines():
         try:
             record = parse_json(line, path)
             known = {name: kind for name, kind in _RECORD.items() if name in record or name == 'source'}

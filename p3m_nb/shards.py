@@ -258,13 +258,15 @@ def read_shards(
     return Shards(out, manifests)
 
 # %% ../nbs/04_shards.ipynb #a76c7b65
+def _as_path(text): return text if '://' in text else Path(text)  # of an address a path would lose a stroke
+
 def _together(texts, name, rank):
     "The entries `name` of the reports `texts`, in the order of the files."
     values = [t[name] for t in texts]
     place = lambda item: rank.get(item if isinstance(item, str) else item[0], -1)
-    if isinstance(values[0], list): return [Path(v) for v in sorted(dict.fromkeys(sum(values, [])), key=place)]
+    if isinstance(values[0], list): return [_as_path(v) for v in sorted(dict.fromkeys(sum(values, [])), key=place)]
     if not isinstance(values[0], dict): return values[0]
-    return {Path(k): v for k, v in sorted((kv for v in values for kv in v.items()), key=place)}
+    return {_as_path(k): v for k, v in sorted((kv for v in values for kv in v.items()), key=place)}
 
 # %% ../nbs/04_shards.ipynb #f7503c54
 def joined_report(

@@ -18,6 +18,7 @@ from scipy import stats
 
 from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
 from .core import choose, sha256_of
+from .dataset import file_at
 from .fields import check_fields, read_json
 from .layouts import Sample
 from .methods import file_slug
@@ -398,9 +399,9 @@ def _unit(a): return a / 255 if a.dtype == np.uint8 else a
 # %% ../nbs/62_tables.ipynb #406b6a04
 def _gallery_row(axes, row, obfuscation, title):
     "Photo, true alpha, prediction and error of one image; the artist of the error."
-    facemask = Path(row.facemask) if row.facemask else None
-    portrait, _ = read_portrait(Sample(Path(row.file), Path(row.alpha), facemask=facemask), obfuscation)
-    pred, alpha = _unit(read_matte(row.prediction)[0]), _unit(portrait.alpha)
+    facemask = file_at(row.facemask) if row.facemask else None
+    portrait, _ = read_portrait(Sample(file_at(row.file), file_at(row.alpha), facemask=facemask), obfuscation)
+    pred, alpha = _unit(read_matte(file_at(row.prediction))[0]), _unit(portrait.alpha)
     scale = min(1, 480 / max(alpha.shape))
     for ax, a in zip(axes, (portrait.image, alpha, pred)): ax.imshow(_smaller(a, scale), cmap='gray', vmin=0, vmax=1)
     axes[0].set_title(row.image[:28], fontsize=7)

@@ -1,5 +1,5 @@
 "Folder commands over addresses, against a server that speaks S3 on this machine."
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +171,21 @@ def test_tars_through_the_commands(server, s3, tmp_path):
     tar.write_bytes(tar.read_bytes()[:5000])
     status, said = run(server, 'p3m_train', tmp_path/'tars', '-o', tmp_path/'other')
     assert status == 1 and f'{tar}: ' in said and 'cut off' in said and 'Traceback' not in said
+
+
+def test_eval_and_prepare_in_parts(server, s3, monkeypatch, tmp_path):
+    "From a store into a store, in shards; in this process, which imports everything once."
+    import p3m_nb.cli as cli
+    root = make_mini_p3m(tmp_path/'set', n=3, n_test=0, size=48, optional=False)
+    s3.put(str(root), 'photos/set', recursive=True)
+    shutil.copytree(root/'train'/'mask', tmp_path/'mattes')
+    for i in ('1/2', '2/2'):
+        cli.p3m_prepare('s3://photos/set', shard=i)
+        given = dict(predictions=[f'given={tmp_path}/mattes'], split='train', gallery=0, metrics=['sad'])
+        cli.p3m_eval(['s3://photos/set'], out='s3://photos/tables', shard=i, **given)
+    report, result = cli.p3m_merge('s3://photos/set/train'), cli.p3m_merge('s3://photos/tables')
+    assert len(report.done) == 3 and report.ok and result.frame.sad.tolist() == [0, 0, 0]
+    cli.p3m_prepare(str(root))
+    for path in (root/'train').glob('[fb]g/*.*g'):
+        assert s3.cat(f'photos/set/train/{path.parent.name}/{path.name}') == path.read_bytes()
+    assert s3.cat('photos/tables/metrics.csv').count(b's3://photos/set/train') == 6

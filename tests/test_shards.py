@@ -153,34 +153,59 @@ def test_what_cannot_be_cut(command, photos, tmp_path):
 KILLED = '''
 import functools, os, signal, sys
 import p3m_nb.cli
-left = int(sys.argv.pop(1))
+left, name = int(sys.argv.pop(1)), sys.argv.pop(1)
 def counted(put, *args):
     global left
     left -= 1
     if left == 0: os.kill(os.getpid(), signal.SIGKILL)
     put(*args)
 os.replace, os.link = (functools.partial(counted, put) for put in (os.replace, os.link))
-sys.argv[0] = 'p3m_obfuscate'
-p3m_nb.cli.p3m_obfuscate()
+sys.argv[0] = name
+getattr(p3m_nb.cli, name)()
 '''
+ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
 
 
-def test_shards_at_the_same_time_with_kills(command, photos, tmp_path):
-    "Each shard is killed at its third write, both at the same time; run again they complete the union."
-    line = f'p3m_obfuscate {photos} -o OUT --n-workers 1'
+def start(line, at):
+    "A process that runs the command `line` and kills itself at write number `at` (0: never)."
+    name, *args = line.split()
+    return subprocess.Popen([sys.executable, '-c', KILLED, str(at), name, *args], env=ENV, stderr=subprocess.PIPE)
+
+
+def ended(running):
+    "The statuses of the processes `running`, all ended within two minutes."
+    said = [p.communicate(timeout=120)[1] for p in running]
+    assert not any(b'Traceback' in s for s in said), said
+    return [p.returncode for p in running]
+
+
+def killed_and_gone_on_with(command, line, tmp_path, at, killed=(1, 2)):
+    "Run `line` in two shards, those `killed` up to write `at`; go on, and merge: it is as one process says."
     alone, out = command(line.replace('OUT', str(tmp_path/'alone'))), tmp_path/'out'
-    args = line.replace('OUT', str(out)).split()[1:]
-    env = os.environ | {'PYTHONPATH': str(ROOT)}
-    def start(i, at): return subprocess.Popen([sys.executable, '-c', KILLED, str(at), *args, '--shard', f'{i}/2'],
-                                              env=env, stderr=subprocess.PIPE)
-    running = [start(i, 3) for i in (1, 2)]
-    assert [p.wait(120) for p in running] == [-signal.SIGKILL] * 2, [p.stderr.read() for p in running]
+    parts = [line.replace('OUT', str(out)) + f' --shard {i}/2' for i in (1, 2)]
+    assert ended([start(parts[i - 1], at) for i in killed]) == [-signal.SIGKILL] * len(killed)
     status, _, said = command(f'p3m_merge {out}')
-    assert status == 1 and 'not complete: 1/2, 2/2; run them again to go on' in said
-    for p in [start(i, 0) for i in (1, 2)]: assert p.wait(120) in (0, 1)
+    assert status == 1 and f'not complete: {", ".join(f"{i}/2" for i in killed)}; run them again to go on' in said
+    for part in parts: assert command(part)[0] in (0, 1)
     merged = command(f'p3m_merge {out}')
     assert tuple(map(str, merged)) == tuple(str(x).replace('/alone', '/out') for x in alone)
     assert files(out) == files(tmp_path/'alone')
+
+
+def test_shards_at_the_same_time_with_kills(command, photos, tmp_path):
+    killed_and_gone_on_with(command, f'p3m_obfuscate {photos} -o OUT --n-workers 1', tmp_path, 3)
+
+
+def test_an_audit_in_shards_that_are_killed(command, photos, tmp_path):
+    "At the second write each has looked at its files and not yet written down what it saw."
+    killed_and_gone_on_with(command, f'p3m_audit {photos} --finder centerface -o OUT', tmp_path, 2, killed=(2,))
+
+
+def test_an_evaluation_in_shards_that_are_killed(command, tmp_path):
+    root = make_mini_p3m(tmp_path/'set', n=5, n_test=0, size=48, optional=False)
+    shutil.copytree(root/'train'/'mask', tmp_path/'mattes')
+    line = f'p3m_eval {root} --split train --predictions given={tmp_path}/mattes --gallery 1 --metrics sad mse -o OUT'
+    killed_and_gone_on_with(command, line, tmp_path, 2, killed=(1,))
 
 
 @pytest.mark.parametrize('language, variable, first', [('bash', 'SLURM_ARRAY_TASK_ID', 1),
