@@ -424,7 +424,11 @@ def _check_foregrounds(samples, looked_at=4):
 # %% ../nbs/44_train.ipynb #c5945d2f
 def _device(s):
     "Where to train: what is asked for, else the fastest; with several processes the GPU of this one."
-    device = torch.device(s.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    try:
+        device = torch.device(s.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"device '{s.device}' cannot be used here ({str(e).splitlines()[0]}); try 'cpu'") from None
     if device.type != 'cuda' or not num_distrib(): return device
     device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     torch.cuda.set_device(device)
