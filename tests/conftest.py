@@ -1,6 +1,6 @@
 """What the tests share: the repository's root, photographs, weights that anyone can generate, and a way to run our
 commands."""
-import os, signal, subprocess, sys
+import contextlib, io, os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +55,18 @@ def command():
             **kwargs,
         )
     return run
+
+
+def run_here(monkeypatch, seconds, name, *args):
+    "Run the command `name` within this process: (exit status, what it said); it must end within `seconds`."
+    import p3m_nb.cli
+    said, status = io.StringIO(), 0
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+    signal.alarm(seconds)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said): getattr(p3m_nb.cli, name)()
+    except SystemExit as e:
+        if isinstance(e.code, str): said.write(e.code)
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    finally: signal.alarm(0)
+    return status, said.getvalue()

@@ -1,14 +1,14 @@
 """The case list "inputs that fail", a test for each row and further members of each kind, made here.
 
 What belongs to a single room is tested in its notebook; here are the readers side by side, and the commands."""
-import contextlib, io, json, os, shutil, signal, sys, zlib
+import functools, io, json, os, shutil, zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import p3m_nb.cli
+from conftest import run_here
 from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, save_image
 from p3m_nb.records import is_result
 from p3m_nb.synth import synth_portrait
@@ -19,18 +19,7 @@ PORTRAIT = synth_portrait(3, 96)
 @pytest.fixture
 def run(monkeypatch):
     "Run a command within this process: (exit status, what it said); it must end within a minute."
-    def started(name, *args):
-        said, status = io.StringIO(), 0
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        signal.alarm(60)
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said): getattr(p3m_nb.cli, name)()
-        except SystemExit as e:
-            if isinstance(e.code, str): said.write(e.code)
-            status = e.code if isinstance(e.code, int) else int(e.code is not None)
-        finally: signal.alarm(0)
-        return status, said.getvalue()
-    return started
+    return functools.partial(run_here, monkeypatch, 60)
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Data sets as others make them: every layout through every command that reads data sets, hostile archives, and mattes
 that are none."""
-import contextlib, io, signal, sys, tarfile, zipfile
+import contextlib, functools, io, tarfile, zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-import p3m_nb.cli
+from conftest import run_here
 from p3m_nb.archives import extract_archive, verify_archive
 from p3m_nb.core import load_image, save_alpha, save_image
 from p3m_nb.dataset import P3M10k
@@ -21,18 +20,7 @@ SHORT = ['--arch', 'p3mnet_lite', '--epochs', 1, '--size', 32, '--bs', 2, '--n-w
 @pytest.fixture
 def run(monkeypatch):
     "Run a command within this process: (exit status, what it said); it must end within two minutes."
-    def started(name, *args):
-        said, status = io.StringIO(), 0
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        signal.alarm(120)
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said): getattr(p3m_nb.cli, name)()
-        except SystemExit as e:
-            if isinstance(e.code, str): said.write(e.code)
-            status = e.code if isinstance(e.code, int) else int(e.code is not None)
-        finally: signal.alarm(0)
-        return status, said.getvalue()
-    return started
+    return functools.partial(run_here, monkeypatch, 120)
 
 
 def pairs(folder, images, alphas, name='{}.{}', first=0):
