@@ -272,6 +272,7 @@ def test_one_vocabulary():
 def test_cli_imports_nothing_heavy_at_the_top():
     assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {
         'argparse',
+        'contextlib',
         'dataclasses',
         'difflib',
         'functools',
@@ -282,6 +283,7 @@ def test_cli_imports_nothing_heavy_at_the_top():
         'sys',
         'traceback',
         'typing',
+        'warnings',
     }
 
 
