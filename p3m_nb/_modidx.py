@@ -3318,5 +3318,6 @@ d = { 'settings': { 'branch': 'main',
                                 'p3m_nb.writing.atomic_write': ('writing.html#atomic_write', 'p3m_nb/writing.py'),
                                 'p3m_nb.writing.clear_left_behind': ('writing.html#clear_left_behind', 'p3m_nb/writing.py'),
                                 'p3m_nb.writing.clear_temporaries': ('writing.html#clear_temporaries', 'p3m_nb/writing.py'),
+                                'p3m_nb.writing.no_link': ('writing.html#no_link', 'p3m_nb/writing.py'),
                                 'p3m_nb.writing.require_finished': ('writing.html#require_finished', 'p3m_nb/writing.py'),
                                 'p3m_nb.writing.unfinished': ('writing.html#unfinished', 'p3m_nb/writing.py')}}}

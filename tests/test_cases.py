@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from conftest import run_here
-from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, save_image
-from p3m_nb.records import is_result
+from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, sample_image, save_image
+from p3m_nb.jobs import process_folder
+from p3m_nb.locks import LOCK
+from p3m_nb.records import RECORD, is_result
 from p3m_nb.synth import synth_portrait
 
 PORTRAIT = synth_portrait(3, 96)
@@ -345,6 +347,32 @@ def test_links_are_not_written_through(run, matte, tmp_path):
         assert matte(photo, '-o', tmp_path/out, '--overwrite')[0] == 0
         assert not (tmp_path/out/'a_alpha.png').is_symlink() and os.readlink(tmp_path/out/'one.png') == str(target)
     assert victim.read_bytes() == b'of others' and not (tmp_path/'nowhere').exists()
+
+
+def test_our_notes_are_not_written_elsewhere(run, tmp_path):
+    "A link, pipe or folder under the name of the lock, the record or the journal: named, and nothing is changed."
+    photo, victim = save_image(load_image(sample_image('grace_hopper'))[::4, ::4], tmp_path/'a.png'), tmp_path/'victim'
+    victim.write_bytes(b'of others')
+    makers = dict(link=lambda p: os.symlink(victim, p), nowhere=lambda p: os.symlink(tmp_path/'nowhere', p),
+                  pipe=os.mkfifo, folder=os.mkdir)
+    def copy(out):
+        work = lambda image, outputs: save_image(image, outputs[0])
+        report = process_folder(photo, out, ('_copy.png',), work, 'copy', read=load_image, progress=False)
+        return 1 - report.ok, str(report)
+    def hide(out): return run('p3m_obfuscate', photo, '-o', out, '--finder', 'haar', '--method', 'zero')
+    for name, work in ((LOCK, hide), (RECORD, copy), ('.manifest.journal', hide)):
+        for kind, make in makers.items():
+            out = tmp_path/f'{kind} of {name[1:]}'
+            out.mkdir()
+            make(out/name)
+            status, said = work(out)
+            assert status == 1 and f'{out/name}: ' in said and 'Traceback' not in said, said
+            assert os.listdir(out) == [name] or name == '.manifest.journal', kind
+    assert victim.read_bytes() == b'of others' and not (tmp_path/'nowhere').exists()
+    os.symlink(tmp_path/'nowhere', tmp_path/'out')
+    for out in (tmp_path/'out', victim):
+        status, said = run('p3m_obfuscate', photo, '-o', out, '--finder', 'haar')
+        assert status == 1 and 'give a folder for the results' in said, said
 
 
 class Evil:
