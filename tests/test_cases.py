@@ -1,7 +1,7 @@
 """The case list "inputs that fail", a test for each row and further members of each kind, made here.
 
 What belongs to a single room is tested in its notebook; here are the readers side by side, and the commands."""
-import functools, io, json, os, shutil, zlib
+import functools, io, json, os, re, shutil, zlib
 from pathlib import Path
 
 import numpy as np
@@ -526,3 +526,49 @@ def test_a_colour_is_a_colour(run, weights, tmp_path, monkeypatch):
         status, said = run('p3m_matte', 'a.png', '-o', 'white', '--background', 'white', *network)
         assert status == 0, said
     assert Path('white/a_composite.jpg').exists() and is_result('white/a_composite.jpg')
+
+
+def test_keys_that_are_no_names(run, tmp_path):
+    "A torch file whose keys are numbers, tuples or nothing is named; one of a compiled network is loaded."
+    import torch
+    from p3m_nb.weights import create_model
+    photo, one = save_image(PORTRAIT.image, tmp_path/'a.png'), torch.ones(1)
+    odd = [{1: one}, {('a', 1): one}, {None: one}, {'state_dict': {2: one}}, {'model': one}, {'a': {}}, {}, [], one, 5]
+    for i, state in enumerate(odd):
+        path = tmp_path/f'{i}.pth'
+        torch.save(state, path)
+        status, said = run('p3m_matte', photo, '-o', tmp_path/'out', '--weights', path)
+        assert status == 1 and f'{path}' in said and 'Traceback' not in said, (state, said)
+    torch.manual_seed(0)
+    state = create_model('p3mnet_lite').state_dict()
+    torch.save(state, tmp_path/'plain.pth')
+    torch.save({f'_orig_mod.{k}': v for k, v in state.items()}, tmp_path/'compiled.pth')
+    fast = ['--alpha-only', '--fast']
+    for name in ('plain', 'compiled'):
+        status, said = run('p3m_matte', photo, '-o', tmp_path/name, '--weights', tmp_path/f'{name}.pth', *fast)
+        assert status == 0, said
+    assert contents(tmp_path/'plain') == contents(tmp_path/'compiled') != {}
+
+
+def test_a_terminal_without_the_characters(command, monkeypatch, tmp_path):
+    "Names that the encoding of standard output does not have are printed with replaced characters."
+    save_image(PORTRAIT.image * 0 + 99, tmp_path/'名 é.png')
+    monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')
+    done = command('p3m_audit', tmp_path/'名 é.png', '--finder', 'haar', '-o', tmp_path/'名', text=False)
+    assert done.returncode == 0 and b'Traceback' not in done.stdout + done.stderr, done.stderr
+
+
+def test_the_table_of_tests_is_true():
+    "Each test that tests/README.md names is there; each sentence that it names of a notebook too."
+    root = Path(__file__).parents[1]
+    named = re.findall('`((?:tests|nbs)/[^`]+)`', (root/'tests'/'README.md').read_text(encoding='utf-8'))
+    lines = [line for line in (root/'tests'/'README.md').read_text(encoding='utf-8').splitlines() if line[:2] == '| ']
+    assert len(lines) > 35 and all('::' in line or '.ipynb: ' in line for line in lines[1:]), lines
+    for place in named:
+        if '::' in place:
+            path, name = place.split('::')
+            assert re.search(rf'^def {name}\(', (root/path).read_text(encoding='utf-8'), re.M), place
+        elif ': ' in place:
+            path, words = place.split(': ', 1)
+            cells = json.loads((root/path).read_text(encoding='utf-8'))['cells']
+            assert any(words in ''.join(cell['source']) for cell in cells), place
