@@ -7,7 +7,7 @@ __all__ = ['command', 'p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 
            'p3m_ppt', 'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import argparse, difflib, functools, importlib, inspect, os, re, sys, traceback
+import argparse, contextlib, difflib, functools, importlib, inspect, os, re, sys, traceback, warnings
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -137,6 +137,16 @@ def _say_what_can_be_said():
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
+@contextlib.contextmanager
+def _plain_warnings(name):
+    "Inside, our warnings are one line that begins with the `name` of the command, without the place in the code."
+    before = warnings.formatwarning
+    def line(message, category, *where):
+        return f'{name}: {message}\n' if category is UserWarning else before(message, category, *where)
+    warnings.formatwarning = line
+    try: yield
+    finally: warnings.formatwarning = before
+
 # %% ../nbs/80_cli.ipynb #292d78ff
 def command(
     func:callable=None,  # documented function with the name of the command
@@ -149,7 +159,7 @@ def command(
     def run(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
         _say_what_can_be_said()
-        _run(func, func.__name__, _settings_class(settings), examples)
+        with _plain_warnings(func.__name__): _run(func, func.__name__, _settings_class(settings), examples)
     return run
 
 # %% ../nbs/80_cli.ipynb #15a6abec
@@ -337,7 +347,6 @@ def _on_cluster(how, out):
 def _loaded(settings, keep=False):
     "A `Matter`, which is kept for other parts of the run if `keep`, and the warnings that it gave."
     from p3m_nb.infer import Matter, kept_matter
-    import warnings
     if keep: return kept_matter(settings), []
     with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
 
@@ -553,7 +562,6 @@ def p3m_train(
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
 
     Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."""
-    import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, overwrite, **settings).keep_best
@@ -628,7 +636,7 @@ def _eval_tests(data, split, settings):
         raise ValueError(f"--obfuscate {odd[0]}: choose from {', '.join(OBFUSCATIONS)}")
     for name, folder in _named(data):
         portraits = test_set(portraits_at(folder, *folders) if any(folders) else folder, split)
-        require_sound(portraits.samples, 'measure')
+        require_sound(portraits.samples[:settings.first], 'measure')
         for how in hows:
             label = _test_label(name, portraits.name, folder if len(data) > 1 else None, how if len(hows) > 1 else None)
             if label in tests: raise ValueError(f"two test sets are called '{label}'; name them, e.g. first={folder}")
@@ -662,7 +670,6 @@ def p3m_eval(
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     how = _spread_of('p3m_eval', locals())
-    import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.settings import EvalSettings, resolved
     from p3m_nb.tables import check_out
@@ -801,7 +808,6 @@ def p3m_ppt(
     **settings  # see `PPTSettings`
 ):
     "Train each method on each kind of faces, test it on each, and write the tables of the paper; run again to go on."
-    import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.ppt import experiment_of, run_experiment
     from p3m_nb.train import duration

@@ -25,7 +25,7 @@ from .remote import is_small, note_known, put_results, results_at
 from .shards import Shards, joined_report, sharded
 from .spread import spread
 from .tars import TarPart, members, tar_files
-from .writing import atomic_write, write_rules
+from .writing import atomic_write, require_finished, write_rules
 
 # %% ../nbs/09_tar_runs.ipynb #0ae93381
 _PICTURES = frozenset(IMAGE_SUFFIXES + RAW_SUFFIXES + OTHER_SUFFIXES)
@@ -80,6 +80,7 @@ def _tars_in(item):
     path = Path(item).expanduser()
     found = tar_files(path)
     if not found or not path.is_dir(): return found
+    require_finished(path)
     try: image_files(path, recursive=False)
     except FileNotFoundError: return found
     return []
