@@ -120,7 +120,8 @@ def measure(out, sizes, shards):
         row = said(start(out/f'in{n}', empty(out/f'out{n}')))
         each = row['seconds'] / n
         print(f'| {n:,} | {row["listing"]:.2f} | {row["listing_mb"]:.0f} | {row["seconds"]:.1f} | {1000 * each:.2f} | '
-              f'{1000 * row["cpu"] / n:.2f} | {row["waits"] / n:.3f} | {1000 * bare:.2f} | {1 / each:.0f} |', flush=True)
+              f'{1000 * row["cpu"] / n:.2f} | {row["waits"] / n:.3f} | {1000 * bare:.2f} | {1 / each:.0f} |',
+              flush=True)
     n = sizes[-1]
     source = out/f'in{n}'
     print('\n| shards at the same time | s | files/s |\n|---|---|---|')
