@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'process_mark', 'process_lives', 'usable_cores', 'worker_count', 'math_threads', 'sleeping_threads',
-           'how_to_install', 'require', 'keep_memory']
+           'gpu_in_sight', 'how_to_install', 'require', 'keep_memory']
 
 # %% ../nbs/01_process.ipynb #6103bf27
 import contextlib, ctypes, functools, importlib, importlib.util, os, platform, sys, types, zlib
@@ -16,14 +16,22 @@ def _start_of(pid):
     try: return int(Path(f'/proc/{pid}/stat').read_bytes().rpartition(b')')[2].split()[19])
     except (OSError, ValueError, IndexError): return 0
 
+@functools.cache
+def _own_start():
+    "When this process was started: asked once, for a busy system answers late, and every file that is written asks."
+    return _start_of(os.getpid())
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_own_start.cache_clear)
+
 # %% ../nbs/01_process.ipynb #de40e7d5
 def process_mark(
     pid:int=None,  # a process; None: this one
 )->str:  # host, number and start of the process, e.g. '1a2b-3f0-5d2c81'
     "A name for a process that no other process ever has."
     host = zlib.crc32(platform.node().encode()) & 0xffff
-    pid = os.getpid() if pid is None else pid
-    return f'{host:04x}-{pid:x}-{_start_of(pid):x}'
+    if pid is None or pid == os.getpid(): pid, start = os.getpid(), _own_start()
+    else: start = _start_of(pid)
+    return f'{host:04x}-{pid:x}-{start:x}'
 
 # %% ../nbs/01_process.ipynb #e839dbcd
 def process_lives(
@@ -65,6 +73,16 @@ def sleeping_threads()->bool:  # whether it can still have an effect
     that is set stays."""
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     return 'torch' not in sys.modules
+
+# %% ../nbs/01_process.ipynb #76d9af5a
+_GPU_FILES = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA, Windows' subsystem for Linux, AMD
+
+def gpu_in_sight()->bool:  # whether PyTorch may find a GPU
+    "Looks for the drivers' files without importing PyTorch: Apple silicon, NVIDIA, AMD."
+    if sys.platform == 'darwin': return platform.machine() == 'arm64'
+    if os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'): return False
+    if sys.platform == 'win32': return Path(os.environ['SystemRoot'], 'System32', 'nvcuda.dll').exists()
+    return any(map(os.path.exists, _GPU_FILES))
 
 # %% ../nbs/01_process.ipynb #d9b27310
 # libraries of the extras, as in settings.ini; named in messages, so that the advice holds for every way of installing

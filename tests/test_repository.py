@@ -47,22 +47,24 @@ MAY_IMPORT = {
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core writing records remote locks process shards spread',
-        'tars': 'cloud writing core records layouts remote',
+        'tars': 'cloud writing core records locks layouts remote',
+        'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
         'layouts': 'core finding',
         'checks': 'writing core process formats records jobs mattes',
         'archives': 'writing core records jobs',
-        'dataset': 'core layouts checks cloud remote tars',
+        'dataset': 'writing core layouts checks cloud remote tars',
         'faces': 'core',
         'hiding': 'core compositing faces',
         'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces privacy',
+                 'faces privacy tars',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
-        'prepare': 'cloud remote core process checks layouts compositing finding jobs shards spread dataset privacy',
+        'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
+                   'dataset privacy',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing finding dataset',
         # networks: no fastai
@@ -271,6 +273,7 @@ def test_one_vocabulary():
 def test_cli_imports_nothing_heavy_at_the_top():
     assert {n.split('.')[0] for n in imports('cli', top_only=True)} <= {
         'argparse',
+        'contextlib',
         'dataclasses',
         'difflib',
         'functools',
@@ -281,6 +284,7 @@ def test_cli_imports_nothing_heavy_at_the_top():
         'sys',
         'traceback',
         'typing',
+        'warnings',
     }
 
 
