@@ -48,6 +48,7 @@ MAY_IMPORT = {
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records locks layouts remote',
+        'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
@@ -59,7 +60,7 @@ MAY_IMPORT = {
         'hiding': 'core compositing faces',
         'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces privacy',
+                 'faces privacy tars',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
