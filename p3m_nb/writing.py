@@ -51,7 +51,7 @@ def atomic_write(
 def no_link(
     path:str|os.PathLike,  # a file that is written in place: a lock, a record
 )->Path:  # `path`
-    "`path` if nothing or a regular file is there; `ValueError` for a link, through which others' files would be changed."
+    "`path` if nothing or a regular file is there; `ValueError` for a link, which may lead to a file of others."
     try: mode = os.lstat(path).st_mode
     except OSError: mode = stat.S_IFREG  # nothing there
     if stat.S_ISREG(mode): return Path(path)
