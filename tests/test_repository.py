@@ -43,6 +43,7 @@ MAY_IMPORT = {
         'finding': 'core formats records',
         'locks': 'writing core process records spread',
         'jobs': 'writing core finding locks records spread',
+        'command': 'core',
         'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
@@ -103,6 +104,8 @@ MAY_IMPORT = {
         'paired': 'benchmark tables',
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
                'methods benchmark tables paired',
+        'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
+        'spreading': 'core cloud remote cluster locks shards spread privacy infer scoring',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
@@ -124,6 +127,7 @@ WITHOUT_TORCH = (
     'finding',
     'locks',
     'jobs',
+    'command',
     'shards',
     'cloud',
     'cluster',
@@ -148,6 +152,7 @@ WITHOUT_TORCH = (
     'film',
     'detail',
     'infer',
+    'spreading',
 )
 WITHOUT_FASTAI = (
     *WITHOUT_TORCH,
