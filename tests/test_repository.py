@@ -93,8 +93,10 @@ MAY_IMPORT = {
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
                  'trimaps',
-        'film': 'fields compositing writing core records finding process',
-        'video': 'core hiding compositing faces film infer jobs privacy',
+        'film': 'compositing core finding process',
+        'film_writing': 'film writing core records',
+        'film_runs': 'film film_writing fields writing records',
+        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy',
         'export': 'writing core process onnx_engine records model refiner registry weights',
         'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
@@ -150,6 +152,8 @@ WITHOUT_TORCH = (
     'crops',
     'onnx_engine',
     'film',
+    'film_writing',
+    'film_runs',
     'detail',
     'infer',
     'spreading',
