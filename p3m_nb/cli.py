@@ -98,9 +98,9 @@ def _watch(matter, inputs, *how):
 def _preset(best, fast, settings):
     "The `settings` with those that --best or --fast stand for."
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
-    if not (best or fast): return settings
-    from p3m_nb.infer import preset
-    return preset('best' if best else 'fast', settings.get('backend')) | settings
+    from p3m_nb.infer import backend_for_command, preset
+    if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
+    return settings | {'backend': backend_for_command(settings)}
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
 def _loaded(settings, keep=False):

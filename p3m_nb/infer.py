@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LONGEST', 'STRATEGIES', 'BACKENDS', 'PRECISIONS', 'LOOK_AT', 'PRESETS', 'resize_paper', 'network_sizes', 'MadeBy',
            'Matte', 'as_background', 'more_options', 'Matter', 'kept_matter', 'rescale_alpha', 'drop_small_parts',
-           'matte_confidence', 'trimap_of_logits', 'preset', 'output_files', 'MatteReport', 'merge_mattes']
+           'matte_confidence', 'trimap_of_logits', 'preset', 'backend_for_command', 'output_files', 'MatteReport',
+           'merge_mattes']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
 import functools, hashlib, importlib.util, json, threading, warnings
@@ -20,7 +21,7 @@ from PIL import Image
 
 from . import compositing, core, jobs, profiles
 from .core import FilePath, choose, load_image, save_alpha, save_image, source_name
-from .process import keep_memory, sleeping_threads
+from .process import gpu_in_sight, keep_memory, sleeping_threads
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import tell
 from .records import told_of
@@ -553,6 +554,16 @@ def preset(
     if choose('preset', name, PRESETS) == 'best': return dict(strategy='hybrid', detail=True, precision='fp32')
     fast = dict(strategy='resize', shorter=352, detail=False)
     return fast | {'precision': 'fp32' if _backend_for(backend, None) == 'onnx' else 'auto'}
+
+# %% ../nbs/50_infer.ipynb #5fc1aba0
+def backend_for_command(
+    given:dict,  # arguments of `Matter`
+)->str|None:  # 'onnx' where it starts sooner and the mattes are the same, else what was given
+    "What runs the network of one command: onnxruntime, where it can, as PyTorch takes seconds to start."
+    plain = given.get('precision') in (None, 'fp32') and not any(given.get(k) for k in ('weights', 'refine'))
+    cpu = given.get('device') == 'cpu' or given.get('device') is None and not gpu_in_sight()
+    sooner = plain and cpu and importlib.util.find_spec('onnxruntime') is not None
+    return given.get('backend') or ('onnx' if sooner else None)
 
 # %% ../nbs/50_infer.ipynb #768788ea
 def output_files(

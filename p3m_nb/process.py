@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'process_mark', 'process_lives', 'usable_cores', 'worker_count', 'math_threads', 'sleeping_threads',
-           'how_to_install', 'require', 'keep_memory']
+           'gpu_in_sight', 'how_to_install', 'require', 'keep_memory']
 
 # %% ../nbs/01_process.ipynb #6103bf27
 import contextlib, ctypes, functools, importlib, importlib.util, os, platform, sys, types, zlib
@@ -65,6 +65,16 @@ def sleeping_threads()->bool:  # whether it can still have an effect
     that is set stays."""
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     return 'torch' not in sys.modules
+
+# %% ../nbs/01_process.ipynb #76d9af5a
+_GPU_FILES = '/dev/nvidiactl', '/dev/dxg', '/dev/kfd'  # NVIDIA, Windows' subsystem for Linux, AMD
+
+def gpu_in_sight()->bool:  # whether PyTorch may find a GPU
+    "Looks for the drivers' files without importing PyTorch: Apple silicon, NVIDIA, AMD."
+    if sys.platform == 'darwin': return platform.machine() == 'arm64'
+    if os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'): return False
+    if sys.platform == 'win32': return Path(os.environ['SystemRoot'], 'System32', 'nvcuda.dll').exists()
+    return any(map(os.path.exists, _GPU_FILES))
 
 # %% ../nbs/01_process.ipynb #d9b27310
 # libraries of the extras, as in settings.ini; named in messages, so that the advice holds for every way of installing

@@ -105,8 +105,8 @@ class MatteSettings(SpreadSettings, NetworkSettings):
     watch: bool = option('also matte what comes into the folders later, until Ctrl-C', False)
     n_workers: int = option('threads that read and write beside the network; 0: none (default: 3, of films 2)',
                             low=0, high=64)
-    backend: str = option('what runs the network: torch, or onnx without it '
-                          '(default: torch where it is installed, onnx for .onnx files)', None, ('torch', 'onnx'))
+    backend: str = option('what runs the network: torch or onnx (default: onnx where onnxruntime is installed and the '
+                          'mattes are the same: shipped weights, no GPU; else torch)', None, ('torch', 'onnx'))
 
 # %% ../nbs/07_settings.ipynb #1c80f494
 @dataclass

@@ -111,10 +111,22 @@ def test_fast_where_the_processor_has_no_bfloat16(tmp_path, monkeypatch, has):
     monkeypatch.setattr(torch_engine, 'has_bf16', lambda device: has)
     code, said = command(monkeypatch, 'sample', '-o', tmp_path/'a.png', '--fast', '--device', 'cpu')
     assert code == 0 and f'p3mnet_lite {"bf16" if has else "fp32"} torch, resize, no detail' in said, said
-    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'b.png', '--fast', '--precision', 'fp32')
+    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'b.png', '--fast', '--precision', 'fp32',
+                         '--backend', 'torch')
     assert code == 0 and 'p3mnet_lite fp32 torch' in said, said
     code, said = command(monkeypatch, 'sample', '-o', tmp_path/'c', '--fast', '--backend', 'onnx', '--alpha-only')
     assert not code and 'made by p3mnet_lite fp32 onnx, resize, no detail' in said, said
+
+
+def test_a_command_takes_onnxruntime_where_it_may_and_says_so(tmp_path, monkeypatch):
+    "Without a GPU and with the shipped weights the backend that starts sooner; --backend torch gives the same matte."
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    alphas = {}
+    for backend, options in (('onnx', ()), ('torch', ('--backend', 'torch'))):
+        code, said = command(monkeypatch, 'sample', '-o', tmp_path/backend, '--alpha-only', *options)
+        assert not code and f'made by p3mnet_lite fp32 {backend}, hybrid, detail' in said, said
+        alphas[backend] = load_alpha(*(tmp_path/backend).glob('*_alpha.png')).astype(float)
+    assert np.abs(alphas['onnx'] - alphas['torch']).max() <= 1  # of 255
 
 
 def test_the_default_is_fp32_and_named():

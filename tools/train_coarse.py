@@ -45,8 +45,8 @@ from train_detail import Run, background, batches, held_out, load_scene
 from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
                         packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
 
-SETS = dict(people_interfaces=5, openpeople=3, people_faker=1, people_generated_tiles=1, portraits_train=1,
-            street_train=2)   # how often a photograph is seen in an epoch
+SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated_tiles=1, portraits_train=2,
+            street_train=3)   # how often a photograph is seen in an epoch
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
 VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) +
@@ -254,7 +254,7 @@ def ordinary(rng, stock, kind):
     return example(rng, stock.item(rng), kind, stock.scenes, MILD)
 
 
-CASES = {ordinary: .58, group: .09, cut: .05, against_light: .09, among_things: .11, nobody: .04, night: .04}
+CASES = {ordinary: .68, group: .07, cut: .05, against_light: .07, among_things: .06, nobody: .04, night: .03}
 
 
 def finished(rng, image):
