@@ -8,7 +8,7 @@ __all__ = ['named_values', 'eval_methods', 'eval_tests', 'measured', 'show_resul
 # %% ../nbs/64_scoring.ipynb #71665c7e
 import os
 from pathlib import Path
-from .benchmark import OBFUSCATIONS, evaluate_grid, keep_result, test_set
+from .benchmark import OBFUSCATIONS, Result, evaluate_grid, keep_result, test_set
 from .checks import require_sound
 from .core import choose
 from .dataset import portraits_at
@@ -19,7 +19,7 @@ from .remote import put_results, results_at
 from .settings import EvalSettings
 from .shards import Shards, sharded
 from .spread import current_spread
-from .tables import Result, save_shards
+from .tables import save_shards
 
 # %% ../nbs/64_scoring.ipynb #62da2770
 def named_values(
