@@ -7,7 +7,7 @@ __all__ = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train'
            'p3m_export', 'p3m_studio']
 
 # %% ../nbs/80_cli.ipynb #b1ba8595
-import os, sys
+import os, sys, warnings
 from typing import Literal
 from .command import command
 from .spreading import (at_address, both_reports, merged, on_cluster, over_addresses, refuse_addresses,
@@ -106,7 +106,6 @@ def _preset(best, fast, settings):
 def _loaded(settings, keep=False):
     "A `Matter`, which is kept for other parts of the run if `keep`, and the warnings that it gave."
     from p3m_nb.infer import Matter, kept_matter
-    import warnings
     if keep: return kept_matter(settings), []
     with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
 
@@ -308,7 +307,6 @@ def p3m_train(
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
 
     Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."""
-    import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, overwrite, **settings).keep_best
@@ -358,7 +356,6 @@ def p3m_eval(
 ):
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     how = spreading_of('p3m_eval', locals())
-    import warnings
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.scoring import eval_methods, eval_tests, measured, show_result
     from p3m_nb.settings import EvalSettings, resolved
@@ -397,7 +394,6 @@ def p3m_ppt(
     **settings  # see `PPTSettings`
 ):
     "Train each method on each kind of faces, test it on each, and write the tables of the paper; run again to go on."
-    import warnings
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.ppt import experiment_of, run_experiment
     from p3m_nb.train import duration

@@ -6,7 +6,7 @@
 __all__ = ['command', 'try_command']
 
 # %% ../nbs/03_command.ipynb #fc69eeb0
-import argparse, contextlib, difflib, functools, importlib, inspect, io, os, re, sys, traceback
+import argparse, contextlib, difflib, functools, importlib, inspect, io, os, re, sys, traceback, warnings
 from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
@@ -136,6 +136,16 @@ def _say_what_can_be_said():
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
+@contextlib.contextmanager
+def _plain_warnings(name):
+    "Inside, our warnings are one line that begins with the `name` of the command, without the place in the code."
+    before = warnings.formatwarning
+    def line(message, category, *where):
+        return f'{name}: {message}\n' if category is UserWarning else before(message, category, *where)
+    warnings.formatwarning = line
+    try: yield
+    finally: warnings.formatwarning = before
+
 # %% ../nbs/03_command.ipynb #436d3b43
 def command(
     func:callable=None,  # documented function with the name of the command
@@ -148,7 +158,7 @@ def command(
     def run(*args, **kwargs):
         if args or kwargs: return func(*args, **kwargs)
         _say_what_can_be_said()
-        _run(func, func.__name__, _settings_class(settings), examples)
+        with _plain_warnings(func.__name__): _run(func, func.__name__, _settings_class(settings), examples)
     return run
 
 # %% ../nbs/03_command.ipynb #a46588c7

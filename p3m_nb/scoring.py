@@ -71,7 +71,7 @@ def eval_tests(
     for how in hows: choose('obfuscate', how, OBFUSCATIONS)
     for name, folder in named_values(data):
         portraits = test_set(portraits_at(folder, *folders) if any(folders) else folder, split)
-        require_sound(portraits.samples, 'measure')
+        require_sound(portraits.samples[:settings.first], 'measure')
         for how in hows:
             label = _test_label(name, portraits.name, folder if len(data) > 1 else None, how if len(hows) > 1 else None)
             if label in tests: raise ValueError(f"two test sets are called '{label}'; name them, e.g. first={folder}")
