@@ -10,8 +10,8 @@ __all__ = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train'
 import os, sys, warnings
 from typing import Literal
 from .command import command
-from .spreading import (at_address, both_reports, merged, on_cluster, over_addresses, refuse_addresses,
-                              spreading_of)
+from .spreading import (at_address, both_reports, merged, on_cluster, over_addresses, over_tars,
+                              refuse_addresses, spreading_of)
 
 # %% ../nbs/80_cli.ipynb #15a6abec
 def _single(matter, source, out, alpha_only, background, overwrite):
@@ -78,15 +78,27 @@ def _check_inputs(inputs, films, single, watch):
 # %% ../nbs/80_cli.ipynb #16571be2
 def _matte_files(matter, inputs, out, how, *options, **threads):
     "Matte the photographs `inputs` into `out`; `options` end with whether to overwrite."
-    if not at_address(inputs, out): return matter.files(inputs, out, *options, **threads)
+    tars = _tars(inputs, out)
+    if not tars and not at_address(inputs, out): return matter.files(inputs, out, *options, **threads)
     from p3m_nb.infer import MatteReport
     work = lambda folder, results: matter.files([folder], results, *options, **threads)
-    return over_addresses(how, inputs, out, work, MatteReport, options[-1])
+    if not tars: return over_addresses(how, inputs, out, work, MatteReport, options[-1])
+    endings = ('_alpha.png', '_cutout.png', '_preview.jpg', '_composite.jpg')
+    return over_tars(how, tars, out, work, MatteReport, endings)
+
+def _tars(inputs, out):
+    "The tar files that `inputs` name, if they do."
+    from p3m_nb.formats import IMAGE_SUFFIXES
+    from p3m_nb.tar_runs import tars_of
+    tars = [] if inputs == ['-'] else tars_of(inputs)
+    if tars and (out == '-' or os.path.splitext(out)[1].lower() in ('.tar', *IMAGE_SUFFIXES)):
+        raise ValueError(f'-o {out}: {len(tars)} tar files; give a folder for those with the results')
+    return tars
 
 def _refuse_mixtures(films, remote, alpha_only, watch):
     "`ValueError` for inputs and options that do not go together."
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
-    if remote and (films or watch): raise ValueError('addresses: photographs only, and without --watch')
+    if remote and (films or watch): raise ValueError('addresses and tar files: photographs only, and without --watch')
 
 def _watch(matter, inputs, *how):
     "Matte what comes into the folders `inputs`, and say so."
@@ -113,6 +125,11 @@ def _say(remarks):
     "Print recorded warnings, each in one line."
     for remark in remarks: print(f'p3m_matte: {remark.message}', file=sys.stderr)
 
+def _with_sample(inputs):
+    "The `inputs`, and our portrait where 'sample' is one and no file."
+    from p3m_nb.core import sample_image
+    return [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in inputs]
+
 _MATTE_EXAMPLES = (
     'p3m_matte photo.jpg -o cutout.png',
     'p3m_matte photos -o mattes --background white',
@@ -122,7 +139,7 @@ _MATTE_EXAMPLES = (
 # %% ../nbs/80_cli.ipynb #1cf9c093
 @command(settings='p3m_nb.settings:MatteSettings', examples=_MATTE_EXAMPLES)
 def p3m_matte(
-    # photographs: files, folders, patterns, '-' (standard input), 'sample' (packaged portrait), s3://address; or films
+    # photographs: files, folders, patterns, tars, '-' (standard input), 'sample' (ours), s3://address; or films
     input:list,
     # folder or address for the results; with one input also a file name (.png, .jpg, ...), or '-' for standard output
     out:str='matte',
@@ -137,15 +154,15 @@ def p3m_matte(
 ):
     "Matte portraits: NAME_alpha.png, NAME_cutout.png and NAME_preview.jpg (or NAME_composite.jpg) for each `INPUT`."
     how = spreading_of('p3m_matte', locals())
-    from p3m_nb.core import sample_image
-    inputs = [str(sample_image()) if i == 'sample' and not os.path.exists(i) else i for i in input]
+    inputs = _with_sample(input)
     films, watch, remote = _films(inputs), settings.pop('watch', False), at_address(inputs, out)
+    tars = None if films else _tars(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
-    _refuse_mixtures(films, remote, alpha_only, watch)
-    single = None if films or remote else _single_out(inputs, out, alpha_only, background)
+    _refuse_mixtures(films, remote or tars, alpha_only, watch)
+    single = None if films or remote or tars else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single)
     refuse_addresses(how, inputs, out)
-    if not remote and not how.on_worker: _check_inputs(inputs, films, single, watch)  # before the network is loaded
+    if not (remote or tars or how.on_worker): _check_inputs(inputs, films, single, watch)  # before a network is loaded
     settings = _preset(best, fast, settings)
     if how.scheduler: return on_cluster(how, out)
     matter, remarks = _loaded(settings, how.on_worker)
@@ -182,7 +199,7 @@ def _hide_in_films(films, out, method, people, overwrite, settings):
     'p3m_obfuscate photos -o shared --shard 2/2',
 ))
 def p3m_obfuscate(
-    input:list,  # photographs: files, folders, glob patterns; an address (s3://bucket/photos; extra cloud); or films
+    input:list,  # photographs: files, folders, patterns, tar files; s3://bucket/photos (extra cloud); or films
     out:str='obfuscated',  # folder or address for the results (PNG; H.264 of films) and manifest.jsonl
     method:_Method='release',  # release: black; own-machine: the paper's blur, to train there only; others by name
     people:bool=False,  # also find people with the matting network, and report those without a face found
@@ -198,10 +215,13 @@ def p3m_obfuscate(
     if people: settings['people'] = _person_finder()
     options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
     refuse_addresses(how, input, out)
-    if not at_address(input, out): return how.run(out, obfuscate_folder, input, out, **options)
+    tars = _tars(input, out)
+    if not tars and not at_address(input, out): return how.run(out, obfuscate_folder, input, out, **options)
     from p3m_nb.privacy import ObfuscationReport
-    if settings.get('frames'): raise ValueError('--frames: not with addresses; copy the frames of a film into a folder')
+    if settings.get('frames'):
+        raise ValueError('--frames: not with addresses or tar files; copy the frames of a film into a folder')
     work = lambda folder, results: obfuscate_folder([folder], results, **options)
+    if tars: return how.run(out, over_tars, how, tars, out, work, ObfuscationReport, ('.png', '.jpg'))
     return how.run(out, over_addresses, how, input, out, work, ObfuscationReport, overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
@@ -215,7 +235,7 @@ def _person_finder():
 @command(settings='p3m_nb.settings:SpreadSettings',
          examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
-    input:list,  # images: files, folders, glob patterns; addresses (s3://bucket/hidden; extra cloud)
+    input:list,  # images: files, folders, patterns, tar files; addresses (s3://bucket/hidden; extra cloud)
     out:str=None,  # folder or address for the table audit.csv and contact sheets with blurred crops
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)

@@ -210,7 +210,7 @@ def put_result(
 # %% ../nbs/01_records.ipynb #623cb8be
 class _Recorded:
     "The rules inside `recorded`."
-    def __init__(self, *how): self.how = how
+    def __init__(self, *how, writer=''): self.how, self.writer = how, writer
     def finish(self, tmp, path): put_result(tmp, path, *self.how)
 
 @contextlib.contextmanager
@@ -218,9 +218,10 @@ def recorded(
     run:str='',  # which run the results belong to
     overwrite:bool=False,  # replace whatever is there
     mine:Callable=is_result,  # whether a file that is there may be replaced
+    writer:str='',  # name of the process among those that work at the same time, e.g. '3-of-8'
 )->Iterator[None]:
     "Inside, `writing.atomic_write` replaces nothing but what is `mine`, and records what it writes."
-    token = write_rules.set(_Recorded(run, overwrite, mine))
+    token = write_rules.set(_Recorded(run, overwrite, mine, writer=writer))
     try: yield
     finally: write_rules.reset(token)
 
@@ -230,11 +231,12 @@ def own_file(
     path:FilePath,  # a single result, written with `writing.atomic_write` inside the block
     overwrite:bool=False,  # replace whatever is there
     run:str='',  # which run it belongs to, e.g. 'matte'
+    writer:str='',  # name of the process among those that work at the same time, e.g. '3-of-8'
 )->Iterator[Path]:  # `path`
     "`ValueError` where a file stands that was not made here; what is written inside the block is recorded."
     path = may_write(path, overwrite)
     clear_temporaries([path])
-    with recorded(run, overwrite): yield path
+    with recorded(run, overwrite, writer=writer): yield path
 
 # %% ../nbs/01_records.ipynb #32cc28eb
 def join_records(

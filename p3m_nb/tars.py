@@ -91,9 +91,11 @@ def _opened(tar):
 
 def members(
     tar:FilePath,  # path or address
+    keep:bool=True,  # remember them, for the next call; a run over many tars does not
 )->tuple:  # of `TarPart`
     "The files in `tar`; what is no plain file, or has a name that leads elsewhere, is refused with a `ValueError`."
-    return _members(str(tar), None if is_address(tar) else os.stat(tar).st_mtime_ns)
+    look = _members if keep else _members.__wrapped__
+    return look(str(tar), None if is_address(tar) else os.stat(tar).st_mtime_ns)
 
 # also what odd values in headers lead to, and headers inside headers
 _DAMAGED = (tarfile.TarError, ValueError, IndexError, KeyError, OverflowError, RecursionError, MemoryError)
@@ -125,11 +127,12 @@ def _listed(headers):
 
 # %% ../nbs/09_tars.ipynb #15f012eb
 def tar_files(
-    place:FilePath,  # a folder, or an address
+    place:FilePath,  # a folder or an address; or a tar file there
 )->list:  # paths or addresses
-    "The tar files directly in `place`, sorted; empty if there are none."
-    if not is_address(place): return sorted(str(p) for p in Path(place).glob('*.tar') if not p.is_dir())
-    return sorted(f.address for f in stored(place) if f.suffix == '.tar')
+    "The tar files directly in `place`, sorted, or the one that it is; empty if there are none."
+    if is_address(place): return sorted(f.address for f in stored(place) if f.suffix == '.tar')
+    if Path(place).is_file(): return [str(place)] if Path(place).suffix == '.tar' else []
+    return sorted(str(p) for p in Path(place).glob('*.tar') if not p.is_dir())
 
 class TarPortraits(Portraits):
     "The portraits in the tar files of `place`, as `layouts.PortraitFolder` has those of a folder."

@@ -49,6 +49,7 @@ MAY_IMPORT = {
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records locks layouts remote',
+        'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
@@ -60,7 +61,7 @@ MAY_IMPORT = {
         'hiding': 'core compositing faces',
         'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces privacy',
+                 'faces privacy tars',
         'deblur': 'core hiding faces privacy',
         'identity': 'core hiding process finding jobs faces privacy deblur',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
@@ -108,7 +109,7 @@ MAY_IMPORT = {
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
                'methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster locks shards spread privacy infer scoring',
+        'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
