@@ -565,6 +565,7 @@ def p3m_train(
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, overwrite, **settings).keep_best
+    if int(os.environ.get('RANK') or 0): return None  # the first process says it
     file = os.path.join(out, 'best.safetensors')
     if best.best_epoch is None:
         return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
