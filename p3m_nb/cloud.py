@@ -450,7 +450,7 @@ def __call__(self:AddressRun)->FileReport:
     if not n:
         if current_spread().shard is None: raise FileNotFoundError(f'{self.source}: no photographs are here')
         self.report = self.report or FileReport(out=str(self.out), nothing=True)  # none falls into this part
-    if self.record:
+    if self.record and current_spread().shard is None:  # those of parts are joined when all are done
         with store_errors(str(self.out)): self.join_manifest()
     return self.report
 
