@@ -5,8 +5,8 @@
     python benchmarks/fuzz.py --count 3000 --seconds 3600  # what fits into an hour; all kinds in equal parts
 
 Trials run in child processes, each in a folder of its own. A trial is named by kind and number, and repeats."""
-import argparse, collections, contextlib, functools, io, json, os, shutil, subprocess, sys, tempfile, time, traceback
-import warnings, zipfile
+import argparse, collections, contextlib, functools, io, itertools, json, os, shutil, subprocess, sys, tempfile, time
+import traceback, warnings, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +296,7 @@ def try_note(rng, files, place):
 
 
 def pieces_of(folder):
-    from p3m_nb.film import Pieces
+    from p3m_nb.film_runs import Pieces
     (folder/'made_of.json').write_text('{}')
     assert Pieces(folder, {}).frames >= 0
 
@@ -387,7 +387,7 @@ def run_batch(jobs, seed, good, place):
 
 
 def run_all(jobs, seed, good, place, progress, seconds=float('inf')):
-    "Every (kind, number, outcome) of `jobs`; none is begun after `seconds`."
+    "Every (kind, number, outcome) of `jobs`; no batch is begun after `seconds`."
     began = time.time()
     for i in range(0, len(jobs), BATCH):
         if i % (10 * BATCH) == 0: progress(f'{i} of {len(jobs)}, {time.time() - began:.0f} s')
@@ -403,14 +403,18 @@ def in_batches(count, kinds):
     return sorted(jobs, key=lambda job: (job[1] // a_round, kinds.index(job[0])))
 
 
-def run(count, kinds=tuple(KINDS), seed=0, progress=print, seconds=float('inf')):
-    "Run `count` trials, or those of `seconds`; a `Counter` of outcomes by kind, and the list of what went wrong."
+def run(count, kinds=tuple(KINDS), seed=0, progress=print, seconds=float('inf'), also=()):
+    """Run `count` trials, or those of `seconds`; a `Counter` of outcomes by kind, and the list of what went wrong.
+
+    `also` are further trials of any seed: (seed, list of (kind, number))."""
     counts, wrong = collections.Counter(), []
     jobs = in_batches(count, kinds)
     with tempfile.TemporaryDirectory() as tmp:
         good = sample_files(Path(tmp)/'good', {*kinds, *(['checkpoint'] if 'config' in kinds else [])})
         before = {p: p.read_bytes() for p in good.rglob('*') if p.is_file()}
-        for kind, number, result in run_all(jobs, seed, good, Path(tmp)/'trials', progress, seconds):
+        more = (run_all(jobs, n, good, Path(tmp)/'trials'/f'seed {n}', progress) for n, jobs in also)
+        every = itertools.chain(run_all(jobs, seed, good, Path(tmp)/'trials', progress, seconds), *more)
+        for kind, number, result in every:
             known = result in ('read', 'refused')
             counts[kind, result if known else 'wrong'] += 1
             if not known:

@@ -27,6 +27,11 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def waited():
+    "How often this process gave its processor away to wait for something, such as a disk or a lock."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+
+
 def child(source, out, shard, n_workers, kill):
     "One process: list, then work; prints what it took. It kills itself at write number `kill`."
     from p3m_nb.finding import image_files
@@ -46,12 +51,12 @@ def child(source, out, shard, n_workers, kill):
         left[0] -= 1
         if left[0] == 0: os.kill(os.getpid(), 9)
         with atomic_write(outputs[0]) as tmp: tmp.write_bytes(path.read_bytes()[::-1])
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu, waits = time.perf_counter(), time.process_time(), waited()
     options = dict(n_workers=n_workers, progress=False)
     with spread(shard): report = shard_folder(source, out, ('.out',), work, 'scale', {}, **options)
     print(json.dumps(dict(files=n, done=len(report.done), skipped=len(report.skipped), failed=len(report.failed),
                           seconds=time.perf_counter() - start, cpu=time.process_time() - cpu, listing=listing,
-                          base_mb=before, listing_mb=listed - before, names_mb=named - before,
+                          waits=waited() - waits, base_mb=before, listing_mb=listed - before, names_mb=named - before,
                           all_mb=memory() - before)))
 
 
@@ -105,16 +110,18 @@ def shards_with_kills(source, out, n, per_shard):
 
 def measure(out, sizes, shards):
     from p3m_nb.shards import join_folders, joined_report, read_shards
-    head = 'files | listing, s | listing, MB | one process, s | ms a file | of it processor | bare job, ms | files/s'
+    head = ('files | listing, s | listing, MB | one process, s | ms a file | of it processor | waits a file | '
+            'bare job, ms | files/s')
     print(f'| {head} |')
-    print('|---|---|---|---|---|---|---|---|')
+    print('|---|---|---|---|---|---|---|---|---|')
     for n in sizes:
         make(empty(out/f'in{n}'), n)
         bare = floor(out/f'in{n}', empty(out/'floor'))
         row = said(start(out/f'in{n}', empty(out/f'out{n}')))
         each = row['seconds'] / n
         print(f'| {n:,} | {row["listing"]:.2f} | {row["listing_mb"]:.0f} | {row["seconds"]:.1f} | {1000 * each:.2f} | '
-              f'{1000 * row["cpu"] / n:.2f} | {1000 * bare:.2f} | {1 / each:.0f} |', flush=True)
+              f'{1000 * row["cpu"] / n:.2f} | {row["waits"] / n:.3f} | {1000 * bare:.2f} | {1 / each:.0f} |',
+              flush=True)
     n = sizes[-1]
     source = out/f'in{n}'
     print('\n| shards at the same time | s | files/s |\n|---|---|---|')

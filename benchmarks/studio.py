@@ -5,11 +5,12 @@ meanwhile, and whether nothing is lost.
     python benchmarks/studio.py --files 20 --megapixels 0.2 --screenshots FOLDER
 
 Three files are no photographs; the page must name them, and the zip must hold all others."""
-import argparse, io, sys, tempfile, time, zipfile
+import argparse, io, re, sys, tempfile, time, zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -64,7 +65,15 @@ class Page:
         return time.perf_counter() - start
 
 
-def measure(page, files, folder):
+def peak(server):
+    "The most memory that a kernel of the `server` has had, in MB (Linux)."
+    children = psutil.Process(server.pid).children(recursive=True)
+    kernels = [c.pid for c in children if 'ipykernel_launcher' in ' '.join(c.cmdline())]
+    found = [re.search(r'VmHWM:\s+(\d+)', Path(f'/proc/{pid}/status').read_text()) for pid in kernels]
+    return max(int(f[1]) for f in found) / 1024
+
+
+def measure(page, files, folder, server):
     "Lines of the table."
     answers, states = [], lambda: [p['state'] for p in page.state()['photos']]
     def ask(): answers.append(page.pong())
@@ -79,11 +88,13 @@ def measure(page, files, folder):
     alert = page.chrome.find_element('css selector', '.p3s-alert').text
     assert not alert, alert
     page.chrome.save_screenshot(str(folder / 'many_ready.png'))
+    yield "the kernel's memory so far", f'{peak(server):.0f} MB at most'
     start = time.perf_counter()
     page.chrome.find_element('css selector', 'input[value=blur]').click()
     page.until(lambda: page.state()['look']['background'] == 'blur')
     yield 'another background is seen', f'{time.perf_counter() - start:.1f} s'
     yield 'zip of all, made and downloaded', f'{download(page, folder, len(files)):.1f} s'
+    yield "the kernel's memory in the end", f'{peak(server):.0f} MB at most'
 
 
 def download(page, folder, n):
@@ -105,14 +116,14 @@ def main():
     parser.add_argument('--megapixels', type=float, default=1)
     parser.add_argument('--screenshots', type=Path, help='an existing folder to keep them and the zip in')
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as top, studio_server() as (url, _):
+    with tempfile.TemporaryDirectory() as top, studio_server() as (url, server):
         top = Path(top)
         files = photographs(top / 'in', args.files, args.megapixels)
         with browser(top / 'profile', (1280, 960), False) as chrome:
             place = args.screenshots.absolute() if args.screenshots else top
             chrome.execute_cdp_cmd('Browser.setDownloadBehavior', dict(behavior='allow', downloadPath=str(place)))
             print(f'| {args.files} files of {args.megapixels:g} megapixels | |\n|---|---|')
-            for row in measure(Page(chrome, url), files, place):
+            for row in measure(Page(chrome, url), files, place, server):
                 print('| ' + ' | '.join(row) + ' |', flush=True)
 
 

@@ -176,7 +176,7 @@ def measure_studio(megapixels, seconds):
         file = save_image(portrait(megapixels).image, f'{folder}/large.jpg')
         chrome.set_script_timeout(seconds + 60)
         chrome.get(url)
-        page = 'return document.querySelector(".p3s-studio")?.offsetHeight > 0'
+        page = 'return document.querySelector(".p3s-steps")?.offsetHeight > 0'
         until(lambda: chrome.execute_script(page))
         yield from studio_steps(chrome, file)
         yield from moving(chrome, seconds)

@@ -31,6 +31,7 @@ from .records import PARTS, is_result, may_write, own_file, results_in
 from .remote import stored
 from .shards import Shards, joined_report, sharded
 from .spread import current_spread, parse_shard
+from .tars import members
 from .writing import atomic_write
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
@@ -88,9 +89,17 @@ def _walk(folder):
 
 # %% ../nbs/12_audit.ipynb #8267c535
 def _inputs(item):
-    "The files that one input names, and why some places were not entered."
-    if is_address(item): return [f for f in _files_at(item) if f.suffix.lower() not in _TEXT], {}
-    return _walk(item) if Path(item).is_dir() else ([p for p, _ in image_files(item)], {})
+    "The files that one input names, those in tars too, and why some places were not entered."
+    if is_address(item): files, closed = [f for f in _files_at(item) if f.suffix.lower() not in _TEXT], {}
+    elif Path(item).is_dir(): files, closed = _walk(item)
+    else: files, closed = [p for p, _ in image_files(item)], {}
+    found = []
+    for path in files:
+        if path.suffix.lower() != '.tar': found.append(path)
+        else:
+            try: found += [part for part in members(str(path), keep=False) if part.suffix.lower() not in _TEXT]
+            except (ValueError, OSError) as e: closed[path] = one_line(e, path)
+    return found, closed
 
 def files_to_audit(
     source:str,  # folder, or a list of files, folders and patterns

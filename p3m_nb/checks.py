@@ -6,7 +6,7 @@
 __all__ = ['PUBLISHED', 'DataReport', 'require_sound', 'check_data']
 
 # %% ../nbs/08_checks.ipynb #c9e2a302
-import hashlib, os
+import hashlib, os, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,16 +197,25 @@ def require_sound(
     n_workers:int=None,  # threads; None: one per core, at most 8
     unreadable:bool=True,  # False: files that cannot be read or are of another size do not count, only what mattes say
 ):
-    "`ValueError` with the first errors of `samples`, as `P3M10k.check` finds them, if there are any."
+    """`ValueError` with the first errors of `samples`, as `P3M10k.check` finds them, if there are any.
+
+    Problems that are no errors, and that not all were looked at, are said by a warning."""
     samples = list(samples)
     chosen = samples[::-(-len(samples) // limit)] if samples else []
     looks = _look_at_all([s for s in chosen if s.alpha is not None], False, n_workers, False, 'check')
     if not unreadable: looks = {s: look for s, look in looks.items() if not look.broken}
-    errors = [text for _, text, error in _found_in(looks) if error]
-    if not errors: return
-    more = f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''
-    raise ValueError(f'{errors[0]}{more}; nothing to {what} on until that is corrected: '
+    found = list(_found_in(looks))
+    errors = [text for _, text, error in found if error]
+    if not errors: return _say_the_rest([text for _, text, _ in found], len(chosen), len(samples))
+    raise ValueError(f'{errors[0]}{_and_more(errors)}; nothing to {what} on until that is corrected: '
                      'p3m_check lists everything, and can write the names to leave out')
+
+def _and_more(texts): return f' (and {len(texts) - 1} more)' if len(texts) > 1 else ''
+
+def _say_the_rest(problems, seen, n):
+    "Warn of `problems` that are no errors, and if only `seen` of `n` portraits were looked at."
+    if problems: warnings.warn(f'{problems[0]}{_and_more(problems)}; p3m_check lists everything')
+    if seen < n: warnings.warn(f'{seen} of {n} mattes were looked at, evenly spread; p3m_check looks at all')
 
 # %% ../nbs/08_checks.ipynb #7d20e6f6
 def _check_names(name, folder, report):

@@ -19,6 +19,7 @@ from .layouts import (PartFolder, PortraitFolder, Portraits, Sample, expected_la
                             part_folders)
 from .remote import StoreFile, StorePortraits, mirrored
 from .tars import TarPortraits, members, tar_files
+from .writing import require_finished
 
 # %% ../nbs/08_dataset.ipynb #560cf4b5
 def _hold_out(samples, pct, seed):
@@ -51,7 +52,9 @@ def _splits_at(root, images, alphas):
     if tar_files(place):
         if images or alphas: raise ValueError(f'{root}: tar files, which hold one kind of images and mattes')
         return Path(root), {'train': TarPortraits(place)}
-    if not is_address(root): return _splits_in(place, images, alphas)
+    if not is_address(root):
+        require_finished(place)
+        return _splits_in(place, images, alphas)
     with mirrored(place) as (folder, files):
         inner, splits = _splits_in(folder, images, alphas)
         found = {name: StorePortraits(p, files, place, folder) for name, p in splits.items()}

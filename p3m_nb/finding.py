@@ -47,7 +47,7 @@ def _listed(folder):
 
 # %% ../nbs/01_finding.ipynb #266ab564
 def _walk(folder, recursive, seen, links, films):
-    "The pictures below `folder`, and what cannot be opened; links to folders go into `links`, films into `films`."
+    "The pictures below `folder`, and what cannot be opened; links to folders go into `links`, films and tars `films`."
     seen.add(os.path.realpath(folder))
     if (entries := _listed(folder)) is None:
         yield Path(folder)
@@ -55,7 +55,7 @@ def _walk(folder, recursive, seen, links, films):
     for entry in entries:
         if not _is_folder(entry):
             if _is_picture(entry): yield Path(entry.path)
-            elif entry.name.lower().endswith(FILM_SUFFIXES): films.append(Path(entry.path))
+            elif entry.name.lower().endswith((*FILM_SUFFIXES, '.tar')): films.append(Path(entry.path))
         elif recursive and entry.is_symlink(): links.append(entry.path)
         elif recursive: yield from _walk(entry.path, recursive, seen, links, films)
 
@@ -97,7 +97,7 @@ def _named_by(item, recursive, films, words):
         inside = _pictures_below(path, recursive, films)
         if inside: return [(p, p.relative_to(path)) for p in inside]
         looked_for = f'looked for {", ".join(IMAGE_SUFFIXES[:6])} ...'
-        if films: looked_for = f'{len(films)} films, which are given by their names, e.g. {films[0]}'
+        if films: looked_for = f'{len(films)} films or tar files, which are given by their names, e.g. {films[0]}'
         raise FileNotFoundError(f'{item}: no image files in this folder ({looked_for})')
     if os.path.lexists(path): return [(path, Path(path.name))]
     if any(c in str(item) for c in '*?['): return [(p, Path(p.name)) for p in _matches(item, path)]
@@ -107,7 +107,7 @@ def _named_by(item, recursive, films, words):
 
 # %% ../nbs/01_finding.ipynb #77248cc9
 class FileList(list):
-    "A list of (path, path relative to its input folder); results of earlier runs and films that were passed over."
+    "A list of (path, path relative to its input folder); what was passed over: results of earlier runs, films, tars."
     passed = ()
     films = ()
 
@@ -145,8 +145,9 @@ def _shown(inputs): return inputs if isinstance(inputs, (str, os.PathLike)) else
 def film_notes(
     found:FileList,  # what `image_files` gave
 )->dict:  # film -> line
-    "Notes for a report on the films that were among the photographs of a folder."
-    return {p: f'{p}: a film, not a photograph; to have it done as well, give its name' for p in found.films}
+    "Notes for a report on the films and tar files that were among the photographs of a folder."
+    def kind(path): return 'tar file' if path.suffix.lower() == '.tar' else 'film'
+    return {p: f'{p}: a {kind(p)}, not a photograph; to have it done as well, give its name' for p in found.films}
 
 # %% ../nbs/01_finding.ipynb #0a26cfc6
 def same_file(

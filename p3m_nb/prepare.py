@@ -21,11 +21,13 @@ from .checks import require_sound
 from .finding import FileList, image_files
 from .jobs import FileReport, JobList, process_files
 from .layouts import FOLDERS, PartFolder, Sample, data_folder, find_root, part_folders, train_split
+from .locks import folder_lock
 from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
 from .process import worker_count
 from .remote import mirrored, partly_here, results_at, results_in_place
 from .shards import Part, Shards, join_folders, joined_report, read_shards, sharded
 from .spread import current_spread
+from .writing import unfinished
 
 # %% ../nbs/15_prepare.ipynb #c6240441
 @dataclass
@@ -135,6 +137,13 @@ def _bits(alpha):
     return 8 if np.array_equal(alpha_to_uint(alpha).astype(np.float32) / np.float32(255), alpha) else 16
 
 # %% ../nbs/15_prepare.ipynb #2d38677e
+@contextlib.contextmanager
+def _whole_copy(out):
+    "One process makes the copy `out`, marked until all of it is there; of shards `p3m_merge` says what is missing."
+    if current_spread().shard: yield
+    else:
+        with folder_lock(out, 'prepare'), unfinished(out, 'copy'): yield
+
 @delegates(obfuscate_folder)
 def obfuscate_dataset(
     root:str,  # folder of the data set
@@ -168,7 +177,7 @@ def prepare_copy(
     where, hiding = train_folders(root, images, alphas), dict(method=method, finder=finder)
     _require_mattes(_pairs(where))
     files, place = image_files(where.images), out if current_spread().shard else None
-    with sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
+    with _whole_copy(out), sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
         hidden = obfuscate_dataset(root, out, images, alphas, **hiding, **options)
         if place is None and not (hidden.done or hidden.skipped):  # what failed is said, not that the copy is empty
             raise ValueError(f'{hidden}\n{out}: no faces were hidden, so there is nothing to prepare')

@@ -16,14 +16,22 @@ def _start_of(pid):
     try: return int(Path(f'/proc/{pid}/stat').read_bytes().rpartition(b')')[2].split()[19])
     except (OSError, ValueError, IndexError): return 0
 
+@functools.cache
+def _own_start():
+    "When this process was started: asked once, for a busy system answers late, and every file that is written asks."
+    return _start_of(os.getpid())
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_own_start.cache_clear)
+
 # %% ../nbs/01_process.ipynb #de40e7d5
 def process_mark(
     pid:int=None,  # a process; None: this one
 )->str:  # host, number and start of the process, e.g. '1a2b-3f0-5d2c81'
     "A name for a process that no other process ever has."
     host = zlib.crc32(platform.node().encode()) & 0xffff
-    pid = os.getpid() if pid is None else pid
-    return f'{host:04x}-{pid:x}-{_start_of(pid):x}'
+    if pid is None or pid == os.getpid(): pid, start = os.getpid(), _own_start()
+    else: start = _start_of(pid)
+    return f'{host:04x}-{pid:x}-{start:x}'
 
 # %% ../nbs/01_process.ipynb #e839dbcd
 def process_lives(

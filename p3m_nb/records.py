@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 from fastcore.basics import patch
 
 from .core import FilePath
-from .writing import atomic_write, clear_temporaries, write_rules
+from .writing import atomic_write, clear_temporaries, no_link, write_rules
 
 # %% ../nbs/01_records.ipynb #d8d85ef9
 RECORD = '.p3m_nb.jsonl'  # beside the results, one line for each
@@ -86,10 +86,8 @@ def fresh(self:_Record):
 
 # %% ../nbs/01_records.ipynb #92173a7b
 def _record_file(path):
-    "`path`, unless something stands there that a record cannot be, such as a pipe."
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f'{path}: not a regular file, but the record of results has this name; move it away')
-    return path
+    "`path`, unless something stands there that a record cannot be, such as a pipe or a link."
+    return os.fspath(no_link(path))
 
 _record = functools.lru_cache(256)(_Record)
 
@@ -210,7 +208,7 @@ def put_result(
 # %% ../nbs/01_records.ipynb #623cb8be
 class _Recorded:
     "The rules inside `recorded`."
-    def __init__(self, *how): self.how = how
+    def __init__(self, *how, writer=''): self.how, self.writer = how, writer
     def finish(self, tmp, path): put_result(tmp, path, *self.how)
 
 @contextlib.contextmanager
@@ -218,9 +216,10 @@ def recorded(
     run:str='',  # which run the results belong to
     overwrite:bool=False,  # replace whatever is there
     mine:Callable=is_result,  # whether a file that is there may be replaced
+    writer:str='',  # name of the process among those that work at the same time, e.g. '3-of-8'
 )->Iterator[None]:
     "Inside, `writing.atomic_write` replaces nothing but what is `mine`, and records what it writes."
-    token = write_rules.set(_Recorded(run, overwrite, mine))
+    token = write_rules.set(_Recorded(run, overwrite, mine, writer=writer))
     try: yield
     finally: write_rules.reset(token)
 
@@ -230,11 +229,12 @@ def own_file(
     path:FilePath,  # a single result, written with `writing.atomic_write` inside the block
     overwrite:bool=False,  # replace whatever is there
     run:str='',  # which run it belongs to, e.g. 'matte'
+    writer:str='',  # name of the process among those that work at the same time, e.g. '3-of-8'
 )->Iterator[Path]:  # `path`
     "`ValueError` where a file stands that was not made here; what is written inside the block is recorded."
     path = may_write(path, overwrite)
     clear_temporaries([path])
-    with recorded(run, overwrite): yield path
+    with recorded(run, overwrite, writer=writer): yield path
 
 # %% ../nbs/01_records.ipynb #32cc28eb
 def join_records(

@@ -107,8 +107,8 @@ class StorePortraits(Portraits):
 def is_small(
     rel:str,  # relative path of a result
 )->bool:
-    "Whether joining the parts of a run needs the content of `rel`: it is in no folder, or a list or note of a part."
-    return '/' not in rel or PARTS in rel or rel.endswith('manifest.jsonl')
+    "Whether joining the parts of a run needs the content of `rel`: no tar and in no folder, or a part's list or note."
+    return ('/' not in rel and not rel.endswith('.tar')) or PARTS in rel or rel.endswith('manifest.jsonl')
 
 def _mark(path):
     "What changes when the file `path` does."

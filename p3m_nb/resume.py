@@ -417,7 +417,8 @@ def _restore_optimiser(learn, model, state):
 # %% ../nbs/42_resume.ipynb #f1f6a09a
 def _restore_recorder(learn, state):
     for k, v in state['recorder'].items(): setattr(learn.recorder, k, [L(row) for row in v] if k == 'values' else v)
-    vars(learn.recorder.smooth_loss).update(state['smooth_loss'])
+    loss = torch.as_tensor(state['smooth_loss']['val'], dtype=torch.float32).reshape(())  # as fastai adds to it
+    vars(learn.recorder.smooth_loss).update(state['smooth_loss'] | dict(val=loss))
     if hasattr(learn, 'record_loss_parts'): learn.record_loss_parts.fresh = False
 
 # %% ../nbs/42_resume.ipynb #265c4b08

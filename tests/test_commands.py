@@ -1,6 +1,6 @@
 """Every command that README, tutorials and `--help` print is run as it is printed, in a folder that holds what the
 text takes for granted. README's shell lines, which install, are run in `test_wheel.py`."""
-import contextlib, io, json, os, re, shlex, shutil, signal, subprocess, sys, time
+import contextlib, io, json, os, re, shlex, shutil, signal, subprocess, sys, tarfile, time
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from p3m_nb import cli
 from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
-from p3m_nb.film import write_film
+from p3m_nb.film_writing import write_film
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 
@@ -74,6 +74,8 @@ def desk(tmp_path_factory):
     write_film(folder/'film.mp4', [np.roll(photo[:200, :200], 2 * i, 1) for i in range(3)])
     make_mini_p3m(folder/'P3M-10k', n=9, n_test=2, size=96)
     heads(folder/'heads', photo)
+    (folder/'tars').mkdir()
+    with tarfile.open(folder/'tars'/'000000.tar', 'w') as tar: tar.add(folder/'photo.jpg', 'grace.jpg')
     for name in ('trained_on_blurred', 'trained_on_normal', 'best'):
         (folder / f'{name}.safetensors').write_bytes(shipped_weights().read_bytes())
     return folder

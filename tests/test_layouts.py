@@ -1,6 +1,6 @@
 """Data sets as others make them: every layout through every command that reads data sets, hostile archives, and mattes
 that are none."""
-import contextlib, functools, io, tarfile, zipfile
+import contextlib, functools, gzip, io, itertools, os, signal, tarfile, time, tracemalloc, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +269,84 @@ def test_opaque_and_empty_sets(run, tmp_path):
                  ('p3m_ppt', empty, '-o', tmp_path/'ppt', '--train', 'normal', '--test-data', empty)):
         status, said = run(*call)
         assert status == 1 and str(empty) in said and 'Traceback' not in said, (call, said)
+
+
+def test_a_killed_set_of_tars_is_not_read(tmp_path):
+    "kill -9 before each file that gets its name, over an older set of more tars: never a mixture, and then completed."
+    def data(n, first): return P3M10k(pairs(tmp_path/str(n), 'image', 'alpha', first=first), 0).train
+    old, new, out = data(0, 0) + data(1, 4), data(2, 2), tmp_path/'tars'
+    sets = [sorted(s.name for s in samples) for samples in (old, new)]
+    def write(kill=0):
+        "In a child that ends before its `kill`-th file; whether it came to the end."
+        pid = os.fork()
+        if not pid:
+            count, place = itertools.count(1), os.replace
+            os.replace = lambda *args: place(*args) if next(count) != kill else os.kill(os.getpid(), signal.SIGKILL)
+            os.link = None  # as on a file system without hard links: new files get their names by `os.replace` too
+            write_tars(new, out, size=40_000)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    kill, seen = 1, []
+    while True:
+        write_tars(old, out, size=20_000)
+        if write(kill): break
+        try: seen.append(sorted(s.name for s in P3M10k(out, 0).train))
+        except ValueError as e: seen.append('was stopped early' in str(e))
+        assert seen[-1] in (sets[0], True) and write()  # the next run completes it
+        kill += 1
+    assert kill > 2 and seen[0] == sets[0] and sorted(s.name for s in P3M10k(out, 0).train) == sets[1]
+    assert not list(out.glob('.*.tmp')) and len(list(out.glob('*.tar'))) < kill
+
+
+def tar_bombs():
+    "Name -> (bytes of a tar, what the error says): what claims much, or leads nowhere."
+    def header(size, kind=tarfile.REGTYPE, name='a.image.png'):
+        "A header that says `size`, also one that is negative or takes more than eleven digits."
+        info = tarfile.TarInfo(name)
+        info.type = kind
+        out = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        out[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+        out[148:156] = b' ' * 8
+        out[148:156] = b'%06o\0 ' % sum(out[:512])
+        return bytes(out)
+    end, tail = bytes(10240), bytes(512)
+    kinds = dict(file=tarfile.REGTYPE, long_name=tarfile.GNUTYPE_LONGNAME, pax=tarfile.XHDTYPE, all=tarfile.XGLTYPE)
+    bombs = {f'terabytes {n}': (header(1 << 44, kind) + end, '') for n, kind in kinds.items()}
+    bombs |= {f'backwards {n}': (tar_of(entry('b.image.png', b'x'))[:1024] + header(-512, kind) + end, '')
+              for n, kind in kinds.items()}
+    numbers = b'999999999\n' * (1 << 17)
+    sparse = {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'a', 'GNU.sparse.realsize': '9'}
+    return bombs | {
+        'headers in headers': (header(512, tarfile.XHDTYPE) + (tail + header(512, tarfile.XHDTYPE)) * 1500 + end, ''),
+        'a map of numbers': (tar_of(entry('a', b'9999999\n' + numbers, pax_headers=sparse)), '1 MB'),
+        'a long name': (tar_of(entry('x' * (2 << 20), b'x')), '1 MB'),
+        'links and folders': (tar_of(*[entry(f'{i}', kind=tarfile.DIRTYPE) for i in range(2000)]), 'no tar files'),
+    }
+
+
+def test_tar_bombs_are_bounded(tmp_path):
+    "What a tar claims takes neither memory nor time; many tiny members are counted, not kept; gz is not unpacked."
+    from p3m_nb import tars
+    for name, (data, words) in tar_bombs().items():
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'0.tar').write_bytes(data)
+        tracemalloc.start()
+        began = time.process_time()
+        with pytest.raises(ValueError, match=words or name) as e: P3M10k(tmp_path/name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert str(tmp_path/name) in str(e.value) and len(str(e.value)) < 1000, (name, str(e.value))
+        assert peak < (24 << 20) and time.process_time() - began < 20, (name, peak)
+    packed = tmp_path/'gz'/'0.tar'
+    packed.parent.mkdir()
+    with gzip.open(packed, 'wb') as f:
+        for _ in range(64): f.write(bytes(1 << 20))
+    with pytest.raises(ValueError, match='damaged or cut off'): P3M10k(packed.parent)
+    packed.write_bytes(tar_of(*[entry(f'{i}.txt') for i in range(30)]))
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(tars, 'MAX_MEMBERS', 20)
+        with pytest.raises(ValueError, match='more than 20 files'): tars.members(packed)
+    for name, make in (('pipe', os.mkfifo), ('device', lambda p: os.symlink('/dev/zero', p))):
+        (tmp_path/name).mkdir()
+        make(tmp_path/name/'0.tar')
+        with pytest.raises(ValueError, match='not a regular file'): P3M10k(tmp_path/name)

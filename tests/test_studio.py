@@ -35,7 +35,7 @@ class Page:
 
     def open(self, url):
         self.chrome.get(url)
-        self.until(lambda: self.js('return document.querySelector(".p3s-studio")?.offsetHeight > 0'), 180, 'the page')
+        self.until(lambda: self.js('return document.querySelector(".p3s-steps")?.offsetHeight > 0'), 180, 'the page')
 
     def until(self, condition, seconds=90, what='it'):
         end = time.monotonic() + seconds
@@ -154,9 +154,18 @@ def test_correct_hide_and_download_one(page):
 def test_no_serious_faults_of_accessibility(page):
     import axe_core_python
     page.js(Path(axe_core_python.__file__).with_name('axe.min.js').read_text(encoding='utf-8'))
-    found = page.chrome.execute_async_script('const done = arguments[0]; axe.run().then(r => done(r.violations))')
-    serious = {v['id']: [n['html'][:120] for n in v['nodes']] for v in found if v['impact'] in ('serious', 'critical')}
-    assert not serious, json.dumps(serious, indent=1)
+    colour = '''return [".p3s-stage", ".p3m-viewer"].map(
+        e => getComputedStyle(document.querySelector(e)).backgroundColor)'''
+    themes = dict(dark=('prefers-color-scheme', 'dark', 'rgb(30, 30, 30)'),
+                  contrast=('prefers-contrast', 'more', 'rgb(0, 0, 0)'), light=('', '', 'rgb(255, 255, 255)'))
+    for theme, (name, value, expected) in themes.items():  # page and viewer follow the system
+        wish = dict(features=[dict(name=name, value=value)] if name else [])
+        page.chrome.execute_cdp_cmd('Emulation.setEmulatedMedia', wish)
+        page.until(lambda: page.js(colour) == [expected] * 2, what=theme)
+        page.shot(theme)
+        found = page.chrome.execute_async_script('const done = arguments[0]; axe.run().then(r => done(r.violations))')
+        bad = {v['id']: [n['html'][:120] for n in v['nodes']] for v in found if v['impact'] in ('serious', 'critical')}
+        assert not bad, theme + json.dumps(bad, indent=1)
 
 
 def test_more_files_than_fit(page, files):
@@ -177,8 +186,8 @@ def test_what_the_network_is_not_sure_of_is_marked(page, tmp_path):
     page.upload(save_image(noise, tmp_path/'wall.png'))
     page.ready('wall.png')
     unsure = {n for n, p in page.photos().items() if p['unsure']}
-    assert unsure == {'wall.png'} and 'look at the one marked below' in page.text()
-    page.until(lambda: 'look at this' in page.find('.p3s-unsure').text)
+    assert unsure == {'wall.png'} and 'please check the one that is marked' in page.text()
+    page.until(lambda: 'please check' in page.find('.p3s-unsure').text)
     page.button('Show the next one').click()
     page.until(lambda: page.state()['selected'] == page.photos()['wall.png']['key'])
     page.shot('unsure')

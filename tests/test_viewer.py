@@ -3,7 +3,7 @@ picture and state.
 
 `tools/viewer_page.py` plays the kernel; `tests/test_browser.py` does the same in a real JupyterLab.
 With P3M_SCREENSHOTS=folder the screenshots are kept."""
-import base64, io, os, re, time
+import base64, io, os, re, sys, time, types
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -376,3 +376,21 @@ def test_the_viewer_keeps_to_what_every_notebook_offers():
     for foreign in ('import(', 'import ', 'require(', 'fetch(', 'XMLHttpRequest', 'eval(', 'Function(', 'Jupyter',
                     'acquireVsCodeApi', 'google.', 'document.querySelector', 'document.getElement', 'innerHTML'):
         assert foreign not in code, foreign
+
+
+def test_colab_is_told_where_the_front_end_is(monkeypatch):
+    """Colab shows widgets of others only with the address of their manager beside the output. anywidget asks Colab for
+    it; a widget of ours in boxes of ipywidgets must hand it on."""
+    from p3m_nb.infer import Matte
+    from p3m_nb.widgets.matte import MatteViewer
+    colab = types.ModuleType('google.colab.output')
+    colab._widgets = types.SimpleNamespace(_installed_url='https://colab.example/manager.js')
+    colab.enable_custom_widget_manager = lambda: None
+    view = MatteViewer(Matte(np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), np.float32)))
+    _, about = view._repr_mimebundle_()
+    assert about == {}
+    monkeypatch.setitem(sys.modules, 'google.colab.output', colab)
+    bundle, about = view._repr_mimebundle_()
+    kind = 'application/vnd.jupyter.widget-view+json'
+    assert about == {kind: {'colab': {'custom_widget_manager': {'url': 'https://colab.example/manager.js'}}}}
+    assert bundle[kind]['model_id'] == view.widget.model_id and bundle['image/jpeg'][:2] == b'\xff\xd8'

@@ -8,6 +8,8 @@ __all__ = ['BACKGROUNDS', 'HIDING', 'STUDIO_LIMITS', 'Look', 'blurred_background
 
 # %% ../../nbs/widgets/album.ipynb #37036e55
 import dataclasses, json, shutil, threading, uuid, zipfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -24,6 +26,7 @@ from ..formats import MAX_PIXELS
 from ..hiding import METHODS, obfuscate
 from ..infer import LOOK_AT, Matter
 from ..jobs import FileReport
+from ..process import usable_cores
 from ..profiles import parse_colour
 from .batch import ZipLimits, read_bounded, safe_name
 from .common import screen_size
@@ -167,6 +170,7 @@ class Album:
     ):
         self.folder, self.matter, self.finder, self.limits = Path(folder), matter, finder, limits
         self.look, self._lock, self._small, self._faces, self._entered = Look(), threading.RLock(), {}, {}, 0
+        self._looking = threading.Lock()  # finders do one photograph at a time
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.photos = {}
         for note in sorted(self.folder.glob('*/photo.json')):
@@ -341,11 +345,12 @@ def faces(self:Album,
     image:np.ndarray=None,  # the photograph; None: those that are known already
 )->list:  # of `Face`
     "The faces in a `photo`, looked for once; none as long as none are to be hidden."
-    known = photo.key in self._faces
-    if not self.look.hide or (image is None and not known): return []
-    if not known: self._faces[photo.key] = find_faces(image, self.finder)
-    if photo.faces < 0: self._note(photo, faces=len(self._faces[photo.key]))
-    return self._faces[photo.key]
+    if not self.look.hide or (image is None and photo.key not in self._faces): return []
+    with self._looking:
+        if photo.key not in self._faces: self._faces[photo.key] = find_faces(image, self.finder)
+        found = self._faces[photo.key]
+    if photo.faces < 0: self._note(photo, faces=len(found))
+    return found
 
 # %% ../../nbs/widgets/album.ipynb #b4c64072
 @patch
@@ -364,6 +369,21 @@ def file_name(self:Album, photo:Photo, taken:set=frozenset())->str:
     return f'{safe_name(photo.name, taken)}_{kind}{self.look.suffix}'
 
 # %% ../../nbs/widgets/album.ipynb #ebf789e3
+_AT_ONCE = 32_000_000  # pixels of photographs whose files are made at the same time
+
+@patch
+def _results(self:Album, photos:list):
+    "Each of `photos` and the `Future` of its file, in order: one a processor at once, large ones alone."
+    waiting, threads = deque(), min(4, usable_cores())
+    def pixels(photo): return photo.size[0] * photo.size[1]
+    with ThreadPoolExecutor(threads) as pool:
+        for photo in photos:
+            def full(): return len(waiting) >= threads or sum(pixels(p) for p, _ in waiting) + pixels(photo) > _AT_ONCE
+            while waiting and full(): yield waiting.popleft()
+            waiting.append((photo, pool.submit(self.result, photo)))
+        yield from waiting
+
+# %% ../../nbs/widgets/album.ipynb #9bb2df89
 @patch
 def _in_state(self:Album, state:str)->list:
     "The photographs in a `state`."
@@ -379,20 +399,19 @@ def zip(self:Album,
     report, path = FileReport(), self.folder/'photographs.zip'
     report.failed = {p.name: f'{p.name}: {p.reason}' for p in self._in_state('failed')}
     with atomic_write(path) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_STORED) as z:
-        for i, photo in enumerate(ready):
+        for i, (photo, made) in enumerate(self._results(ready)):
             progress(i, len(ready), photo.name)
-            try: self._into_zip(z, photo, taken)
+            try: self._into_zip(z, photo, made.result(), taken)
             except Exception as e: report.failed[photo.name] = one_line(e, photo.name)
             else: report.done.append(photo.name)
         if report.failed: z.writestr('failed.txt', '\n'.join(report.failed.values()) + '\n')
     progress(len(ready), len(ready), '')
     return path, report
 
-# %% ../../nbs/widgets/album.ipynb #9bb2df89
+# %% ../../nbs/widgets/album.ipynb #63f29afc
 @patch
-def _into_zip(self:Album, z, photo:Photo, taken:set):
-    "Add the file of a `photo`."
-    data = self.result(photo)
+def _into_zip(self:Album, z, photo:Photo, data:bytes, taken:set):
+    "Add the file `data` of a `photo`."
     if z.fp.tell() + len(data) > self.limits.zip_bytes:
         most = self.limits.zip_bytes >> 20
         raise ValueError(f'the zip would be larger than {most} MB; download the rest in a second one')

@@ -3,14 +3,16 @@
 const PART = { least: 1 << 16, first: 1 << 18, most: 1 << 21 }; // bytes of a file that are sent at once
 const QUICK = 500; // milliseconds: after a part that took less comes a larger one; if four times as long, a smaller one
 const PATIENCE = 15000; // milliseconds without a sign of life before we say so
-const UNSURE = 'the halves of the network do not agree here: compare with the photograph, and correct';
+const COMPARE = 'Press add or remove and paint over it. Drag the white line to compare with the photograph.';
+const HINT = `Something missing, or too much? ${COMPARE}`;
+const UNSURE = `Please check this one: is something missing, or too much? ${COMPARE}`;
 const SESSION = 'p3m_studio_session';
 const BACKGROUNDS = [
   ['transparent', 'Transparent'],
   ['colour', 'Colour'],
   ['picture', 'Picture'],
   ['blur', 'Blurred'],
-  ['original', 'Original'],
+  ['original', 'Keep the original'],
 ];
 const HIDING = [
   ['zero', 'black (safe)'],
@@ -52,7 +54,7 @@ class Studio {
     this.otherTabs();
     this.fit = () => this.tellRoom();
     this.observer = new ResizeObserver(this.fit);
-    this.observer.observe(this.root);
+    for (const e of [this.main, this.steps]) this.observer.observe(e);
     addEventListener('resize', this.fit);
     this.send({ kind: 'hello', session: this.session });
     this.show();
@@ -106,7 +108,7 @@ class Studio {
     this.one = button('Download this photograph', () => this.download(this.state.selected), { class: 'p3s-main' });
     this.all = button('Download all as a zip', () => this.download(''));
     this.status = make('p', { class: 'p3s-status', role: 'status' });
-    this.nextUnsure = button('Show the next one to look at', () => this.showUnsure(), { class: 'p3s-none' });
+    this.nextUnsure = button('Show the next one to check', () => this.showUnsure(), { class: 'p3s-none' });
     this.progress = make('progress', { class: 'p3s-none', max: '1', 'aria-label': 'photographs that are ready' });
     this.empty = make('p', {
       class: 'p3s-empty',
@@ -115,12 +117,7 @@ class Studio {
     this.strip = make('ul', { class: 'p3s-strip', 'aria-label': 'photographs' });
     this.undo = button('Undo', () => this.send({ kind: 'undo' }));
     this.redo = button('Redo', () => this.send({ kind: 'redo' }));
-    this.hint = make('p', {
-      class: 'p3s-hint',
-      text:
-        'Something missing, or too much? Press add or remove and paint over it. ' +
-        'Drag the white line to compare with the photograph.',
-    });
+    this.hint = make('p', { class: 'p3s-hint', text: HINT });
     this.correct = make('div', { class: 'p3s-correct' }, this.hint, this.undo, this.redo);
     const step = (n, title, ...children) =>
       make(
@@ -129,27 +126,23 @@ class Studio {
         make('h2', { id: `p3s-${n}`, text: `${n}. ${title}` }),
         ...children,
       );
-    this.root = make(
+    this.steps = make(
       'div',
-      { class: 'p3s-studio' },
-      make(
-        'header',
-        {},
-        make('h1', { text: 'Portrait studio' }),
-        make('p', { text: 'All work is done on this computer; nothing is sent over the internet.' }),
-      ),
-      this.alert,
-      make(
-        'div',
-        { class: 'p3s-steps' },
-        step(1, 'Photographs', this.drop),
-        step(2, 'Background', ...this.look),
-        step(3, 'Download', this.one, this.all, this.progress, this.status, this.nextUnsure),
-      ),
-      this.empty,
-      this.strip,
-      this.correct,
+      { class: 'p3s-steps' },
+      step(1, 'Photographs', this.drop),
+      step(2, 'Background', ...this.look),
+      step(3, 'Download', this.one, this.all, this.progress, this.status, this.nextUnsure),
     );
+    // on a wide page the viewer stands below it, beside the steps (studio.css)
+    this.main = make('div', { class: 'p3s-stage' }, this.empty, this.strip, this.correct);
+    const head = make(
+      'header',
+      {},
+      make('h1', { text: 'Portrait studio' }),
+      make('p', { text: 'All work is done on this computer; nothing is sent over the internet.' }),
+    );
+    this.root = make('div', { class: 'p3s-studio' }, make('div', { class: 'p3s-top' }, head, this.alert));
+    this.root.append(this.steps, this.main);
     this.listenDrop();
     el.append(this.root);
     this.root.p3s = this; // for tests
@@ -170,7 +163,13 @@ class Studio {
     this.hide = make('input', { type: 'checkbox', onchange: () => this.sendLook() });
     this.how = make(
       'select',
-      { 'aria-label': 'how faces are hidden', onchange: () => this.sendLook() },
+      {
+        'aria-label': 'how faces are hidden',
+        onchange: () => {
+          this.hide.checked = true; // who chooses how wants them hidden
+          this.sendLook();
+        },
+      },
       ...HIDING.map(([value, text]) => make('option', { value, text })),
     );
     return [
@@ -277,8 +276,14 @@ class Studio {
     this.show();
   }
   download(key) {
+    this.fetching = true; // until it is there
     this.send({ kind: 'download', key });
+    this.show();
     this.say('making the file ...');
+  }
+  fetched() {
+    this.fetching = false;
+    this.show();
   }
   // what the kernel says
   take(message, buffers) {
@@ -313,9 +318,12 @@ class Studio {
         this.refused = false;
         this.sending = null; // what was sent before was not heard
         this.next();
-        this.show();
+        this.fetched();
       },
-      warn: () => this.warn(message.text),
+      warn: () => {
+        this.warn(message.text);
+        this.fetched();
+      },
     }[message.kind];
     if (act) act();
   }
@@ -338,6 +346,7 @@ class Studio {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     this.unsaved = false;
+    this.fetched();
     this.say(`${f.name} is in your downloads`);
   }
   show() {
@@ -349,17 +358,21 @@ class Studio {
     this.showStrip(s);
     if (s.look.turn >= this.turn) this.showLook(s.look);
     const chosen = s.photos.find((p) => p.key === s.selected);
-    this.one.disabled = chosen?.state !== 'ready';
-    this.all.disabled = ready === 0 || open > 0;
+    this.one.disabled = chosen?.state !== 'ready' || this.fetching;
+    this.all.disabled = ready === 0 || open > 0 || this.fetching;
     this.all.classList.toggle('p3s-main', ready > 1); // what one wants then
     this.one.classList.toggle('p3s-main', ready <= 1);
     this.all.textContent = ready > 1 ? `Download all ${ready} as a zip` : 'Download all as a zip';
     this.undo.disabled = !s.undo;
     this.redo.disabled = !s.redo;
     this.correct.classList.toggle('p3s-none', chosen?.state !== 'ready');
+    this.hint.textContent = chosen?.unsure ? UNSURE : HINT;
     this.progress.classList.toggle('p3s-none', open === 0);
-    Object.assign(this.progress, { max: Math.max(1, total), value: total - open });
+    if (open === total)
+      this.progress.removeAttribute('value'); // the bar moves: something is being done
+    else Object.assign(this.progress, { max: total, value: total - open });
     if (s.message) this.say(s.message);
+    else if (this.fetching) return; // it has its own words
     else if (open)
       this.say(
         this.sending
@@ -375,7 +388,7 @@ class Studio {
   }
   tellRoom() {
     // how high the viewer may be, so that all is seen at once
-    const height = Math.round(innerHeight - this.root.getBoundingClientRect().bottom - scrollY - 82);
+    const height = Math.round(innerHeight - this.main.getBoundingClientRect().bottom - scrollY - 82);
     if (Math.abs(height - (this.room ?? 0)) < 8) return;
     this.room = height;
     this.send({ kind: 'room', height });
@@ -408,7 +421,7 @@ class Studio {
     return (
       [
         `${plural(ready, 'photograph')} ready`,
-        unsure ? `look at ${unsure === 1 ? 'the one' : `the ${unsure}`} marked below: the network is not sure` : '',
+        unsure ? `please check the ${unsure === 1 ? 'one that is' : `${unsure} that are`} marked` : '',
         failed ? `${failed} could not be used` : '',
         faceless
           ? `no face was found in ${faceless}: look at ${faceless === 1 ? 'it' : 'them'} before you publish`
@@ -445,7 +458,7 @@ class Studio {
     // what stands below a photograph
     if (p.state !== 'ready') return { waiting: 'waiting', working: 'working ...', failed: p.reason }[p.state] ?? '';
     const faces = p.faces > 0 ? `${plural(p.faces, 'face')} hidden` : 'no face found';
-    return [p.unsure ? 'look at this' : '', look.hide && p.faces >= 0 ? faces : ''].filter(Boolean).join('; ');
+    return [p.unsure ? 'please check' : '', look.hide && p.faces >= 0 ? faces : ''].filter(Boolean).join('; ');
   }
   newTile(p) {
     const image = make('img', { alt: '' }),

@@ -327,6 +327,9 @@ class Stack {
       return version === undefined || tiles.kept.has([name, version, this.pane.viewer.topLevel(), 0, 0].join('/'));
     });
   }
+  empty() {
+    return !this.shown && !this.overview && !this.begun();
+  }
   fill(area, budget) {
     const { scene, tiles } = this.pane.viewer;
     for (let at; (at = this.next.due(area, scene.size, tiles)); ) {
@@ -447,7 +450,9 @@ class Pane {
     this.viewer.strokes(c, where);
     this.ring(c);
     this.handle(spec);
-    const drawing = this.viewer.tool !== 'move';
+    const drawing = this.viewer.tool !== 'move',
+      waits = this.seen.some((stack) => stack.empty());
+    if (this.waits !== waits) this.element.classList.toggle('p3m-waits', (this.waits = waits));
     if (this.drawing !== drawing) this.canvas.classList.toggle('p3m-drawing', (this.drawing = drawing));
     if (this.titled === spec.title) return;
     this.titled = this.title.textContent = spec.title;
@@ -611,6 +616,9 @@ class Viewer {
     this.dresser = new MutationObserver(() => this.dress()); // another theme of the notebook
     for (const e of [document.documentElement, document.body])
       this.dresser.observe(e, { attributes: true, attributeFilter: THEME_MARKS });
+    this.wishes = WISHES.map((wish) => matchMedia(wish)); // another theme of the system
+    this.redress = () => this.dress();
+    for (const wish of this.wishes) wish.addEventListener('change', this.redress);
     this.clock = setInterval(() => this.listen(), 1000);
     this.dress();
     this.showTools();
@@ -627,6 +635,7 @@ class Viewer {
     clearTimeout(this.later);
     this.observer.disconnect();
     this.dresser.disconnect();
+    for (const wish of this.wishes) wish.removeEventListener('change', this.redress);
     this.tiles.close();
     this.gone = true;
   }
@@ -965,7 +974,7 @@ class Viewer {
     const theme = this.model.get('theme'),
       body = document.body,
       dark = pageIsDark();
-    const contrast = matchMedia('(prefers-contrast: more)').matches || body.classList.contains('vscode-high-contrast');
+    const contrast = matchMedia(WISHES[1]).matches || body.classList.contains('vscode-high-contrast');
     const worn = theme === 'auto' ? (contrast ? 'contrast' : dark ? 'dark' : 'light') : theme;
     for (const name of ['dark', 'contrast']) this.root.classList.toggle(`p3m-${name}`, worn === name);
     this.paneColour = getComputedStyle(this.root).getPropertyValue('--p3m-pane').trim() || '#ececec';
@@ -1133,6 +1142,7 @@ class Viewer {
 }
 
 // JupyterLab and Notebook 7, VS Code, Colab and marimo each say in their own way whether they are dark
+const WISHES = ['(prefers-color-scheme: dark)', '(prefers-contrast: more)'];
 const THEME_MARKS = ['class', 'theme', 'data-theme', 'data-jp-theme-light'];
 const THEME_WORDS = [
   [false, ['vscode-light', 'vscode-high-contrast-light', 'light', 'light-theme']],
@@ -1147,7 +1157,7 @@ function pageIsDark() {
     e.dataset.theme,
   ]);
   for (const [dark, words] of THEME_WORDS) if (words.some((word) => said.includes(word))) return dark;
-  return matchMedia('(prefers-color-scheme: dark)').matches;
+  return matchMedia(WISHES[0]).matches;
 }
 
 function render({ model, el }) {

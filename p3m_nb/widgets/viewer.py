@@ -192,7 +192,8 @@ def jpeg(self:View,
 @patch
 def _repr_mimebundle_(self:View, include=None, exclude=None):
     still = self.jpeg(70)  # it stays in the file of the notebook
-    return {**self.widget._repr_mimebundle_(), 'text/plain': repr(self), 'image/jpeg': still}
+    live = {**self.widget._repr_mimebundle_(), 'text/plain': repr(self), 'image/jpeg': still}
+    return live, self.viewer._repr_mimebundle_()[1]  # says to Colab where anywidget's part of the page is
 
 @patch(as_prop=True)
 def widget(self:View)->ipywidgets.VBox:
