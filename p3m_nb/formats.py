@@ -194,7 +194,8 @@ def open_header(
     except Exception as e:
         if isinstance(e, ValueError) and str(e).startswith(f'{name}: '): raise
         what = (
-            _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else f'not an image that can be read ({type(e).__name__})'
+            _HEIF_BROKEN if picture_kind(data[:64]) == 'HEIF' else
+            'not an image that can be read (damaged, or a rare kind of this format; save it as PNG or JPEG)'
         )
         raise ValueError(f'{name}: {what}') from e
 
@@ -232,7 +233,14 @@ def go_to(
 _T = Image.Transpose
 _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
           7: _T.TRANSVERSE, 8: _T.ROTATE_90}
-_XMP_ORIENTATION = re.compile(rb'''tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])''')
+_XMP_ORIENTATION = re.compile(rb'''([\w.-]+):Orientation\s*(?:=\s*["']|>)\s*([1-8])''')
+_XMP_TIFF = re.compile(rb'''xmlns:([\w.-]+)\s*=\s*["']http://ns.adobe.com/tiff/1.0/["']''')
+
+def _xmp_orientation(xmp):
+    "What the XMP text `xmp` says, by whatever prefix it calls the names of TIFF; 1 if nothing."
+    if isinstance(xmp, str): xmp = xmp.encode('utf-8', 'ignore')
+    prefixes = {b'tiff', *_XMP_TIFF.findall(xmp)}
+    return next((int(value) for prefix, value in _XMP_ORIENTATION.findall(xmp) if prefix in prefixes), 1)
 
 def orientation(
     im:Image.Image,  # decoded, or its header
@@ -241,9 +249,7 @@ def orientation(
     try: value = im.getexif().get(0x0112)
     except Exception: value = None  # broken metadata: viewers show the picture as it is stored
     if value in range(1, 9): return value
-    xmp = im.info.get('xmp') or im.info.get('XML:com.adobe.xmp') or b''
-    found = _XMP_ORIENTATION.search(xmp.encode('utf-8', 'ignore') if isinstance(xmp, str) else xmp)
-    return int(found[1]) if found else 1
+    return _xmp_orientation(im.info.get('xmp') or im.info.get('XML:com.adobe.xmp') or b'')
 
 # %% ../nbs/01_formats.ipynb #e82cd39b
 def resolution(
@@ -290,7 +296,7 @@ def header_orientation(
 )->int:  # 1..8
     "Orientation of `im` by its header. Only a PNG with metadata behind its pixels is decoded for it."
     if im.format == 'TIFF' and 0x0112 in im.tag_v2: return 1  # Pillow gives the size as it is shown
-    if im.format != 'PNG' or 'exif' in im.info: return orientation(im)
+    if im.format != 'PNG' or {'exif', 'Raw profile type exif'} & set(im.info): return orientation(im)
     names = list(_png_chunks(data))
     after = names[names.index(b'IDAT'):] if b'IDAT' in names else []
     if {b'eXIf', b'iTXt', b'zTXt', b'tEXt'} & set(after): return orientation(im)

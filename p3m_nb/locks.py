@@ -14,7 +14,7 @@ from .core import FilePath
 from .process import process_lives, process_mark
 from .records import PARTS
 from .spread import current_spread
-from .writing import clear_left_behind
+from .writing import clear_left_behind, no_link
 
 # %% ../nbs/01_locks.ipynb #3b16f644
 LOCK = '.p3m_nb.lock'
@@ -73,7 +73,7 @@ def _claim(path):
     "The lock file `path`, opened and locked; `ValueError` if another process has it."
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try: f = open(path, 'a+', encoding='utf-8')
+        try: f = open(no_link(path), 'a+', encoding='utf-8')
         except FileNotFoundError: continue  # another shard has just removed the empty folder of locks
         locked = _system_lock(f)
         if locked is False or (locked is None and _alive(_holder(path))):
@@ -99,7 +99,7 @@ def _free(lock, seconds=1):
     "Whether no living process holds the lock file `lock`; one that only looks has it for a moment."
     end = time.monotonic() + seconds
     while True:
-        try: f = open(lock, 'r+', encoding='utf-8')
+        try: f = open(no_link(lock), 'r+', encoding='utf-8')
         except FileNotFoundError: return True
         with f: locked = _system_lock(f)
         if locked or (locked is None and not _alive(_holder(lock))): return True
@@ -127,7 +127,9 @@ def folder_lock(
 )->Iterator[Path]:  # `folder`
     "Let no other process or thread work in `folder` inside the block; `FolderBusy` that says who does if one is."
     folder, shard = Path(folder), current_spread().shard
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f'{folder}: a file or a link that leads nowhere; give a folder for the results') from None
     part = part or (shard.name if shard else '')
     lock = folder/PARTS/f'{part}.lock' if part else folder/LOCK
     key, me = os.path.realpath(lock), threading.get_ident()

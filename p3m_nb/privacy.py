@@ -28,7 +28,7 @@ from .layouts import PartFolder
 from .process import worker_count
 from .records import PARTS, recorded
 from .shards import Part, Shards, join_folders, joined_report, sharded
-from .writing import atomic_write, clear_temporaries
+from .writing import atomic_write, clear_temporaries, no_link
 
 # %% ../nbs/11_privacy.ipynb #06b61a77
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Manifest:
         with self.lock:
             for records in (self.records, self.own, self.added): records[record['source']] = record
             self.journal.parent.mkdir(exist_ok=True)
-            with open(self.journal, 'ab') as f:
+            with open(no_link(self.journal), 'ab') as f:
                 f.write(b'\n' * (f.tell() > 0) + self._line(record))
                 f.flush()
                 os.fsync(f.fileno())

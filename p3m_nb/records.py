@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 from fastcore.basics import patch
 
 from .core import FilePath
-from .writing import atomic_write, clear_temporaries, write_rules
+from .writing import atomic_write, clear_temporaries, no_link, write_rules
 
 # %% ../nbs/01_records.ipynb #d8d85ef9
 RECORD = '.p3m_nb.jsonl'  # beside the results, one line for each
@@ -86,10 +86,8 @@ def fresh(self:_Record):
 
 # %% ../nbs/01_records.ipynb #92173a7b
 def _record_file(path):
-    "`path`, unless something stands there that a record cannot be, such as a pipe."
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f'{path}: not a regular file, but the record of results has this name; move it away')
-    return path
+    "`path`, unless something stands there that a record cannot be, such as a pipe or a link."
+    return os.fspath(no_link(path))
 
 _record = functools.lru_cache(256)(_Record)
 

@@ -25,7 +25,7 @@ from fastcore.foundation import L
 from .callbacks import FreezeBatchNorm, PPTValidation, PreviewMattes, RecordLossParts
 from .checks import require_sound
 from .copied_faces import CopyFaceFeatures, FaceImages
-from .core import choose, load_alpha, read_image
+from .core import choose, load_alpha, one_line, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, face_pairs
@@ -319,9 +319,9 @@ def train(
 def _naming(path):
     "An error inside the block names the file `path` of the settings, if they come from one."
     try: yield
-    except (ValueError, FileNotFoundError) as e:
+    except (ValueError, OSError) as e:
         if path is None or str(path) in str(e): raise
-        raise ValueError(f'{path}: {e}') from e
+        raise ValueError(f'{path}: {one_line(e)}') from e
 
 _READ_FIRST = ('config.json', 'checkpoint.pt')  # what is no such file is an error before anything is written
 

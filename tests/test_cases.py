@@ -1,7 +1,7 @@
 """The case list "inputs that fail", a test for each row and further members of each kind, made here.
 
 What belongs to a single room is tested in its notebook; here are the readers side by side, and the commands."""
-import functools, io, json, os, shutil, zlib
+import functools, io, json, os, re, shutil, zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from conftest import run_here
-from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, save_image
-from p3m_nb.records import is_result
+from p3m_nb.core import image_info, load_alpha, load_image, load_with_dpi, read_image, sample_image, save_image
+from p3m_nb.jobs import process_folder
+from p3m_nb.locks import LOCK
+from p3m_nb.records import RECORD, is_result
 from p3m_nb.synth import synth_portrait
 
 PORTRAIT = synth_portrait(3, 96)
@@ -347,6 +349,32 @@ def test_links_are_not_written_through(run, matte, tmp_path):
     assert victim.read_bytes() == b'of others' and not (tmp_path/'nowhere').exists()
 
 
+def test_our_notes_are_not_written_elsewhere(run, tmp_path):
+    "A link, pipe or folder under the name of the lock, the record or the journal: named, and nothing is changed."
+    photo, victim = save_image(load_image(sample_image('grace_hopper'))[::4, ::4], tmp_path/'a.png'), tmp_path/'victim'
+    victim.write_bytes(b'of others')
+    makers = dict(link=lambda p: os.symlink(victim, p), nowhere=lambda p: os.symlink(tmp_path/'nowhere', p),
+                  pipe=os.mkfifo, folder=os.mkdir)
+    def copy(out):
+        work = lambda image, outputs: save_image(image, outputs[0])
+        report = process_folder(photo, out, ('_copy.png',), work, 'copy', read=load_image, progress=False)
+        return 1 - report.ok, str(report)
+    def hide(out): return run('p3m_obfuscate', photo, '-o', out, '--finder', 'haar', '--method', 'zero')
+    for name, work in ((LOCK, hide), (RECORD, copy), ('.manifest.journal', hide)):
+        for kind, make in makers.items():
+            out = tmp_path/f'{kind} of {name[1:]}'
+            out.mkdir()
+            make(out/name)
+            status, said = work(out)
+            assert status == 1 and f'{out/name}: ' in said and 'Traceback' not in said, said
+            assert os.listdir(out) == [name] or name == '.manifest.journal', kind
+    assert victim.read_bytes() == b'of others' and not (tmp_path/'nowhere').exists()
+    os.symlink(tmp_path/'nowhere', tmp_path/'out')
+    for out in (tmp_path/'out', victim):
+        status, said = run('p3m_obfuscate', photo, '-o', out, '--finder', 'haar')
+        assert status == 1 and 'give a folder for the results' in said, said
+
+
 class Evil:
     "What runs a program when it is unpickled."
     def __init__(self, path): self.path = path
@@ -498,3 +526,49 @@ def test_a_colour_is_a_colour(run, weights, tmp_path, monkeypatch):
         status, said = run('p3m_matte', 'a.png', '-o', 'white', '--background', 'white', *network)
         assert status == 0, said
     assert Path('white/a_composite.jpg').exists() and is_result('white/a_composite.jpg')
+
+
+def test_keys_that_are_no_names(run, tmp_path):
+    "A torch file whose keys are numbers, tuples or nothing is named; one of a compiled network is loaded."
+    import torch
+    from p3m_nb import Matter
+    from p3m_nb.weights import create_model
+    photo, one = save_image(PORTRAIT.image, tmp_path/'a.png'), torch.ones(1)
+    odd = [{1: one}, {('a', 1): one}, {None: one}, {'state_dict': {2: one}}, {'model': one}, {'a': {}}, {}, [], one, 5]
+    for i, state in enumerate(odd):
+        path = tmp_path/f'{i}.pth'
+        torch.save(state, path)
+        status, said = run('p3m_matte', photo, '-o', tmp_path/'out', '--weights', path)
+        assert status == 1 and f'{path}' in said and 'Traceback' not in said, (state, said)
+    torch.manual_seed(0)
+    state = create_model('p3mnet_lite').state_dict()
+    torch.save(state, tmp_path/'plain.pth')
+    torch.save({f'_orig_mod.{k}': v for k, v in state.items()}, tmp_path/'compiled.pth')
+    matters = [Matter(tmp_path/f'{name}.pth', device='cpu', strategy='resize', detail=False) for name in
+               ('plain', 'compiled')]
+    one, other = (matter.alpha(PORTRAIT.image) for matter in matters)
+    assert (one == other).all()
+
+
+def test_a_terminal_without_the_characters(command, monkeypatch, tmp_path):
+    "Names that the encoding of standard output does not have are printed with replaced characters."
+    save_image(PORTRAIT.image * 0 + 99, tmp_path/'名 é.png')
+    monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')
+    done = command('p3m_audit', tmp_path/'名 é.png', '--finder', 'haar', '-o', tmp_path/'名', text=False)
+    assert done.returncode == 0 and b'Traceback' not in done.stdout + done.stderr, done.stderr
+
+
+def test_the_table_of_tests_is_true():
+    "Each test that tests/README.md names is there; each sentence that it names of a notebook too."
+    root = Path(__file__).parents[1]
+    named = re.findall('`((?:tests|nbs)/[^`]+)`', (root/'tests'/'README.md').read_text(encoding='utf-8'))
+    lines = [line for line in (root/'tests'/'README.md').read_text(encoding='utf-8').splitlines() if line[:2] == '| ']
+    assert len(lines) > 35 and all('::' in line or '.ipynb: ' in line for line in lines[1:]), lines
+    for place in named:
+        if '::' in place:
+            path, name = place.split('::')
+            assert re.search(rf'^def {name}\(', (root/path).read_text(encoding='utf-8'), re.M), place
+        elif ': ' in place:
+            path, words = place.split(': ', 1)
+            cells = json.loads((root/path).read_text(encoding='utf-8'))['cells']
+            assert any(words in ''.join(cell['source']) for cell in cells), place

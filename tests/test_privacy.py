@@ -2,6 +2,7 @@
 import hashlib, io, json, os, subprocess, sys, time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -264,6 +265,36 @@ def test_sideways_faces_are_hidden(tmp_path):
     for k in range(4):
         out = np.rot90(load_image(tmp_path/f'out/{k}.png'), -k)
         for x, y in ((221, 200), (303, 192), (270, 275)): assert (out[y, x] == 0).all(), k  # eyes and mouth
+
+
+def test_bystanders_are_hidden_too(tmp_path):
+    "Smaller, narrower and blurred heads beside a clear face: where they are is known, as they were put there."
+    import skimage.data
+    head = skimage.data.astronaut()[28:208, 152:300]
+    for k, (height, narrow, sigma) in enumerate([(110, .7, 2), (80, 1, 2), (64, 1, 1)]):
+        size = round(height * head.shape[1] / head.shape[0] * narrow), height
+        small = cv2.resize(head, size, interpolation=cv2.INTER_AREA)
+        scene = PHOTO.copy()
+        scene[300:300 + height, 20:20 + size[0]] = cv2.GaussianBlur(small, (0, 0), sigma) if sigma else small
+        save_image(scene, tmp_path/f'in/{k}.png')
+        report = obfuscate_folder(tmp_path/'in'/f'{k}.png', tmp_path/'out')
+        assert report.ok, str(report)
+        out = load_image(tmp_path/f'out/{k}.png')
+        x, y = 20 + size[0] // 2, 300 + round(.5 * height)  # between the eyes and the mouth
+        assert (out[200, 221] == 0).all() and (out[y, x] == 0).all(), (height, narrow, sigma)
+
+
+@pytest.mark.parametrize('kind', ['TIFF', 'PNG', 'MPO'])
+def test_every_picture_of_a_file_is_looked_at(kind, tmp_path):
+    "A face in the second picture alone: the audit sees it, and p3m_obfuscate never leaves it in what it writes."
+    face = PHOTO[:500, :440]
+    path = tmp_path/'in'/f'a.{kind.lower()}'
+    path.parent.mkdir()
+    empty = Image.fromarray(np.tile(np.uint8([90, 140, 90]), (500, 440, 1)))
+    empty.save(path, kind, save_all=True, append_images=[Image.fromarray(face)])
+    assert [found.path.name for found in audit(tmp_path/'in', 'haar').found] == [path.name]
+    report = obfuscate_folder(tmp_path/'in', tmp_path/'out')
+    assert not report.ok and path.name in str(report) and not list((tmp_path/'out').glob('a.*')), str(report)
 
 
 def test_a_damaged_model_gives_one_line(tmp_path):
