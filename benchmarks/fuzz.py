@@ -296,7 +296,7 @@ def try_note(rng, files, place):
 
 
 def pieces_of(folder):
-    from p3m_nb.film import Pieces
+    from p3m_nb.film_runs import Pieces
     (folder/'made_of.json').write_text('{}')
     assert Pieces(folder, {}).frames >= 0
 

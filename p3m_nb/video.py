@@ -20,7 +20,9 @@ from fastcore.basics import patch
 from . import compositing
 from .core import choose
 from .faces import Face, box_overlap, find_faces
-from .film import CODECS, Readable, film_info, film_pieces, process_film, read_film
+from .film import Readable, film_info, read_film
+from .film_runs import film_pieces, process_film
+from .film_writing import CODECS
 from .infer import Matter, MatteReport, as_background
 from .jobs import FileReport, output_names, process_files
 from .hiding import fill_gaps, obfuscate_checked
@@ -171,7 +173,7 @@ def film_outputs(
     out:str|Path,  # folder of the results
     kind:str='prores',  # of the cut-out: 'prores', 'vp9' or 'png'
     composite:bool=False,  # over a background instead
-)->dict:  # path -> kind of `film.CODECS`
+)->dict:  # path -> kind of `film_writing.CODECS`
     "What `matte_film` writes."
     choose('kind', kind, FILM_KINDS)
     name, kind = ('composite', 'h264') if composite else ('cutout', kind)

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from p3m_nb import cli
 from p3m_nb.core import load_alpha, load_image, sample_image, save_alpha, save_image
-from p3m_nb.film import write_film
+from p3m_nb.film_writing import write_film
 from p3m_nb.synth import make_mini_p3m
 from p3m_nb.weights import shipped_weights
 

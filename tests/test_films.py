@@ -8,7 +8,8 @@ import pytest
 
 from conftest import ROOT
 from p3m_nb.core import load_alpha, load_image, sample_image
-from p3m_nb.film import film_info, read_film, write_film
+from p3m_nb.film import film_info, read_film
+from p3m_nb.film_writing import write_film
 
 av = pytest.importorskip('av', reason="films need PyAV: pip install 'p3m_nb[video]'")
 UNEVEN = [Fraction(t, 1000) for t in (0, 40, 80, 320, 360, 1000)]
@@ -16,9 +17,9 @@ UNEVEN = [Fraction(t, 1000) for t in (0, 40, 80, 320, 360, 1000)]
 STAND_IN = '''
 import os, signal, sys
 import numpy as np
-from p3m_nb import film
+from p3m_nb import film_runs
 from p3m_nb.video import matte_films
-film.PIECE = 8
+film_runs.PIECE = 8
 stop = int(sys.argv[4])
 
 class Brightness:
@@ -39,10 +40,10 @@ sys.exit(not report.ok)
 HIDE = '''
 import os, signal, sys
 import numpy as np
-from p3m_nb import film
+from p3m_nb import film_runs
 from p3m_nb.faces import Face
 from p3m_nb.video import obfuscate_films
-film.PIECE = 8
+film_runs.PIECE = 8
 stop = int(sys.argv[3])
 
 class Bright:
@@ -317,7 +318,7 @@ def test_films_and_frames_of_others_stay(tmp_path):
 
 @pytest.mark.parametrize('n_workers', [0, 1, 2])
 def test_any_number_of_threads(tmp_path, n_workers):
-    from p3m_nb.film import process_film
+    from p3m_nb.film_runs import process_film
     film = write_film(tmp_path/'a.mp4', bright(12))
     wanted = [frame.image for frame in read_film(film)]
     work = lambda frames: ((f, lambda image=f.image: [image[::-1]]) for f in frames)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from p3m_nb.core import load_image, sample_image, save_alpha, save_image
-from p3m_nb.film import write_film
+from p3m_nb.film_writing import write_film
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
 ROOT = Path(__file__).parents[1]

@@ -201,7 +201,7 @@ def draw(graph, width=10):
     from matplotlib.figure import Figure
     place = _places(graph)
     height = 1 + max(y for _, y in place.values())
-    fig = Figure(figsize=(width, .9 * height), layout='constrained')
+    fig = Figure(figsize=(width, .65 * height), layout='constrained')
     ax = fig.subplots()
     ax.set(xlim=(0, 1), ylim=(-0.5, height - 0.5))
     ax.axis('off')
