@@ -384,9 +384,9 @@ def p3m_eval(
     how = spreading_of('p3m_eval', locals())
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
     from p3m_nb.scoring import eval_methods, eval_tests, measured, show_result
-    from p3m_nb.settings import EvalSettings, resolved
+    from p3m_nb.settings import EvalSettings, checked_settings, resolved
     from p3m_nb.tables import check_out
-    s = resolved(EvalSettings(**settings))
+    s = resolved(checked_settings(settings, EvalSettings))
     how.refuse(own_memory=how.scheduler and any('memory://' in p for p in [*data, out]))
     if not at_address([out]): check_out(out)
     tests = eval_tests(s, data, split)

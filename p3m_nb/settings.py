@@ -140,8 +140,8 @@ class EvalSettings(SpreadSettings, NetworkSettings):
     metrics: list = option('of the ten and the three of the face, e.g. sad mse grad (default: all)')
     images: str = option('sub-folder of the photographs, if not one of the usual ones')
     alphas: str = option('sub-folder of the mattes, likewise')
-    first: int = option('score only this many images, the first ones')
-    gallery: int = option('how many of the worst images to show; 0: none', 4)
+    first: int = option('score only this many images, the first ones', low=1)
+    gallery: int = option('how many of the worst images to show; 0: none', 4, low=0)
     published: str = option('test set whose published numbers are shown: P3M-500-P, P3M-500-NP, none, or auto', 'auto')
 
 # %% ../nbs/07_settings.ipynb #66e248c6
