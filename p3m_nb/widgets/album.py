@@ -307,6 +307,11 @@ def set_alpha(self:Album,
 
 # %% ../../nbs/widgets/album.ipynb #5eb4548b
 @patch
+def looked_at(self:Album, photo:Photo):
+    "Somebody has looked at a `photo` and found its matte right: it is not unsure any more."
+    self._note(photo, confidence=-1.)
+
+@patch
 def todo(self:Album)->Photo:  # or None
     "The next photograph that waits for its matte, or whose faces must be looked for."
     with self._lock:

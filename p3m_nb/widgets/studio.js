@@ -39,6 +39,7 @@ class Studio {
   constructor(model, el) {
     Object.assign(this, { model, tiles: new Map(), queue: [], incoming: new Map(), turn: 0, answered: true });
     this.partSize = PART.first;
+    this.patience = PATIENCE;
     this.session = sessionStorage.getItem(SESSION) || fresh();
     sessionStorage.setItem(SESSION, this.session);
     this.build(el);
@@ -118,7 +119,10 @@ class Studio {
     this.undo = button('Undo', () => this.send({ kind: 'undo' }));
     this.redo = button('Redo', () => this.send({ kind: 'redo' }));
     this.hint = make('p', { class: 'p3s-hint', text: HINT });
-    this.correct = make('div', { class: 'p3s-correct' }, this.hint, this.undo, this.redo);
+    this.fine = button('It is fine', () => this.send({ kind: 'fine', key: this.state.selected }), {
+      title: 'take the mark from this photograph',
+    });
+    this.correct = make('div', { class: 'p3s-correct' }, this.hint, this.fine, this.undo, this.redo);
     const step = (n, title, ...children) =>
       make(
         'section',
@@ -367,6 +371,7 @@ class Studio {
     this.redo.disabled = !s.redo;
     this.correct.classList.toggle('p3s-none', chosen?.state !== 'ready');
     this.hint.textContent = chosen?.unsure ? UNSURE : HINT;
+    this.fine.classList.toggle('p3s-none', !chosen?.unsure);
     this.progress.classList.toggle('p3s-none', open === 0);
     if (open === total)
       this.progress.removeAttribute('value'); // the bar moves: something is being done
@@ -519,7 +524,7 @@ class Studio {
       if (this.dead) this.warn('');
       this.dead = this.answered = false;
       this.asked = performance.now();
-    } else if (performance.now() - this.asked > PATIENCE) this.stopped();
+    } else if (performance.now() - this.asked > this.patience) this.stopped();
     this.send({ kind: 'ping' });
   }
   otherTabs() {

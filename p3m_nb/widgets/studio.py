@@ -88,7 +88,7 @@ def _tell_now(self:StudioPage):
     self.tell()
 
 # %% ../../nbs/widgets/studio.ipynb #4645ae8b
-_HEARD = ('hello', 'upload', 'select', 'remove', 'look', 'undo', 'redo', 'download', 'part', 'taken', 'room',
+_HEARD = ('hello', 'upload', 'select', 'remove', 'look', 'undo', 'redo', 'fine', 'download', 'part', 'taken', 'room',
           'ping')
 
 @patch
@@ -311,6 +311,12 @@ def _on_remove(self:StudioPage, content, buffers):
     if self.selected == photo.key: self.selected, self.corrector = '', None
     self._select_first()
     self.tell('')
+
+@patch
+def _on_fine(self:StudioPage, content, buffers):
+    photo = self.album.photos.get(str(content['key']))
+    if photo is not None: self.album.looked_at(photo)
+    self.tell()
 
 @patch
 def _on_look(self:StudioPage, content, buffers):

@@ -115,6 +115,7 @@ class Tiles {
   constructor(model, arrived) {
     Object.assign(this, { model, arrived, kept: new Map(), asked: new Map(), wanted: [], decoder: new Decoder() });
     this.most = IN_FLIGHT.resting;
+    this.patience = PATIENCE;
     this.listen = (message, buffers) => this.take(message, buffers);
     model.on('msg:custom', this.listen);
   }
@@ -165,7 +166,7 @@ class Tiles {
   silent() {
     // whether the kernel owes an answer for long
     const now = performance.now();
-    return [...this.asked.values()].some((t) => now - t > PATIENCE);
+    return [...this.asked.values()].some((t) => now - t > this.patience);
   }
   retry() {
     this.asked.clear();
@@ -1003,7 +1004,7 @@ class Viewer {
   }
   listen() {
     this.nameControls();
-    const unanswered = this.probing && performance.now() - this.probing > PATIENCE;
+    const unanswered = this.probing && performance.now() - this.probing > this.tiles.patience;
     const silent = this.tiles.silent() || unanswered;
     if (silent)
       this.say('the kernel does not answer: it is busy or has stopped; what was seen already can still be seen');
