@@ -236,7 +236,9 @@ def _person_finder():
          examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
     input:list,  # images: files, folders, patterns, tar files; addresses (s3://bucket/hidden; extra cloud)
-    out:str=None,  # folder or address for the table audit.csv and contact sheets with blurred crops
+    # folder for audit.csv and contact sheets with blurred crops; or an address, which gets them at the end (with
+    # --shard part by part)
+    out:str=None,
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
     n_workers:int=None,  # threads (default: one per processor)
@@ -268,7 +270,9 @@ def _identity(copies, originals, finder, n_workers):
          examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders; or an address (extra cloud)
-    out:str=None,  # folder or address: first make a copy with hidden faces here, and prepare that one
+    # folder: first make a copy with hidden faces here, and prepare that one; or an address, which gets its files at the
+    # end (with --shard part by part)
+    out:str=None,
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
     method:_Method='release',  # with -o: how faces are hidden
@@ -330,6 +334,7 @@ def p3m_train(
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, overwrite, **settings).keep_best
+    if int(os.environ.get('RANK') or 0): return None  # the first process says it
     file = os.path.join(out, 'best.safetensors')
     if best.best_epoch is None:
         return print(f'{out}: trained on all images; weights in {file.replace("best", "last")}', file=sys.stderr)
@@ -370,7 +375,8 @@ def p3m_eval(
     onnx:list=(),  # methods: ONNX files that take an image, or an image and its trimap
     # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
     method:list=(),
-    # folder or address for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again
+    # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again; or an address,
+    # which gets them at the end (with --shard part by part)
     out:str='evaluation',
     **settings  # see `EvalSettings`
 ):

@@ -349,9 +349,8 @@ def renamed(
 
 # %% ../nbs/04_cloud.ipynb #ce8a9fe2
 @patch
-def _add(self:AddressRun, report, folder, results):
-    "Add the `report` of a portion, its folders called what they stand for."
-    places = [(results, self.out), (folder, self.source)]
+def _add(self:AddressRun, report, places=()):
+    "Add the `report` of a portion, its folders called what they stand for: `places`, see `renamed`."
     old = self.report
     if old is None or (type(old) is FileReport and type(report) is not FileReport):  # nothing told the kind
         self.report = _empty(report)
@@ -414,7 +413,7 @@ def do(self:AddressRun,
             with store_errors(str(self.out)): self._put_results(came, results, report, name)
             address = str(self.source).rstrip('/')
             report.done = [d for d in report.done if str(d).replace(str(folder), address) not in report.failed]
-        self._add(report, folder, results)
+        self._add(report, [(results, self.out), (folder, self.source)])
 
 # %% ../nbs/04_cloud.ipynb #e07d578d
 @patch
@@ -443,14 +442,14 @@ def __call__(self:AddressRun)->FileReport:
         done = [] if self.overwrite or not self.record else [f for f in portion if self.record.is_done(f)]
         todo = [f for f in portion if f not in done]
         if todo: self.do(todo)
-        if done: self._add(FileReport(skipped=[self.name_of(f.rel) for f in done]), '//', '//')
+        if done: self._add(FileReport(skipped=[self.name_of(f.rel) for f in done]))
         bar.update(len(portion))
         n += len(portion)
     bar.close()
     if not n:
         if current_spread().shard is None: raise FileNotFoundError(f'{self.source}: no photographs are here')
         self.report = self.report or FileReport(out=str(self.out), nothing=True)  # none falls into this part
-    if self.record:
+    if self.record and current_spread().shard is None:  # those of parts are joined when all are done
         with store_errors(str(self.out)): self.join_manifest()
     return self.report
 

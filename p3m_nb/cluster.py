@@ -7,7 +7,7 @@ __all__ = ['EACH', 'LOOK', 'GIVE_UP', 'working_in', 'WorkerRefused', 'why_refuse
            'spread_over']
 
 # %% ../nbs/04_cluster.ipynb #693fa312
-import contextlib, importlib, json, logging, os, threading, time, uuid
+import collections, contextlib, importlib, json, logging, os, threading, time, uuid, warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +85,28 @@ def _patiently(do):
 
 def do_chunk(
     task:dict,  # version, cwd, call ('module:function'), options, shard ('I/N')
-)->int:  # how many files it had
+)->tuple:  # how many files it had, and the warnings that the package gave
     "Do one part of a run in this process, a worker."
     if task['version'] != p3m_nb.__version__: raise WorkerRefused(f'has p3m_nb {p3m_nb.__version__}')
     module, _, name = task['call'].partition(':')
+    _listen()
     with working_in(task['cwd']), spread(task['shard'], cluster=True):
         report = _patiently(lambda: getattr(importlib.import_module(module), name)(**task['options']))
     counted = (getattr(report, name, ()) for name in ('done', 'skipped', 'failed'))
-    return sum(map(len, counted))
+    return sum(map(len, counted)), [_heard.popleft() for _ in range(len(_heard))]
+
+_heard = collections.deque(maxlen=100)  # warnings of the chunks that this process does
+
+def _listen():
+    "Keep the warnings of this package for whoever started the run, while a chunk is done; others go to the log."
+    before = warnings.showwarning
+    if getattr(before, 'of_chunks', False): return
+    def show(message, category, filename, *more):
+        ours = issubclass(category, UserWarning) and 'p3m_nb' in str(filename)
+        if ours and _there['n']: _heard.append(one_line(message))
+        else: before(message, category, filename, *more)
+    show.of_chunks = True
+    warnings.showwarning = show
 
 # %% ../nbs/04_cluster.ipynb #cba5b977
 EACH = 8  # chunks for each thread of the cluster
@@ -159,6 +173,7 @@ class Handing:
     asked: dict = field(default_factory=dict)  # future -> task
     gone: float = None  # since when no worker is there (`time.monotonic()`); None: there are some
     told: bool = False  # whether that was said
+    warned: set = field(default_factory=set)  # warnings of workers that were passed on
 
     def workers(self)->list:
         "The addresses of those that may get work; `ConnectionError` if there is none."
@@ -223,7 +238,11 @@ def look_after(self:Handing, now:float):
 def take(self:Handing, future:object)->int|None:
     "The number of files of a chunk that is finished; None if it was given to another worker."
     task = self.asked.pop(future)
-    if future.status == 'finished': return future.result()
+    if future.status == 'finished':
+        n, lines = future.result()
+        for line in set(lines) - self.warned: self.say(f'warning: {line}')
+        self.warned.update(lines)
+        return n
     if future.status != 'error':
         self.asked[future] = task  # not done
         raise self.lost()

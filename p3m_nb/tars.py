@@ -203,9 +203,15 @@ def _written(shares, out):
     for path in set(map(Path, tar_files(out))) - set(written): may_write(path).unlink()
     return written
 
+# %% ../nbs/09_tars.ipynb #661ebf90
 def _require_names(samples, out):
     "`ValueError` unless `samples` have names of their own, and there are any."
     if not samples: raise ValueError(f'{out}: no portraits to write as tar files')
+    files = [s.image for s in samples]
+    if packed := [f for f in files if hasattr(f, 'read_member')][:1]:
+        raise ValueError(f'{packed[0]}: is in a tar file already; give the folder of the photographs')
+    if out.resolve() in {place for f in files for place in Path(f).resolve().parents}:
+        raise ValueError(f'{out}: holds the photographs, which tar files there would hide; choose another folder')
     keys = [_key(s) for s in samples]
     if twins := [k for k, n in collections.Counter(keys).items() if n > 1][:1]:
         raise ValueError(f'two photographs are called {twins[0]}; rename one of them')

@@ -31,8 +31,8 @@ from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, face_pairs
 from .fields import Range, check_fields
 from .layouts import images_of, says_blurred
-from .learner import (ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter,
-                            several_processes)
+from .learner import (ScheduleRate, check_launch, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter,
+                            prefix_splitter, several_processes)
 from .locks import folder_lock
 from .process import require, worker_count
 from .records import is_result, may_write, recorded
@@ -303,6 +303,7 @@ def train(
 
     It gets config.json, log.csv, curves.jpg, mattes/, checkpoint.pt, best.safetensors and last.safetensors."""
     given, out = checked_settings(settings), Path(out)
+    if num_distrib() > 1: check_launch()  # before anything takes time
     _check_together(resolved(given))
     s, folders, goes_on = _settings_of_run(out, [str(d) for d in L(data)], given, resume)
     with _naming(out/'config.json' if goes_on else None):

@@ -113,6 +113,7 @@ def test_obfuscate_audit_and_matte_in_parts(command, memory, photos, tmp_path): 
     assert all(there[name] == expected[name] for name in expected if name.endswith('.png'))
     lines = lambda data: sorted(str(json.loads(line)['output']) for line in data.decode().splitlines())
     assert lines(there['manifest.jsonl']) == lines(expected['manifest.jsonl'])
+    assert in_parts(command, 'p3m_obfuscate memory://in -o memory://hidden') == parts  # everything is there
     line = 'p3m_audit SET --finder centerface -o OUT'
     alone = command(line.replace('SET', str(photos)).replace('OUT', f'{tmp_path}/audit'))
     whole = command(line.replace('SET', 'memory://in').replace('OUT', 'memory://audit'))
