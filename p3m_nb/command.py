@@ -26,8 +26,9 @@ class _Parser(argparse.ArgumentParser):
     def _near_option(self, message):
         "The option that an unknown one in `message` may stand for."
         wrong = re.search(r'unrecognized arguments:.*?(--[\w-]+)', message)
-        known = [o for action in self._actions for o in action.option_strings]
-        return wrong and difflib.get_close_matches(wrong[1], known, 1)
+        known = {o.lstrip('-'): o for action in self._actions for o in action.option_strings}
+        near = difflib.get_close_matches(wrong[1].lstrip('-'), known, 1) if wrong else []
+        return [known[n] for n in near]
 
     def _near_choice(self, message):
         "The choice that a wrong value in `message` may stand for."

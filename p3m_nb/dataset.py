@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .checks import check_data
-from .core import FilePath, regular_file
+from .core import FilePath, did_you_mean, regular_file
 from .cloud import is_address
 from .layouts import (PartFolder, PortraitFolder, Portraits, Sample, expected_layout, find_root, name_key,
                             part_folders)
@@ -90,7 +90,9 @@ def split(self:P3M10k,
     name:str,  # e.g. 'train' or 'P3M-500-P'
 )->PortraitFolder:
     "The portraits of the split called `name`; `ValueError` if it is not there."
-    if name not in self.splits: raise ValueError(f'{self.root}: has no {name}, only {", ".join(self.splits)}')
+    if name not in self.splits:
+        hint = did_you_mean(name, [*self.splits, 'valid'])
+        raise ValueError(f'{self.root}: has no {name}, only {", ".join(self.splits)}{hint}')
     return self.splits[name]
 
 # %% ../nbs/08_dataset.ipynb #6cbf207d

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, choose, regular_file
+from .core import IMAGENET_MEAN, IMAGENET_STD, choose, did_you_mean, regular_file
 from .finding import image_files
 from .infer import Matter, rescale_alpha
 from .onnx_engine import open_session, run_session
@@ -269,7 +269,9 @@ def _method_of_path(path, name, **kwargs):
     "The method that a file or folder holds."
     if path.is_dir(): return stored_method(path, name)
     if not path.exists():
-        raise FileNotFoundError(f'{path}: no such file or folder, and none of the methods {", ".join(TRIMAP_METHODS)}')
+        hint = did_you_mean(path, ['shipped', *TRIMAP_METHODS])
+        raise FileNotFoundError(f'{path}: no such file or folder, and none of the methods '
+                                f'{", ".join(TRIMAP_METHODS)}{hint}')
     if path.suffix.lower() == '.onnx': return onnx_method(path, name=name, **kwargs)
     return network_method(path, name or path.stem, **kwargs)
 

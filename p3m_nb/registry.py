@@ -275,7 +275,7 @@ def register_network(
     generic:bool=False,  # whether it is a name for many networks, by its options
 ):  # decorator for a function without required arguments that makes the network
     "Put the decorated function into the table of networks; what it makes knows its `name`, `kind` and `options`."
-    if kind not in KINDS: raise ValueError(f"kind='{kind}': choose one of {', '.join(KINDS)}")
+    choose('kind', kind, KINDS)
     def register(make):
         @functools.wraps(make)
         def named(*args, **options):
@@ -304,7 +304,7 @@ def list_models(
     kind:str|None=None,  # only 'trimap-free' or 'trimap-based'
 )->list:  # of names, sorted
     "The names that `create_model` takes."
-    if kind not in (None, *KINDS): raise ValueError(f"kind='{kind}': choose one of {', '.join(KINDS)}")
+    if kind is not None: choose('kind', kind, KINDS)
     _import_networks()
     return sorted(n for n, entry in _ENTRIES.items() if kind in (None, entry.kind))
 

@@ -29,6 +29,7 @@ from .core import choose, load_alpha, one_line, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, face_pairs
+from .devices import usable_device
 from .fields import Range, check_fields
 from .layouts import images_of, says_blurred
 from .learner import (ScheduleRate, check_launch, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter,
@@ -425,11 +426,7 @@ def _check_foregrounds(samples, looked_at=4):
 # %% ../nbs/44_train.ipynb #c5945d2f
 def _device(s):
     "Where to train: what is asked for, else the fastest; with several processes the GPU of this one."
-    try:
-        device = torch.device(s.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device '{s.device}' cannot be used here ({str(e).splitlines()[0]}); try 'cpu'") from None
+    device = usable_device(s.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if device.type != 'cuda' or not num_distrib(): return device
     device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     torch.cuda.set_device(device)

@@ -70,6 +70,7 @@ MAY_IMPORT = {
         'crops': 'core layouts compositing finding dataset',
         # networks: no fastai
         'registry': 'core',
+        'devices': 'core',
         'state_dicts': 'core',
         'encoders': 'core registry state_dicts',
         'model': 'core state_dicts encoders registry losses',
@@ -86,11 +87,12 @@ MAY_IMPORT = {
         'resume': 'fields writing core process data state_dicts',
         'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
                    'data learner_loss callbacks resume settings',
-        'train': 'fields writing core process checks layouts settings records locks dataset crops privacy registry '
-                 'state_dicts encoders model weights losses metrics data copied_faces callbacks resume learner',
+        'train': 'fields writing core devices process checks layouts settings records locks dataset crops privacy '
+                 'registry state_dicts encoders model weights losses metrics data copied_faces callbacks resume '
+                 'learner',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
-        'torch_engine': 'core process encoders model refiner registry weights',
+        'torch_engine': 'core devices process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
         'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
@@ -162,6 +164,7 @@ WITHOUT_TORCH = (
 )
 WITHOUT_FASTAI = (
     *WITHOUT_TORCH,
+    'devices',
     'registry',
     'state_dicts',
     'encoders',

@@ -37,9 +37,9 @@ def render(cells):
 
 
 def command(n):
-    "The `n`-th shell block of README.md."
+    "The `n`-th shell block of README.md that installs."
     text = (ROOT/'README.md').read_text(encoding='utf-8')
-    return re.findall(r'```sh\n(.*?)```', text, re.S)[n - 1].strip()
+    return re.findall(r'```sh\n(python3 .*?)```', text, re.S)[n - 1].strip()
 
 
 def main(args):
