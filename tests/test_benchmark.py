@@ -115,7 +115,7 @@ def test_the_command_refuses_a_broken_data_set(command, flawed, tmp_path):
         (['MINI', '--split', 'valid', '--onnx', 'CONFTEST'], 'onnxruntime cannot load it'),
         (['MINI', '--split', 'valid', '--method', 'magic'], "method='magic' is unknown"),
         (['MINI', '--split', 'valid', '--first', '-1'], 'first=-1: at least 1'),
-        (['MINI', '--split', 'valid', '--predictions', 'MINI', '--obfuscate', 'swirl'], '--obfuscate swirl'),
+        (['MINI', '--split', 'valid', '--predictions', 'MINI', '--obfuscate', 'swirl'], "obfuscate='swirl' is unknown"),
         (['MINI', '--split', 'valid', '--predictions', 'MINI', '-o', 'CONFTEST'], 'is a file'),
     ],
 )
