@@ -323,6 +323,7 @@ MODES = {'w', 'wb', 'a', 'ab', 'x', 'xb', 'a+', 'w+', 'r+', 'r+b'}
 OTHERWISE = {  # what writes without `atomic_write` around it in the same function, and why nothing can be lost
     'cloud.put_file': 'renames itself, or the store does', 'cloud.write': 'into a temporary folder',
     'cloud.one': 'into a temporary folder', 'cloud.join_manifest': 'into a temporary folder',
+    'tar_runs.fetch': 'into a temporary folder',
     'remote._as_put': 'into a temporary folder', 'remote._come': 'into a temporary folder',
     'export._traced': 'is given a temporary file', 'export._halved': 'is given a temporary file',
     'export._finished': 'is given a temporary file', 'tars._write_tar': 'is given a temporary file',

@@ -53,7 +53,7 @@ LAYOUTS = {  # name -> what makes it, options that find its parts, the photograp
     'sub-folders': (lambda f: pairs(pairs(f, 'rgb/a', 'masks/a'), 'rgb/b', 'masks/b', first=4), [], 'rgb', ''),
     'named by the user': (lambda f: pairs(f, 'mine', 'theirs'), ['--images', 'mine', '--alphas', 'theirs'], 'mine', ''),
     'side by side': (lambda f: pairs(f, '.', '.', '{}_alpha.{}'), [], '.', 'p3m_prepare'),
-    'tar files': (as_tars, [], '.', 'p3m_prepare p3m_obfuscate'),
+    'tar files': (as_tars, [], '.', 'p3m_prepare'),
 }
 
 
