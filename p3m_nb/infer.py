@@ -179,9 +179,9 @@ PRECISIONS = ('fp32', 'bf16', 'fp16', 'auto')
 # %% ../nbs/50_infer.ipynb #4864ee9f
 def _only(options, *names):
     odd = sorted(set(options) - set(names))
-    hint = did_you_mean(odd[0], [*inspect.signature(Matter).parameters, *names]) if odd else ''
-    if odd: raise TypeError(f'Matter has no argument {odd[0]!r}{hint or "; look at help(Matter)"}')
-    return options
+    if not odd: return options
+    hint = did_you_mean(odd[0], [*inspect.signature(Matter).parameters, *names])
+    raise TypeError(f'Matter has no argument {odd[0]!r}{hint or "; look at help(Matter)"}')
 
 # %% ../nbs/50_infer.ipynb #c4bee5f0
 def _backend_for(backend, weights):
