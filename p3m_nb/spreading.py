@@ -47,6 +47,11 @@ class Spreading:
         option = '--scheduler' if self.scheduler else '--shard'
         if (self.part or self.scheduler) and wanted: raise ValueError(f'{option}: not for {wanted[0]}')
 
+    def facts(self)->tuple:  # (name of the run, dict of what decides its results)
+        "What is written down about the run, and compared when it goes on."
+        decides = {k: v for k, v in self.given.items() if k not in ('input', 'out', 'overwrite', 'n_workers')}
+        return self.name.removeprefix('p3m_'), decides
+
     def run(self,
         out:str,  # folder or address of the results
         func:callable,  # does the work, or the part of it that `current_spread` names
@@ -112,8 +117,7 @@ def over_addresses(
     from p3m_nb.spread import current_spread
     if not current_spread().shard: return by_address(inputs, out, work, overwrite)
     if len(inputs) != 1: raise ValueError(f'{len(inputs)} inputs: with addresses one is possible')
-    settings = {k: v for k, v in how.given.items() if k not in ('input', 'out', 'overwrite', 'n_workers')}
-    return part_at(AddressRun(inputs[0], out, work, overwrite, kind=kind), how.name.removeprefix('p3m_'), settings)
+    return part_at(AddressRun(inputs[0], out, work, overwrite, kind=kind), *how.facts())
 
 # %% ../nbs/66_spreading.ipynb #da084d6d
 def over_tars(
@@ -126,8 +130,7 @@ def over_tars(
 )->object:  # the report
     "Do `work` over the photographs in tar files: one tar file with the results for each."
     from p3m_nb.tar_runs import TarRun
-    settings = {k: v for k, v in how.given.items() if k not in ('input', 'out', 'overwrite', 'n_workers')}
-    name = how.name.removeprefix('p3m_')
+    name, settings = how.facts()
     run = TarRun(out, work, endings, f'{name}_tars', settings, kind, keep=name == 'obfuscate')
     run.overwrite = how.given['overwrite']
     return run(tars)
