@@ -115,11 +115,15 @@ def _preset(best, fast, settings):
     return settings | {'backend': backend_for_command(settings)}
 
 # %% ../nbs/80_cli.ipynb #41d1dd6e
-def _loaded(settings, keep=False):
-    "A `Matter`, which is kept for other parts of the run if `keep`, and the warnings that it gave."
+def _loaded(settings, how):
+    "A `Matter`, which a worker keeps for other parts of the run `how`, and the warnings that it gave."
     from p3m_nb.infer import Matter, kept_matter
-    if keep: return kept_matter(settings), []
-    with warnings.catch_warnings(record=True) as remarks: return Matter(**settings), remarks
+    remarks = []
+    if how.on_worker: matter = kept_matter(settings)
+    else:
+        with warnings.catch_warnings(record=True) as remarks: matter = Matter(**settings)
+    how.given['backend'] = matter.made_by.backend  # also one that was chosen here decides the results
+    return matter, remarks
 
 def _say(remarks):
     "Print recorded warnings, each in one line."
@@ -165,7 +169,7 @@ def p3m_matte(
     if not (remote or tars or how.on_worker): _check_inputs(inputs, films, single, watch)  # before a network is loaded
     settings = _preset(best, fast, settings)
     if how.scheduler: return on_cluster(how, out)
-    matter, remarks = _loaded(settings, how.on_worker)
+    matter, remarks = _loaded(settings, how)
     if not single and (best or fast): print(matter, file=sys.stderr)
     if watch:
         _say(remarks)

@@ -134,3 +134,13 @@ def test_what_cannot_be(command, both, tmp_path):  # noqa: F811
                       (f'p3m_obfuscate {tmp_path}/more -o {tmp_path}/o', 'y.tar: a tar file, not a photograph; to')):
         status, _, said = command(line)
         assert status == 1 and why in said, (line, said)
+
+
+def test_a_backend_that_was_chosen_does_not_change_under_way(command, both, tmp_path, monkeypatch):  # noqa: F811
+    "Without --backend the command takes what is installed; a tar is not gone on with by another."
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    run = f'p3m_matte {both}/tars/0.tar -o {tmp_path}/out --no-detail'
+    assert command(run)[0] == command(run)[0] == 0
+    monkeypatch.setattr('p3m_nb.infer.backend_for_command', lambda given: None)  # as without onnxruntime
+    status, _, said = command(run)
+    assert status == 1 and 'done before with backend onnx' in said, said
