@@ -59,15 +59,17 @@ MAY_IMPORT = {
         'dataset': 'writing core layouts checks cloud remote tars',
         'faces': 'core',
         'hiding': 'core compositing faces',
-        'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
+        'hiding_record': 'core writing fields finding records layouts hiding',
+        'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces privacy tars',
+                 'faces tars hiding_record',
         'deblur': 'core hiding faces privacy',
-        'identity': 'core hiding process finding jobs faces privacy deblur',
+        'identity': 'core hiding process finding jobs faces deblur hiding_record',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
-                   'dataset privacy',
+                   'privacy hiding_record',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing finding dataset',
+        'face_copies': 'core compositing crops',
         # networks: no fastai
         'registry': 'core',
         'devices': 'core',
@@ -80,16 +82,15 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core process layouts compositing dataset crops privacy',
+        'data': 'core process layouts compositing dataset crops face_copies',
         'learner_loss': 'losses data random_trimaps registry',
         'callbacks': 'core compositing losses metrics data learner_loss',
-        'copied_faces': 'core dataset crops data',
+        'copied_faces': 'core dataset data face_copies',
         'resume': 'fields writing core process data state_dicts',
         'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
                    'data learner_loss callbacks resume settings',
-        'train': 'fields writing core devices process checks layouts settings records locks dataset crops privacy '
-                 'registry state_dicts encoders model weights losses metrics data copied_faces callbacks resume '
-                 'learner',
+        'train': 'fields writing core devices process checks layouts settings records locks dataset registry weights '
+                 'data copied_faces callbacks resume learner face_copies',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
         'torch_engine': 'core devices process encoders model refiner registry weights',
@@ -147,6 +148,7 @@ WITHOUT_TORCH = (
     'dataset',
     'faces',
     'hiding',
+    'hiding_record',
     'privacy',
     'audit',
     'deblur',
@@ -154,6 +156,7 @@ WITHOUT_TORCH = (
     'prepare',
     'random_trimaps',
     'crops',
+    'face_copies',
     'onnx_engine',
     'film',
     'film_writing',

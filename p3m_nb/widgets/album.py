@@ -26,8 +26,8 @@ from ..jobs import FileReport
 from ..process import usable_cores
 from .batch import ZipLimits, read_bounded, safe_name
 from .common import screen_size
-from ..writing import atomic_write
 from .look import Look, made_of
+from ..writing import atomic_write
 
 # %% ../../nbs/widgets/album.ipynb #7d8a80ca
 @dataclass
