@@ -99,14 +99,19 @@ MAY_IMPORT = {
         'torch_engine': 'core devices process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
+        'judging': '',
+        'cutouts': 'core profiles compositing',
+        'matte_runs': 'core records jobs shards cutouts judging',
+        'sizes': 'core detail',
         'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
-                 'trimaps',
+                 'trimaps cutouts judging matte_runs sizes',
         'film': 'compositing core finding process',
         'film_writing': 'film writing core records',
         'film_runs': 'film film_writing fields writing records',
-        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy',
+        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts matte_runs',
         'export': 'writing core process onnx_engine records model refiner registry weights',
-        'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
+        'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export '
+                   'sizes',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
                      'infer model methods',
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
@@ -115,11 +120,11 @@ MAY_IMPORT = {
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
                'history trial train methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring',
+        'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring matte_runs',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
-                     'weights losses metrics data callbacks resume learner history train trimaps detail infer '
-                     'methods benchmark tables',
+                     'weights losses metrics data callbacks resume learner history train trimaps detail infer methods '
+                     'benchmark tables cutouts judging',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -165,6 +170,10 @@ WITHOUT_TORCH = (
     'film_writing',
     'film_runs',
     'detail',
+    'judging',
+    'cutouts',
+    'matte_runs',
+    'sizes',
     'infer',
     'spreading',
 )
