@@ -19,7 +19,8 @@ from fastcore.basics import patch
 
 from . import compositing
 from .core import choose
-from .faces import Face, box_overlap, find_faces
+from .faces import find_faces
+from .face_boxes import Face, box_overlap
 from .film import Readable, film_info, read_film
 from .film_runs import film_pieces, process_film
 from .film_writing import CODECS

@@ -35,6 +35,9 @@ MAY_IMPORT = {
         'multilevel': '',
         'writing': 'process',
         'core': 'writing process formats profiles',
+        'face_boxes': '',
+        'face_networks': 'core face_boxes',
+        'haar': 'face_boxes face_networks',
         'fields': 'core',
         'compositing': 'core multilevel profiles',
         'settings': 'fields core',
@@ -57,14 +60,14 @@ MAY_IMPORT = {
         'checks': 'writing core process formats records jobs mattes',
         'archives': 'writing core records jobs',
         'dataset': 'writing core layouts checks cloud remote tars',
-        'faces': 'core',
-        'hiding': 'core compositing faces',
+        'faces': 'core face_boxes face_networks haar',
+        'hiding': 'core compositing faces face_boxes',
         'hiding_record': 'core writing fields finding records layouts hiding',
         'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces tars hiding_record',
-        'deblur': 'core hiding faces privacy',
-        'identity': 'core hiding process finding jobs faces deblur hiding_record',
+                 'faces tars hiding_record face_boxes',
+        'deblur': 'core hiding faces privacy face_boxes face_networks',
+        'identity': 'core hiding process finding jobs faces deblur hiding_record face_boxes',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
                    'privacy hiding_record',
         'random_trimaps': 'core',
@@ -108,7 +111,8 @@ MAY_IMPORT = {
         'film': 'compositing core finding process',
         'film_writing': 'film writing core records',
         'film_runs': 'film film_writing fields writing records',
-        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts matte_runs',
+        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts matte_runs '
+                 'face_boxes',
         'export': 'writing core process onnx_engine records model refiner registry weights',
         'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export '
                    'sizes',
@@ -124,7 +128,7 @@ MAY_IMPORT = {
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner history train trimaps detail infer methods '
-                     'benchmark tables cutouts judging',
+                     'benchmark tables cutouts judging face_boxes',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -134,6 +138,9 @@ WITHOUT_TORCH = (
     'multilevel',
     'writing',
     'core',
+    'face_boxes',
+    'face_networks',
+    'haar',
     'fields',
     'compositing',
     'settings',
