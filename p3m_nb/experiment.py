@@ -6,7 +6,7 @@
 __all__ = ['Experiment', 'experiment_of', 'Training', 'write_note', 'seconds_of_log', 'Cell']
 
 # %% ../nbs/63_experiment.ipynb #7d95344b
-import functools, gc, json, os
+import functools, gc, itertools, json, os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fastai.torch_core import num_distrib
 from fastcore.basics import patch
 
 from . import __version__
-from .assembly import completed
+from .assembly import completed, portraits_of
 from .benchmark import Result, Run, TestSet, evaluate
 from .checks import require_sound
 from .core import choose, one_line
@@ -185,7 +185,8 @@ def run(self:Training,
     if self.finished: return
     if self.copy: self.hide_faces(experiment)
     print(f'== {self.method.name} on {self.part.name} faces: {self.folder}')
-    best = train(self.copy or self.part.folder, self.folder, resume=True, **self.settings).keep_best
+    goes_on = (self.folder/'config.json').exists()
+    best = train(self.copy or self.part.folder, self.folder, resume=goes_on, **self.settings).keep_best
     sad = None if best.best_epoch is None else best.best
     write_note(self.folder/'finished.json', dict(best_epoch=best.best_epoch, sad=sad, version=__version__,
                                                   seconds=seconds_of_log(self.folder/'log.csv')))
@@ -225,7 +226,8 @@ def tested(self:Experiment,
     device:str=None,
 )->Method:
     "The network of `weights` as the experiment tests it."
-    return network_method(weights, name, strategy=self.strategy, resize=self.resize, device=device)
+    how = dict(strategy=self.strategy, resize=self.resize, device=device)
+    return network_method(weights, name, detail=False, **how)  # the refiner is for the shipped weights alone
 
 def _cell_mark(method, test, experiment):
     "A digest of what decides the numbers of a cell."
@@ -288,6 +290,7 @@ def check(self:Experiment):
         if seen: raise ValueError(f'{seen[0].image}: is trained on, so it cannot be tested on; give another test set')
         require_sound(part.samples[:self.first], 'measure')
     self._check_colours()
+    self._check_trainings()
     if num_distrib() > 1:
         raise ValueError('p3m_ppt is one process; train with torchrun p3m_train in the folders that --dry-run lists')
 
@@ -302,3 +305,15 @@ def _check_colours(self:Experiment):
     raise ValueError(f'{with_} faces come with foregrounds and backgrounds, {without} ones without: their trainings '
                      'would differ by the composition loss; make the missing ones (p3m_prepare DATA --images FOLDER), '
                      'or give --colours none or estimate')
+
+@patch
+def _check_trainings(self:Experiment):
+    "What a training refuses is refused before the first one starts, also where it would be the last."
+    seen = set()
+    for method, part in itertools.product(self.trained_methods, self.train_parts):
+        given = self.settings | method.settings | dict(arch=method.arch, images=part.images, alphas=self.alphas)
+        if part.hide: given |= dict(colours='none', copy_faces=None, copy_masks=None)  # the copy has neither
+        s = completed(checked_settings(given))
+        key = part.name, s.colours, s.valid_pct, s.seed, bool(s.copy_faces)
+        if key not in seen: portraits_of([str(part.folder)], s)
+        seen.add(key)

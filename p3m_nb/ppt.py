@@ -23,7 +23,7 @@ from .history import duration
 from .locks import folder_lock
 from .ppt_parts import short_name
 from .records import own_file
-from .settings import checked_settings
+from .settings import TrainSettings, checked_settings
 from .trial import trial_run
 from .weights import create_model
 from .writing import atomic_write
@@ -43,14 +43,18 @@ class Step:
 # %% ../nbs/63_ppt.ipynb #296ff35c
 def _seconds_to_score(experiment, training, sample):
     "How long one test portrait takes with the network of a `training`, trained or not; what happens once is left out."
-    arch = training.method.arch
-    method = experiment.tested(create_model(arch), arch, training.settings.get('device'))
+    settings = completed(checked_settings(training.settings))
+    network = create_model(settings.arch)
+    network.metadata = {'shorter': settings.size}  # as the trained weights will say
+    method = experiment.tested(network, settings.arch, settings.device)
     for _ in range(2):
         began = time.monotonic()
         evaluate(method, TestSet([sample], 'trial'), progress=False)
     return time.monotonic() - began
 
 # %% ../nbs/63_ppt.ipynb #ebb8801b
+def _count(n, one, many=None): return f'{n} {one if n == 1 else many or one + "s"}'
+
 def _training_step(experiment, training, trials):
     "The `Step` of a `training`; `trials` remembers how fast a method is."
     what = f'train {training.method.name} on {training.part.name} faces'
@@ -59,7 +63,7 @@ def _training_step(experiment, training, trials):
         settings = training.settings | dict(images=training.part.images, alphas=experiment.alphas)
         trials[training.method.name] = trial_run(training.part.folder, **settings)
     trial = trials[training.method.name]
-    batches = f'{trial.epochs} epochs of {trial.batches} batches'
+    batches = f'{_count(trial.epochs, "epoch")} of {_count(trial.batches, "batch", "batches")}'
     return Step(f'{what}, {batches}', training.folder, trial.seconds)
 
 # %% ../nbs/63_ppt.ipynb #d7808cd3
@@ -82,7 +86,7 @@ def planned_steps(
 def _test_step(cell, out, trials):
     "The `Step` of measuring a `cell`; `trials` remembers how fast its method is."
     training, samples = cell.training, cell.test.samples[:cell.experiment.first]
-    what, where = f'test it on {len(samples)} portraits with {cell.test.name} faces', Path(out)/'measured'
+    what, where = f'test it on {_count(len(samples), "portrait")} with {cell.test.name} faces', Path(out)/'measured'
     if training.finished and cell.files(out)[1].exists(): return Step(what, where, done=True)
     key = training.method.name, 'score'
     if key not in trials: trials[key] = _seconds_to_score(cell.experiment, training, samples[0])
@@ -109,11 +113,22 @@ class PPTReport:
 def _training_note(training, weights):
     "How a training was made, in one line."
     s, facts = completed(checked_settings(training.settings)), training.facts
-    epoch = f'epoch {facts["best_epoch"]}, the best on the held-out part' if weights == 'best' else 'the last epoch'
+    best = facts['best_epoch']
+    epoch = f'epoch {best}, the best on the held-out part' if weights == 'best' else 'the last epoch'
+    if weights == 'best' and best == 0: epoch = 'the start, better on the held-out part than any epoch: nothing learnt'
     how = f'{s.optimizer} {s.lr:g} {s.schedule}, augmentation {s.augment}, seed {s.seed}'
+    usual = completed(TrainSettings(arch=s.arch, recipe=s.recipe))
+    others = [f'{k} {_said(v)}' for k, v in vars(s).items() if k not in _SAID and v != getattr(usual, k)]
+    others.append(f'start weights {s.pretrained or "random"}')
     return (f'{training.method.name} on {short_name(training.part.name)}: {s.arch}, recipe {s.recipe}, '
-            f'{s.epochs} epochs, batches of {s.bs}, {s.size} pixels, {how}, '
-            f'start weights {s.pretrained or "random"}; weights of {epoch}; {duration(facts["seconds"], 1)}.')
+            f'{_count(s.epochs, "epoch")}, batches of {s.bs}, {s.size} pixels, {how}, '
+            f'{", ".join(others)}; weights of {epoch}; {duration(facts["seconds"], 1)}.')
+
+# what stands elsewhere in the line, and what does not decide the weights
+_SAID = ('arch', 'recipe', 'epochs', 'bs', 'size', 'optimizer', 'lr', 'schedule', 'augment', 'seed', 'pretrained',
+         'images', 'alphas', 'n_workers', 'device', 'tensorboard', 'licence')
+
+def _said(value): return '+'.join(map(str, value)) or 'none' if isinstance(value, (list, tuple)) else value
 
 # %% ../nbs/63_ppt.ipynb #b8aa98d3
 def _copy_note(training, finder):
@@ -136,15 +151,18 @@ def description(
 
 # %% ../nbs/63_ppt.ipynb #5f079f06
 _HEADS = dict(markdown='\n## {}\n\n', html='<h2>{}</h2>\n', latex='\\section*{{{}}}\n')
+_STARTS = dict(markdown='', latex='% by p3m_ppt; \\input it into a document\n',
+               html='<!DOCTYPE html>\n<meta charset="utf-8">\n<title>p3m_ppt</title>\n')  # a browser would guess
 
 @patch
 def page(self:PPTReport,
     fmt:str='markdown',  # 'markdown', 'html' or 'latex'
 )->str:
-    "Tables and notes as one page."
+    "Tables and notes as one page; of LaTeX a part to be put into a document with `\\input`."
     head = _HEADS[choose('format', fmt, _HEADS)]
     each = [self.result.conventions(label) for label in self.result.runs]
-    return ''.join([head.format('Settings'), self.result.settings_table(fmt, notes=(*self.notes, *each)),
+    return ''.join([_STARTS[fmt], head.format('Settings').lstrip(),
+                    self.result.settings_table(fmt, notes=(*self.notes, *each)),
                     head.format('Differences'), self.result.differences_table(fmt)])
 
 # %% ../nbs/63_ppt.ipynb #16c3e607
