@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, regular_file, same_size
+from .core import choose, hinted, regular_file, same_size
 
 # %% ../nbs/10_faces.ipynb #93dcad08
 @dataclass
@@ -528,6 +528,7 @@ def face_ellipse(
     return polygon_mask(np.array([left, top]) + half + half * np.column_stack([np.cos(t), np.sin(t)]), shape)
 
 # %% ../nbs/10_faces.ipynb #8653a08b
+@hinted()
 def find_faces(
     image:np.ndarray,  # (H,W,3) uint8, RGB
     finder:str=None,  # what `face_finder` takes: a name, a path or a callable; None: the default

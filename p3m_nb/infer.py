@@ -9,7 +9,7 @@ __all__ = ['LONGEST', 'STRATEGIES', 'RESIZES', 'BACKENDS', 'PRECISIONS', 'LOOK_A
            'MatteReport', 'merge_mattes']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import functools, hashlib, importlib.util, inspect, json, threading, warnings
+import functools, hashlib, importlib.util, json, threading, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from PIL import Image
+from PIL import Image, ImageColor
 
 from . import compositing, core, jobs, profiles
-from .core import FilePath, choose, did_you_mean, load_image, save_alpha, save_image, source_name
+from .core import FilePath, choose, did_you_mean, hinted, load_image, save_alpha, save_image, source_name
 from .process import gpu_in_sight, keep_memory, sleeping_threads
 from .detail import Redraws, add_detail, enlarge_alpha
 from .jobs import tell
@@ -167,21 +167,15 @@ def as_background(background):
         try: return profiles.parse_colour(background)
         except ValueError:
             if Path(background).expanduser().exists(): return load_image(background)  # says what it is
+            hint = did_you_mean(background, ImageColor.colormap)
             raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
-                             'nor an image file that exists') from None
+                             f'nor an image file that exists{hint}') from None
     if isinstance(background, (tuple, list)): return profiles.parse_colour(background)
     return load_image(background)
 
 # %% ../nbs/50_infer.ipynb #aa3d136c
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = ('fp32', 'bf16', 'fp16', 'auto')
-
-# %% ../nbs/50_infer.ipynb #4864ee9f
-def _only(options, *names):
-    odd = sorted(set(options) - set(names))
-    if not odd: return options
-    hint = did_you_mean(odd[0], [*inspect.signature(Matter).parameters, *names])
-    raise TypeError(f'Matter has no argument {odd[0]!r}{hint or "; look at help(Matter)"}')
 
 # %% ../nbs/50_infer.ipynb #c4bee5f0
 def _backend_for(backend, weights):
@@ -227,6 +221,7 @@ def _strategy_for(engine, strategy):
 # %% ../nbs/50_infer.ipynb #c3112900
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
+    @hinted()
     @delegates(more_options)
     def __init__(self,
         weights=None,  # .safetensors, published .pth or .onnx file, a name with shipped weights, or a network
@@ -237,15 +232,14 @@ class Matter:
         # 'fp32', the same on every machine, 'bf16' or 'fp16'; 'auto' is bf16 where the processor has it, else fp32
         precision:str='fp32',
         shorter:int|None=None,  # shorter side of the semantic pass; by default as the weights say, else 540 pixels
-        # detached parts smaller than this share of the largest are removed; 0 keeps all;
-        # by default as the weights file says (0 with resize='paper')
+        # parts smaller than this share of the largest are removed; by default as the weights say, or 0
         min_part:float|None=None,
         # draw hair at full size: yes, no, a refiner or its file; by default as shipped
         detail:bool|str|Path|Redraws|None=None,
         **kwargs  # see `more_options`
     ):
         self.resize = choose('resize', resize, RESIZES)
-        more = more_options(**_only(kwargs, *more_options()))
+        more = more_options(**kwargs)
         self.given = dict(weights=weights, device=device, strategy=strategy, resize=resize, precision=precision,
                           shorter=shorter, min_part=min_part, detail=detail) | more
         self.engine = _engine(_backend_for(more['backend'], weights), weights, device, precision)
@@ -646,6 +640,7 @@ def _with_said(report, made_by):
 
 # %% ../nbs/50_infer.ipynb #0e402620
 @patch
+@hinted()
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
     out,  # folder for the results, made if needed
@@ -675,6 +670,7 @@ def merge_mattes(
 
 # %% ../nbs/50_infer.ipynb #5639a7be
 @patch
+@hinted(('arrivals', 'say', 'going'))
 def watch(self:Matter,
     inputs:object,  # a folder, or a list of folders
     out:FilePath,  # folder for the results, made if needed

@@ -25,7 +25,7 @@ from fastcore.foundation import L
 from .callbacks import FreezeBatchNorm, PPTValidation, PreviewMattes, RecordLossParts
 from .checks import require_sound
 from .copied_faces import CopyFaceFeatures, FaceImages
-from .core import choose, load_alpha, one_line, read_image
+from .core import choose, hinted, load_alpha, one_line, read_image
 from .crops import FaceCopy, PastedFaces
 from .data import PortraitTransform, p3m_dls
 from .dataset import P3M10k, face_pairs
@@ -293,6 +293,7 @@ def _write_settings(out, settings, data):
     with atomic_write(out/'config.json') as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/44_train.ipynb #a27ba634
+@hinted(TrainSettings)
 def train(
     data,  # folder of a data set, or a list of them; see `dataset.P3M10k`
     out,  # folder of the run
@@ -564,6 +565,7 @@ class _Times(Callback):
     def before_validate(self): self._note('score')
 
 # %% ../nbs/44_train.ipynb #093ad589
+@hinted(TrainSettings)
 def trial_run(
     data,  # as in `train`
     **settings  # see `TrainSettings`
