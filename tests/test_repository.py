@@ -76,7 +76,7 @@ MAY_IMPORT = {
         'model': 'core state_dicts encoders registry losses',
         'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
-        'losses': '',
+        'losses': 'core',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
@@ -87,9 +87,11 @@ MAY_IMPORT = {
         'resume': 'fields writing core process data state_dicts',
         'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
                    'data learner_loss callbacks resume settings',
-        'train': 'fields writing core devices process checks layouts settings records locks dataset crops privacy '
-                 'registry state_dicts encoders model weights losses metrics data copied_faces callbacks resume '
-                 'learner',
+        'assembly': 'core devices checks layouts settings dataset crops registry weights data copied_faces callbacks '
+                    'resume learner',
+        'history': 'fields writing core registry weights data callbacks resume',
+        'trial': 'core process settings assembly',
+        'train': 'writing core process settings records locks callbacks resume learner assembly history',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
         'torch_engine': 'core devices process encoders model refiner registry weights',
@@ -108,14 +110,14 @@ MAY_IMPORT = {
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
                   'methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
-               'methods benchmark tables paired',
+        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
+               'history trial train methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
         'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
-                     'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
-                     'benchmark tables',
+                     'weights losses metrics data callbacks resume learner history train trimaps detail infer '
+                     'methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
