@@ -21,7 +21,7 @@ from .callbacks import PPTValidation
 from .checks import require_sound
 from .copied_faces import CopyFaceFeatures, FaceImages
 from .core import choose, load_alpha, read_image
-from .crops import FaceCopy, PastedFaces
+from .face_copies import FaceCopy, PastedFaces
 from .data import p3m_dls
 from .dataset import P3M10k, face_pairs
 from .devices import usable_device

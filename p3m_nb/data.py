@@ -20,7 +20,8 @@ from fastcore.meta import delegates
 
 from .compositing import composite, estimate_foreground
 from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, argument_names, choose, no_argument
-from .crops import AUGMENTS, PastedFaces, Strong, crop_portrait, estimate_colours, whole_portrait
+from .crops import AUGMENTS, Strong, crop_portrait, estimate_colours, whole_portrait
+from .face_copies import PastedFaces
 from .dataset import P3M10k
 from .layouts import Sample
 from .process import worker_count
@@ -130,7 +131,7 @@ def _check_options(func, given, augment, *more):
     known = [name for f in (func, *more, *strong) for name in argument_names(f)]
     no_argument(func.__name__, given, known)
 
-# %% ../nbs/40_data.ipynb #0726da32
+# %% ../nbs/40_data.ipynb #acf20ef4
 class PortraitTransform(ItemTransform):
     "Item transform from the files of a `Sample` to the pair (image, targets)."
     order, _retain = 1, False
