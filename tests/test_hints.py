@@ -13,7 +13,7 @@ from p3m_nb.data import PortraitTransform, p3m_dls
 from p3m_nb.dataset import P3M10k
 from p3m_nb.faces import find_faces
 from p3m_nb.hiding import obfuscate, obfuscate_checked
-from p3m_nb.infer import as_background
+from p3m_nb.cutouts import as_background
 from p3m_nb.learner import p3m_learner
 from p3m_nb.methods import as_method
 from p3m_nb.metrics import matting_metrics
@@ -86,7 +86,8 @@ FREE = {  # public names that take any keyword, and why
     'export.write_refiner_onnx': 'facts', 'weights.save_model': 'facts', 'shards.Part.keep': 'facts',
     'weights.create_model': 'looks at what the network takes', 'crops.strong_portrait': 'looks at Strong',
     'privacy.obfuscate_folder': 'looks at HidingSettings', 'data.PortraitTransform': 'looks at the augmentation',
-    'face_copies.FaceCopy.map': 'what `draw` gives', 'detail.Redraws': 'a protocol', 'data.PortraitTargets': "a tensor's",
+    'face_copies.FaceCopy.map': 'what `draw` gives', 'detail.Redraws': 'a protocol',
+    'data.PortraitTargets': "a tensor's",
     'data.PortraitDL.show_batch': "fastai's", 'data.PortraitDL.show_results': "fastai's",
 }
 HANDED_ON = {  # where another public function, which says it, gets everything
