@@ -18,7 +18,7 @@ from . import __version__
 from .assembly import completed, portraits_of
 from .benchmark import Result, Run, TestSet, evaluate
 from .checks import require_sound
-from .core import choose, one_line
+from .core import choose, hinted, one_line
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
 from .methods import Method, file_slug, network_method, short_digest
@@ -54,6 +54,7 @@ class Experiment:
             raise ValueError(f'{own[0]}: this is decided by the experiment (methods, train, test)')
 
 # %% ../nbs/63_experiment.ipynb #08a0a159
+@hinted(PPTSettings)
 def experiment_of(
     data:str,  # data set to train on
     methods:list=(),  # see `Experiment`; these are the defaults where nothing is given

@@ -145,8 +145,9 @@ def description(
 )->tuple:  # of lines
     "Everything that was decided, to stand below the tables."
     copies = [_copy_note(t, experiment.finder) for t in trainings if t.copy]
+    first = f', the first {experiment.first} of them' if experiment.first else ''
     return tuple(dict.fromkeys([*(f'Trained on {p}.' for p in experiment.train_parts), *copies,
-                                *(f'Tested on {p}.' for p in experiment.test_parts),
+                                *(f'Tested on {p}{first}.' for p in experiment.test_parts),
                                 *(_training_note(t, experiment.weights) for t in trainings), f'p3m_nb {__version__}.']))
 
 # %% ../nbs/63_ppt.ipynb #5f079f06
