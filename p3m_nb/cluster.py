@@ -7,22 +7,22 @@ __all__ = ['EACH', 'LOOK', 'GIVE_UP', 'working_in', 'WorkerRefused', 'why_refuse
            'spread_over']
 
 # %% ../nbs/04_cluster.ipynb #693fa312
-import collections, contextlib, importlib, json, logging, os, threading, time, uuid, warnings
-from collections.abc import Iterator
+import collections, contextlib, functools, gzip, importlib, json, logging, os, threading, time, uuid, warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastcore.basics import patch
 
 import p3m_nb
-from .cloud import is_address
+from .cloud import is_address, open_store, store_errors
 from .core import FilePath, one_line
 from .locks import FolderBusy, folder_lock
 from .process import require
 from .records import PARTS
 from .remote import is_small, results_at
-from .shards import CLUSTER, unfinished_parts
-from .spread import spread
+from .shards import CLUSTER, LISTINGS, unfinished_parts
+from .spread import Listings, spread
 from .writing import atomic_write
 
 # %% ../nbs/04_cluster.ipynb #41f2cae0
@@ -84,17 +84,31 @@ def _patiently(do):
         time.sleep(.5)
 
 def do_chunk(
-    task:dict,  # version, cwd, call ('module:function'), options, shard ('I/N')
+    task:dict,  # version, cwd, call ('module:function'), options, shard ('I/N'), run, listings (file or address)
 )->tuple:  # how many files it had, and the warnings that the package gave
     "Do one part of a run in this process, a worker."
     if task['version'] != p3m_nb.__version__: raise WorkerRefused(f'has p3m_nb {p3m_nb.__version__}')
     module, _, name = task['call'].partition(':')
     _listen()
-    with working_in(task['cwd']), spread(task['shard'], cluster=True):
+    listings = _handed(task['listings'], task['run'])
+    with working_in(task['cwd']), spread(task['shard'], True, listings, task['run']):
         report = _patiently(lambda: getattr(importlib.import_module(module), name)(**task['options']))
     counted = (getattr(report, name, ()) for name in ('done', 'skipped', 'failed'))
     return sum(map(len, counted)), [_heard.popleft() for _ in range(len(_heard))]
 
+# %% ../nbs/04_cluster.ipynb #95f8c891
+@functools.lru_cache(2)
+def _handed(place, run):
+    "What whoever started the `run` has found: the `Listings` in the file or at the address `place`, read once."
+    if is_address(place):
+        fs, path = open_store(place)
+        with store_errors(place): data = fs.cat_file(path)
+    else:
+        try: data = Path(place).read_bytes()
+        except OSError as e: raise WorkerRefused(f'does not see {place}') from e
+    return Listings(json.loads(gzip.decompress(data)), handed=True)
+
+# %% ../nbs/04_cluster.ipynb #fda084c6
 _heard = collections.deque(maxlen=100)  # warnings of the chunks that this process does
 
 def _listen():
@@ -117,11 +131,6 @@ def chunk_count(
 )->int:
     "Into how many chunks a run is cut."
     return max(1, min(EACH * threads, 100_000, *([] if files is None else [files])))
-
-def _files_below(paths):
-    "How many files there are in `paths`, of any kind, or None if that is not known."
-    if not all(os.path.exists(p) for p in paths): return None  # patterns, addresses
-    return sum(sum(len(names) for _, _, names in os.walk(p)) if os.path.isdir(p) else 1 for p in paths)
 
 # %% ../nbs/04_cluster.ipynb #32d7521b
 @contextlib.contextmanager
@@ -174,6 +183,7 @@ class Handing:
     gone: float = None  # since when no worker is there (`time.monotonic()`); None: there are some
     told: bool = False  # whether that was said
     warned: set = field(default_factory=set)  # warnings of workers that were passed on
+    facts: tuple = ('', '', '')  # what workers must see: folder of the run, its note, and what stands in that
 
     def workers(self)->list:
         "The addresses of those that may get work; `ConnectionError` if there is none."
@@ -203,11 +213,18 @@ def check(self:Handing,
     text:str,  # what stands in it
 ):
     "Refuse workers that cannot do the work."
-    try: said = self.client.run(_facts, cwd, str(note), on_error='return')
+    self.facts = cwd, str(note), text
+    self.check_again()
+    self.workers()
+
+@patch
+def check_again(self:Handing):
+    "Refuse workers that have come since."
+    cwd, note, text = self.facts
+    try: said = self.client.run(_facts, cwd, note, on_error='return')
     except OSError as e: raise self.lost() from e
     for worker, facts in said.items():
         if why := why_refused(facts, cwd, text): self.refuse(worker, why)
-    self.workers()
 
 @patch
 def ask(self:Handing, task:dict):
@@ -248,8 +265,7 @@ def take(self:Handing, future:object)->int|None:
         raise self.lost()
     e = future.exception()
     if isinstance(e, (WorkerRefused, ModuleNotFoundError, AttributeError)):
-        for worker, facts in self.client.run(_facts, task['cwd'], '', on_error='return').items():
-            if why := why_refused(facts, task['cwd'], ''): self.refuse(worker, why)
+        self.check_again()
         if not self.refused: raise RuntimeError(f'chunk {task["shard"]}: {one_line(e)}') from e
         self.ask(task)
         return None
@@ -274,18 +290,24 @@ def __call__(self:Handing)->Iterator[int|None]:
         for future in done: yield self.take(future)
 
 # %% ../nbs/04_cluster.ipynb #a818f941
-def _begun(out, wanted):
-    "The number of chunks of the run into the folder `out`, and the text of its note: as begun, or `wanted`."
-    note = Path(out)/PARTS/CLUSTER
+def _begun(out, wanted, found):
+    "Write note and listings of a run into `out`; gives the number of chunks (as begun, or `wanted`), note, its text."
+    note = Path(os.path.abspath(out), PARTS, CLUSTER)
     of = unfinished_parts(out) or wanted
     text = json.dumps(dict(of=of, run=uuid.uuid4().hex))
     note.parent.mkdir(exist_ok=True)
+    with atomic_write(note.with_name(LISTINGS)) as tmp: tmp.write_bytes(found)
     with atomic_write(note) as tmp: tmp.write_text(text, encoding='utf-8')
     return of, note, text
 
-def _begun_at(out, wanted):
+def _begun_at(out, wanted, found):
     "The same for an address, whose note workers need not see."
-    with results_at(out, wanted=is_small) as place: return _begun(place.folder, wanted)[0], '', ''
+    with results_at(out, wanted=is_small) as place: return _begun(place.folder, wanted, found)[0], '', ''
+
+def _looked(look):
+    "What `look` gives, and what it has found, as bytes for the workers."
+    with spread(listings=Listings()) as s: n = look()
+    return n, gzip.compress(json.dumps(s.listings.answers).encode('ascii'), 1)
 
 def _plain(options):
     "`options`, if they can travel."
@@ -299,7 +321,7 @@ def spread_over(
     call:str,  # what is done, 'module:function'; it looks at `current_spread`
     options:dict,  # its arguments, plain values
     out:FilePath,  # folder or address of the results
-    inputs:list,  # folders and files that are read, to see how many there are
+    look:Callable,  # asks what the chunks will ask (`spread.found_once`), and gives how many files there are
     say:object=print,  # is called with a line about a worker that is refused
 )->int:  # how many parts there are; their manifests are in `out`
     "Do `call(**options)` in chunks on the workers of `scheduler`; run again to go on."
@@ -307,10 +329,13 @@ def spread_over(
     remote, options, cwd = is_address(out), _plain(options), os.getcwd()
     lock = contextlib.nullcontext() if remote else folder_lock(out, f'{call} on {scheduler}', 'scheduler')
     with _connected(scheduler) as client, lock:
-        of = chunk_count(sum(client.ncores().values()), _files_below(inputs))
-        of, note, text = (_begun_at if remote else _begun)(out, of)
-        tasks = [dict(version=p3m_nb.__version__, cwd=cwd, call=call, options=options, shard=f'{i}/{of}')
-                 for i in range(1, of + 1)]
+        n, found = _looked(look)
+        of = chunk_count(sum(client.ncores().values()), n)
+        of, note, text = (_begun_at if remote else _begun)(out, of, found)
+        place = f'{str(out).rstrip("/")}/{PARTS}/{LISTINGS}' if remote else str(note.with_name(LISTINGS))
+        every = dict(version=p3m_nb.__version__, cwd=cwd, call=call, options=options, run=uuid.uuid4().hex,
+                     listings=place)
+        tasks = [every | dict(shard=f'{i}/{of}') for i in range(1, of + 1)]
         handing = Handing(client, tasks, scheduler, say)
         handing.check(cwd, note, text)
         with tqdm(unit='photograph', disable=None) as bar:

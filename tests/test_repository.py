@@ -40,7 +40,7 @@ MAY_IMPORT = {
         'settings': 'fields core',
         'spread': '',
         'records': 'writing core',
-        'finding': 'core formats records',
+        'finding': 'core formats records spread',
         'locks': 'writing core process records spread',
         'jobs': 'writing core finding locks records spread',
         'command': 'core',
@@ -48,12 +48,12 @@ MAY_IMPORT = {
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core writing records remote locks process shards spread',
-        'tars': 'cloud writing core records locks layouts remote',
+        'tars': 'cloud writing core records locks layouts remote spread',
         'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'layouts': 'core finding',
+        'layouts': 'core finding spread',
         'checks': 'writing core process formats records jobs mattes',
         'archives': 'writing core records jobs',
         'dataset': 'writing core layouts checks cloud remote tars',
@@ -102,7 +102,8 @@ MAY_IMPORT = {
         'film_runs': 'film film_writing fields writing records',
         'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy',
         'export': 'writing core process onnx_engine records model refiner registry weights',
-        'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export',
+        'methods': 'core process onnx_engine finding spread dataset crops data infer model registry weights trimaps '
+                   'export',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
                      'infer model methods',
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
@@ -111,7 +112,7 @@ MAY_IMPORT = {
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
                'methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring',
+        'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
