@@ -141,7 +141,8 @@ class Looks:
     "How often folders below `place` are listed, in whatever way Python has for it; notes on parts do not count."
     def __init__(self, monkeypatch, place):
         self.found, self.place = [], str(place)
-        for name in ('scandir', 'listdir'): monkeypatch.setattr(os, name, functools.partial(self.look, getattr(os, name)))
+        for name in ('scandir', 'listdir'):
+            monkeypatch.setattr(os, name, functools.partial(self.look, getattr(os, name)))
 
     def look(self, do, path='.'):
         "`do`, noted."
@@ -163,7 +164,8 @@ def many(photos, tmp_path):
     image = load_image(photos/'b.jpg')[::2, ::2]
     for i in range(6):
         for name in ('photos/sub', 'set/image'): save_image(np.roll(image, i, 1), tmp_path/'in'/name/f'{i}.png')
-        for name in ('masks/sub', 'set/mask'): save_alpha(np.roll(soft_disc(image), i, 1), tmp_path/'in'/name/f'{i}.png')
+        matte = np.roll(soft_disc(image), i, 1)
+        for name in ('masks/sub', 'set/mask'): save_alpha(matte, tmp_path/'in'/name/f'{i}.png')
     for i in range(3): tar_of(tmp_path/'in'/'tars'/f'{i}.tar', {f'{i}.png': encode_image(image, '.png')})
     return tmp_path/'in'
 
