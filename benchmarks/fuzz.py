@@ -218,8 +218,9 @@ def try_checkpoint(rng, files, place):
 @functools.cache
 def learner(good):
     "A learner for two epochs on the data set of `good`."
+    from p3m_nb.assembly import completed
     from p3m_nb.settings import checked_settings
-    from p3m_nb.train import _learner_of, completed
+    from p3m_nb.train import _learner_of
     settings = completed(checked_settings(SMALL | dict(ema=.9, patience=3)))
     return _learner_of(good/'none', settings, [str(good/'set')], False)
 
@@ -249,8 +250,9 @@ def try_config(rng, files, place):
 
 def configured(path, good):
     "The learner of a run with the settings in `path`."
+    from p3m_nb.assembly import completed
     from p3m_nb.settings import TrainSettings, merged_settings, read_settings
-    from p3m_nb.train import _learner_of, _naming, completed
+    from p3m_nb.train import _learner_of, _naming
     kept, _ = read_settings(path)
     settings, _ = merged_settings(kept, TrainSettings(), path)
     with _naming(path): _learner_of(good/'none', completed(settings), [str(good/'set')], False)

@@ -25,7 +25,7 @@ from .formats import picture_kind
 from .hiding import blurred
 from .jobs import FileReport, process_files, tell
 from .locks import folder_lock
-from .privacy import read_manifest
+from .hiding_record import read_manifest
 from .process import worker_count
 from .records import PARTS, is_result, may_write, own_file, results_in
 from .remote import StoreFile, stored

@@ -432,8 +432,8 @@ def p3m_ppt(
 ):
     "Train each method on each kind of faces, test it on each, and write the tables of the paper; run again to go on."
     warnings.filterwarnings('ignore', category=FutureWarning)
+    from p3m_nb.history import duration
     from p3m_nb.ppt import experiment_of, run_experiment
-    from p3m_nb.train import duration
     experiment = experiment_of(data, methods, train, test, test_data, **settings)
     if not dry_run:
         report = run_experiment(experiment, out)

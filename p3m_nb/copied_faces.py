@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import load_alpha, load_image
-from .crops import FaceCopy
+from .face_copies import FaceCopy
 from .data import as_targets
 from .dataset import face_pairs
 

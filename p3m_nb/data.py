@@ -20,7 +20,8 @@ from fastcore.meta import delegates
 
 from .compositing import composite, estimate_foreground
 from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
-from .crops import AUGMENTS, PastedFaces, crop_portrait, estimate_colours, whole_portrait
+from .crops import AUGMENTS, crop_portrait, estimate_colours, whole_portrait
+from .face_copies import PastedFaces
 from .dataset import P3M10k
 from .layouts import Sample
 from .process import worker_count

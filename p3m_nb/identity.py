@@ -23,7 +23,7 @@ from .faces import Face, find_faces, one_cv_thread
 from .finding import image_files
 from .hiding import METHODS, blurred, obfuscate
 from .jobs import FileReport, process_files
-from .privacy import Partners, read_manifest
+from .hiding_record import Partners, read_manifest
 from .process import require, worker_count
 
 # %% ../nbs/14_identity.ipynb #10f6a805

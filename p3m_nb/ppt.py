@@ -16,11 +16,13 @@ from fastcore.basics import patch
 from fastai.torch_core import num_distrib
 
 from . import __version__
+from .assembly import completed
 from .benchmark import Result, Run, TestSet, evaluate, test_set
 from .checks import require_sound
 from .core import choose, one_line
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
+from .history import duration
 from .layouts import PortraitFolder, images_of
 from .locks import folder_lock
 from .methods import file_slug, network_method, short_digest
@@ -29,7 +31,8 @@ from .prepare import obfuscate_dataset
 from .records import own_file
 from .registry import network_entry
 from .settings import PPTSettings, TrainSettings, checked_settings
-from .train import completed, duration, train, trial_run
+from .train import train
+from .trial import trial_run
 from .weights import create_model
 from .writing import atomic_write, clear_left_behind
 

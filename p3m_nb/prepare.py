@@ -22,7 +22,8 @@ from .finding import FileList, image_files
 from .jobs import FileReport, JobList, output_names, process_files
 from .layouts import FOLDERS, PartFolder, Sample, data_folder, find_root, part_folders, train_split
 from .locks import folder_lock
-from .privacy import ObfuscationReport, Partners, merge_obfuscated, obfuscate_folder
+from .privacy import ObfuscationReport, merge_obfuscated, obfuscate_folder
+from .hiding_record import Partners
 from .process import worker_count
 from .remote import mirrored, partly_here, results_at, results_in_place
 from .shards import Part, Shards, join_folders, joined_report, read_shards, sharded

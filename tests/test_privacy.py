@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from p3m_nb import privacy
+from p3m_nb.hiding_record import read_manifest
 from p3m_nb.compositing import make_trimap
 from p3m_nb.core import load_image, sample_image, save_alpha, save_image
 from p3m_nb.process import process_mark
@@ -390,7 +391,7 @@ def test_a_person_without_a_face_is_reported(tmp_path):
     line = next(x for x in said.splitlines() if 'a.png' in x)
     assert 'no face found, but a person is seen by the matting network: look at it' in line
     assert 'a person' not in next(x for x in said.splitlines() if 'b.png' in x)
-    records = privacy.read_manifest(tmp_path/'out/manifest.jsonl')
+    records = read_manifest(tmp_path/'out/manifest.jsonl')
     assert [records[k]['people'] for k in ('a.png', 'b.png')] == [1, 0]
     run = start(tmp_path/'in', tmp_path/'out', '--people', '--keep-faceless')  # written now, and still listed
     assert '1 show a person without a face found' in run.communicate()[1]
@@ -411,5 +412,5 @@ def test_all_finders_together(tmp_path):
     assert (out[eyes] == 0).all() and (out[150 + 196, 20 + 262] == 0).all()
     assert any(f.box[0] < eyes[1] < f.box[2] and f.box[1] < eyes[0] < f.box[3] for f in find_faces(image))
     assert not any(f.box[0] > 650 for f in find_faces(image, 'rfb'))
-    assert privacy.read_manifest(tmp_path/'out/manifest.jsonl')['a.png']['finder'] == 'centerface+rfb+haar'
+    assert read_manifest(tmp_path/'out/manifest.jsonl')['a.png']['finder'] == 'centerface+rfb+haar'
     assert not audit(tmp_path/'out').independent

@@ -59,15 +59,17 @@ MAY_IMPORT = {
         'dataset': 'writing core layouts checks cloud remote tars',
         'faces': 'core',
         'hiding': 'core compositing faces',
-        'privacy': 'fields writing core hiding process compositing records finding jobs shards spread layouts faces',
+        'hiding_record': 'core writing fields finding records layouts hiding',
+        'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces privacy tars',
+                 'faces tars hiding_record',
         'deblur': 'core hiding faces privacy',
-        'identity': 'core hiding process finding jobs faces privacy deblur',
+        'identity': 'core hiding process finding jobs faces deblur hiding_record',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
-                   'dataset privacy',
+                   'privacy hiding_record',
         'random_trimaps': 'core',
         'crops': 'core layouts compositing finding dataset',
+        'face_copies': 'core compositing crops',
         # networks: no fastai
         'registry': 'core',
         'devices': 'core',
@@ -80,16 +82,18 @@ MAY_IMPORT = {
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
-        'data': 'core process layouts compositing dataset crops privacy',
+        'data': 'core process layouts compositing dataset crops face_copies',
         'learner_loss': 'losses data random_trimaps registry',
         'callbacks': 'core compositing losses metrics data learner_loss',
-        'copied_faces': 'core dataset crops data',
+        'copied_faces': 'core dataset data face_copies',
         'resume': 'fields writing core process data state_dicts',
         'learner': 'fields core process dataset privacy registry state_dicts encoders model weights losses metrics '
                    'data learner_loss callbacks resume settings',
-        'train': 'fields writing core devices process checks layouts settings records locks dataset crops privacy '
-                 'registry state_dicts encoders model weights losses metrics data copied_faces callbacks resume '
-                 'learner',
+        'assembly': 'core devices checks layouts settings dataset crops registry weights data copied_faces callbacks '
+                    'resume learner face_copies',
+        'history': 'fields writing core registry weights data callbacks resume',
+        'trial': 'process settings assembly',
+        'train': 'writing core process settings records locks callbacks resume learner assembly history',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
         'torch_engine': 'core devices process encoders model refiner registry weights',
@@ -109,14 +113,14 @@ MAY_IMPORT = {
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
                   'methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights train '
-               'methods benchmark tables paired',
+        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
+               'history trial train methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
         'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
-                     'weights losses metrics data callbacks resume learner train trimaps detail infer methods '
-                     'benchmark tables',
+                     'weights losses metrics data callbacks resume learner history train trimaps detail infer '
+                     'methods benchmark tables',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -148,6 +152,7 @@ WITHOUT_TORCH = (
     'dataset',
     'faces',
     'hiding',
+    'hiding_record',
     'privacy',
     'audit',
     'deblur',
@@ -155,6 +160,7 @@ WITHOUT_TORCH = (
     'prepare',
     'random_trimaps',
     'crops',
+    'face_copies',
     'onnx_engine',
     'film',
     'film_writing',

@@ -22,7 +22,8 @@ from ..compositing import cover
 from ..core import load_image, one_line
 from ..infer import Matte
 from ..locks import folder_lock
-from .album import STUDIO_LIMITS, Album, Look, Photo, behind_person, hide_faces
+from .album import STUDIO_LIMITS, Album, Photo
+from .look import Look, behind_person, hide_faces
 from .common import screen_size
 from .correct import MatteCorrector
 from .tiles import picture_scene

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..callbacks import PreviewMattes
 from ..core import encode_image, load_image
-from ..train import plot_history
+from ..history import plot_history
 from .common import (TITLE_HEIGHT, control_row, fit_window, html_table, screen_size, title_strip,
                                    view_window)
 from .viewer import View
