@@ -56,7 +56,7 @@ def sample_files(folder, kinds):
 def weights_samples(folder):
     "Weights in our format and as a torch file, and a refiner."
     import torch
-    from p3m_nb.faces import shipped
+    from p3m_nb.face_networks import shipped
     from p3m_nb.weights import create_model, save_model
     torch.manual_seed(0)
     network = create_model('p3mnet_lite')
@@ -67,7 +67,7 @@ def weights_samples(folder):
 
 def onnx_samples(folder):
     "A network and a face finder as ONNX."
-    from p3m_nb.faces import shipped
+    from p3m_nb.face_networks import shipped
     shutil.copy(shipped('p3mnet_lite.onnx'), folder/'network.onnx')
     shutil.copy(shipped('rfb320.onnx'), folder/'finder.onnx')
 

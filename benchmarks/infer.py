@@ -18,7 +18,8 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.par
 from p3m_nb.compositing import cover
 from p3m_nb.core import load_image, sample_image
 from p3m_nb.export import Graph, write_onnx
-from p3m_nb.infer import Matter, network_sizes, rescale_alpha
+from p3m_nb.infer import Matter
+from p3m_nb.sizes import network_sizes, rescale_alpha
 from p3m_nb.model import fuse, p3mnet_r34
 from p3m_nb.weights import load_model, load_published, shipped_weights, create_model
 from reference_weights import reference_state_dict

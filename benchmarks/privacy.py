@@ -24,7 +24,9 @@ import numpy as np
 
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.deblur import FaceDeblurrer
-from p3m_nb.faces import CenterFaceFinder, Face, OnnxFaceFinder, box_overlap, face_finder, find_faces
+from p3m_nb.faces import face_finder, find_faces
+from p3m_nb.face_networks import CenterFaceFinder, OnnxFaceFinder
+from p3m_nb.face_boxes import Face, box_overlap
 from p3m_nb.hiding import obfuscate
 from p3m_nb.identity import DlibRecogniser, Hiding, Look, attack_distances, descriptions, recognition_score, varied
 from p3m_nb.privacy import obfuscate_folder

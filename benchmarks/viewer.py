@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 from p3m_nb.core import load_image, sample_image, save_image
-from p3m_nb.infer import Matte
+from p3m_nb.cutouts import Matte
 from p3m_nb.synth import synth_portrait
 from p3m_nb.widgets.matte import MatteViewer
 from p3m_nb.widgets.obfuscation import ObfuscationStudio

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageDraw
 from .cloud import is_address
 from .core import image_info, load_image, one_line, regular_file, save_image
 from .dataset import file_at
-from .faces import Face, face_finder, find_faces, finder_name, one_cv_thread
+from .faces import face_finder, find_faces, finder_name, one_cv_thread
+from .face_boxes import Face
 from .finding import FileList, image_files
 from .formats import picture_kind
 from .hiding import blurred

@@ -20,7 +20,7 @@ def _single(matter, source, out, alpha_only, background, overwrite):
     import numpy as np
     from p3m_nb.core import alpha_to_uint, encode_image, image_info, save_image
     from p3m_nb.finding import same_file
-    from p3m_nb.infer import as_background
+    from p3m_nb.cutouts import as_background
     from p3m_nb.records import own_file
     if out != '-':
         channels = () if alpha_only else (4,) if background is None else (3,)
@@ -80,7 +80,7 @@ def _matte_files(matter, inputs, out, how, *options, **threads):
     "Matte the photographs `inputs` into `out`; `options` end with whether to overwrite."
     tars = _tars(inputs, out)
     if not tars and not at_address(inputs, out): return matter.files(inputs, out, *options, **threads)
-    from p3m_nb.infer import MatteReport
+    from p3m_nb.matte_runs import MatteReport
     work = lambda folder, results: matter.files([folder], results, *options, **threads)
     if not tars: return over_addresses(how, inputs, out, work, MatteReport, options[-1])
     endings = ('_alpha.png', '_cutout.png', '_preview.jpg', '_composite.jpg')

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from .core import choose, regular_file, same_size
-from .faces import Face, shipped
+from .face_boxes import Face
+from .face_networks import shipped
 from .hiding import METHODS, check_strength
 
 # %% ../nbs/14_deblur.ipynb #b0a5a083

@@ -15,9 +15,8 @@ import numpy as np
 
 from .compositing import make_trimap
 from .core import choose, same_size
-from p3m_nb.faces import (
-    FIVE_POINTS, Face, box_overlap, face_ellipse, face_finder, find_faces, polygon_mask, similarity
-)
+from .faces import FIVE_POINTS, face_finder, find_faces, similarity
+from .face_boxes import Face, box_overlap, face_ellipse, polygon_mask
 
 # %% ../nbs/11_hiding.ipynb #daa0849c
 # jaw line and brows of `FIVE_POINTS`; half a face's width is about 70 mm, eyes to chin 115 mm

@@ -19,7 +19,8 @@ from scipy.stats import binomtest
 
 from .core import choose, load_image, same_size
 from .deblur import FaceDeblurrer
-from .faces import Face, find_faces, one_cv_thread
+from .faces import find_faces, one_cv_thread
+from .face_boxes import Face
 from .finding import image_files
 from .hiding import METHODS, blurred, obfuscate
 from .jobs import FileReport, process_files

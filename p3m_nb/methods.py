@@ -17,7 +17,8 @@ from torch import nn
 
 from .core import IMAGENET_MEAN, IMAGENET_STD, choose, did_you_mean, regular_file
 from .finding import image_files
-from .infer import Matter, rescale_alpha
+from .infer import Matter
+from .sizes import rescale_alpha
 from .onnx_engine import open_session, run_session
 from .process import require
 from .registry import Network

@@ -168,7 +168,7 @@ def both_reports(
 # %% ../nbs/66_spreading.ipynb #47abb7b3
 def _report_kind(run):
     "The class of the report of a run over photographs, in files or tars."
-    if run.startswith('matte'): from p3m_nb.infer import MatteReport as kind
+    if run.startswith('matte'): from p3m_nb.matte_runs import MatteReport as kind
     else: from p3m_nb.privacy import ObfuscationReport as kind
     return kind
 

@@ -19,11 +19,14 @@ from fastcore.basics import patch
 
 from . import compositing
 from .core import choose
-from .faces import Face, box_overlap, find_faces
+from .faces import find_faces
+from .face_boxes import Face, box_overlap
 from .film import Readable, film_info, read_film
 from .film_runs import film_pieces, process_film
 from .film_writing import CODECS
-from .infer import Matter, MatteReport, as_background
+from .infer import Matter
+from .matte_runs import MatteReport
+from .cutouts import as_background
 from .jobs import FileReport, output_names, process_files
 from .hiding import fill_gaps, obfuscate_checked
 from .privacy import FaceStillSeen

@@ -45,7 +45,7 @@ from p3m_nb.benchmark import evaluate
 from p3m_nb.core import load_alpha, save_alpha
 from p3m_nb.dataset import P3M10k
 from p3m_nb.data import p3m_dls
-from p3m_nb.infer import Matte
+from p3m_nb.cutouts import Matte
 from p3m_nb.learner import p3m_learner
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 from p3m_nb.widgets import *

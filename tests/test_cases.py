@@ -384,7 +384,7 @@ class Evil:
 def hostile_files(place, weights):
     "Files that want to run something, take all memory, or are something else; and data with names that lead elsewhere."
     import pickle, torch
-    from p3m_nb.faces import shipped
+    from p3m_nb.face_networks import shipped
     place.mkdir()
     torch.save({'state_dict': Evil(place/'ran')}, place/'evil.pth')
     (place/'plain.pth').write_bytes(pickle.dumps(Evil(place/'ran')))

@@ -41,7 +41,7 @@ HIDE = '''
 import os, signal, sys
 import numpy as np
 from p3m_nb import film_runs
-from p3m_nb.faces import Face
+from p3m_nb.face_boxes import Face
 from p3m_nb.video import obfuscate_films
 film_runs.PIECE = 8
 stop = int(sys.argv[3])

@@ -13,7 +13,9 @@ from p3m_nb.compositing import make_trimap
 from p3m_nb.core import load_image, sample_image, save_alpha, save_image
 from p3m_nb.process import process_mark
 from p3m_nb.audit import audit
-from p3m_nb.faces import Face, OnnxFaceFinder, face_finder, find_faces, shipped
+from p3m_nb.faces import face_finder, find_faces
+from p3m_nb.face_boxes import Face
+from p3m_nb.face_networks import OnnxFaceFinder, shipped
 from p3m_nb.hiding import METHODS, obfuscate
 from p3m_nb.privacy import obfuscate_folder
 

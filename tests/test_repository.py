@@ -35,6 +35,9 @@ MAY_IMPORT = {
         'multilevel': '',
         'writing': 'process',
         'core': 'writing process formats profiles',
+        'face_boxes': '',
+        'face_networks': 'core face_boxes',
+        'haar': 'face_boxes face_networks',
         'fields': 'core',
         'compositing': 'core multilevel profiles',
         'settings': 'fields core',
@@ -57,14 +60,14 @@ MAY_IMPORT = {
         'checks': 'writing core process formats records jobs mattes',
         'archives': 'writing core records jobs',
         'dataset': 'writing core layouts checks cloud remote tars',
-        'faces': 'core',
-        'hiding': 'core compositing faces',
+        'faces': 'core face_boxes face_networks haar',
+        'hiding': 'core compositing faces face_boxes',
         'hiding_record': 'core writing fields finding records layouts hiding',
         'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
-                 'faces tars hiding_record',
-        'deblur': 'core hiding faces privacy',
-        'identity': 'core hiding process finding jobs faces deblur hiding_record',
+                 'faces tars hiding_record face_boxes',
+        'deblur': 'core hiding faces privacy face_boxes face_networks',
+        'identity': 'core hiding process finding jobs faces deblur hiding_record face_boxes',
         'prepare': 'cloud remote writing core process checks layouts compositing finding locks jobs shards spread '
                    'privacy hiding_record',
         'random_trimaps': 'core',
@@ -99,15 +102,20 @@ MAY_IMPORT = {
         'torch_engine': 'core devices process encoders model refiner registry weights',
         'onnx_engine': 'fields core process',
         'detail': 'core refiner',
+        'judging': '',
+        'cutouts': 'core profiles compositing',
+        'matte_runs': 'core records jobs shards cutouts judging',
+        'sizes': 'core detail',
         'infer': 'core profiles process compositing jobs records shards spread watch detail onnx_engine torch_engine '
-                 'trimaps',
+                 'trimaps cutouts judging matte_runs sizes',
         'film': 'compositing core finding process',
         'film_writing': 'film writing core records',
         'film_runs': 'film film_writing fields writing records',
-        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy',
+        'video': 'core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts matte_runs '
+                 'face_boxes',
         'export': 'writing core process onnx_engine records model refiner registry weights',
-        'methods': 'core process onnx_engine finding spread dataset crops data infer model registry weights trimaps '
-                   'export',
+        'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export '
+                   'sizes spread',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
                      'infer model methods',
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
@@ -116,11 +124,12 @@ MAY_IMPORT = {
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
                'history trial train methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring',
+        'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring '
+                     'matte_runs',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
-                     'weights losses metrics data callbacks resume learner history train trimaps detail infer '
-                     'methods benchmark tables',
+                     'weights losses metrics data callbacks resume learner history train trimaps detail infer methods '
+                     'benchmark tables cutouts judging face_boxes',
     }.items()
 }
 WITHOUT_TORCH = (
@@ -130,6 +139,9 @@ WITHOUT_TORCH = (
     'multilevel',
     'writing',
     'core',
+    'face_boxes',
+    'face_networks',
+    'haar',
     'fields',
     'compositing',
     'settings',
@@ -166,6 +178,10 @@ WITHOUT_TORCH = (
     'film_writing',
     'film_runs',
     'detail',
+    'judging',
+    'cutouts',
+    'matte_runs',
+    'sizes',
     'infer',
     'spreading',
 )

@@ -381,7 +381,7 @@ def test_the_viewer_keeps_to_what_every_notebook_offers():
 def test_colab_is_told_where_the_front_end_is(monkeypatch):
     """Colab shows widgets of others only with the address of their manager beside the output. anywidget asks Colab for
     it; a widget of ours in boxes of ipywidgets must hand it on."""
-    from p3m_nb.infer import Matte
+    from p3m_nb.cutouts import Matte
     from p3m_nb.widgets.matte import MatteViewer
     colab = types.ModuleType('google.colab.output')
     colab._widgets = types.SimpleNamespace(_installed_url='https://colab.example/manager.js')

@@ -22,7 +22,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.core import load_image
 from p3m_nb.deblur import deblur_input, face_chip
-from p3m_nb.faces import CenterFaceFinder, Face
+from p3m_nb.face_networks import CenterFaceFinder
+from p3m_nb.face_boxes import Face
 from p3m_nb.hiding import obfuscate
 from p3m_nb.writing import atomic_write
 

@@ -1,4 +1,4 @@
-"""Train the second look of `faces.HaarFinder` and write p3m_nb/weights/face_check.npz.
+"""Train the second look of `haar.HaarFinder` and write p3m_nb/weights/face_check.npz.
 
     python tools/train_face_check.py --data ../shared/data
 
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from p3m_nb.core import load_image
-from p3m_nb.faces import CenterFaceFinder, HaarFinder, face_features, box_overlap
+from p3m_nb.face_networks import CenterFaceFinder
+from p3m_nb.haar import HaarFinder, face_features
+from p3m_nb.face_boxes import box_overlap
 
 
 def jitter(rng, box, shift=.06, scale=.08):

@@ -123,7 +123,7 @@ def browser(profile, size=(1200, 900), logs=True):
 
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
-    from p3m_nb.infer import Matte
+    from p3m_nb.cutouts import Matte
     from p3m_nb.core import load_alpha, load_image
     from p3m_nb.widgets.matte import MatteViewer
     view = MatteViewer(Matte(load_image(sys.argv[1]), load_alpha(sys.argv[2])), split=.5)

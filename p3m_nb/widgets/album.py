@@ -18,10 +18,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import encode_image, image_info, load_alpha, load_image, one_line, save_alpha
-from ..faces import Face, find_faces
+from ..faces import find_faces
+from ..face_boxes import Face
 from ..fields import Range, check_fields, read_json
 from ..formats import MAX_PIXELS
-from ..infer import LOOK_AT, Matter
+from ..infer import Matter
+from ..judging import LOOK_AT
 from ..jobs import FileReport
 from ..process import usable_cores
 from .batch import ZipLimits, read_bounded, safe_name

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 
 from ..core import alpha_to_uint, choose, encode_image, load_image
 from ..finding import image_files
-from ..infer import Matter, as_background
+from ..infer import Matter
+from ..cutouts import as_background
 from ..jobs import FileReport, process_files
 from .common import (TITLE_HEIGHT, as_folder, control_row, fit_window, html_table, message_line,
                                    screen_size, title_strip, view_window, write_own)

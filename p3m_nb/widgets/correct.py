@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..compositing import make_trimap
 from ..core import choose, same_size
-from ..infer import Matte
+from ..cutouts import Matte
 from ..methods import TRIMAP_METHODS, trimap_method
 from .common import control_row
 from .matte import MatteViewer

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compositing import composite, cutout, estimate_foreground
 from ..core import choose
-from ..faces import Face
+from ..face_boxes import Face
 from ..hiding import METHODS, obfuscate
 from ..profiles import parse_colour
 from .common import screen_size

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..compositing import cover, estimate_foreground, make_trimap
 from ..core import alpha_to_uint, encode_image
 from ..crops import dilate_bits, pack_bits, unpack_bits
-from ..infer import Matte, as_background
+from ..cutouts import Matte, as_background
 from .common import BAND_COLOUR, as_folder, control_row, message_line, screen_size, write_own
 from .tiles import (Layer, Pane, Pyramid, Scene, Stretched, cutout_layer, gray_layer, photo_layer,
                                   tint_layer)

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 
 from ..core import encode_image, load_alpha, load_image, same_size
 from ..deblur import FaceDeblurrer
-from ..faces import Face, face_finder, find_faces
+from ..faces import face_finder, find_faces
+from ..face_boxes import Face
 from ..identity import DlibRecogniser, Hiding, descriptions
 from ..identity import Look as FaceLook
 from ..hiding import MARGIN, METHODS, WEAKEST, Obfuscated, check_margin, obfuscate

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from ..compositing import cover
 from ..core import load_image, one_line
-from ..infer import Matte
+from ..cutouts import Matte
 from ..locks import folder_lock
 from .album import STUDIO_LIMITS, Album, Photo
 from .look import Look, behind_person, hide_faces
