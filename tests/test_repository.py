@@ -63,7 +63,7 @@ MAY_IMPORT = {
         'faces': 'core face_boxes face_networks haar',
         'hiding': 'core compositing faces face_boxes',
         'hiding_record': 'core writing fields finding records layouts hiding',
-        'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
+        'privacy': 'fields writing core hiding process records finding jobs shards spread faces hiding_record',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
                  'faces tars hiding_record face_boxes',
         'deblur': 'core hiding faces privacy face_boxes face_networks',
