@@ -177,7 +177,7 @@ def _merge_tars(shards):
     from p3m_nb.tar_runs import merge_tars
     return merge_tars(shards, _report_kind(shards.run))
 
-_MERGE = dict(matte='infer:merge_mattes', obfuscate='privacy:merge_obfuscated', audit='audit:merge_audits',
+_MERGE = dict(matte='matte_runs:merge_mattes', obfuscate='privacy:merge_obfuscated', audit='audit:merge_audits',
               prepare='prepare:merge_prepared', copy='prepare:merge_copies', eval='scoring:merge_scores',
               matte_tars='spreading:_merge_tars', obfuscate_tars='spreading:_merge_tars')
 
