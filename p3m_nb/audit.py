@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
 from .cloud import is_address
-from .core import image_info, load_image, one_line, regular_file, save_image
+from .core import hinted, image_info, load_image, one_line, regular_file, save_image
 from .dataset import file_at
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .face_boxes import Face
@@ -359,6 +359,7 @@ def _kept_crops(out, shard, n):
     raise ValueError(f'{path}: holds {len(crops)} crops, {n} were expected; run shard {shard} again')
 
 # %% ../nbs/12_audit.ipynb #578fffa6
+@hinted()
 def audit(
     source:str,  # folder or address, or a list of files, folders and patterns
     finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`

@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 
 from .compositing import estimate_foreground
 from .cloud import is_address, renamed
-from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
+from .core import alpha_to_uint, hinted, load_alpha, load_image, same_size, save_alpha, save_image
 from .checks import require_sound
 from .finding import FileList, image_files
 from .jobs import FileReport, JobList, output_names, process_files
@@ -116,6 +116,7 @@ def _prepared(part, mattes, folders, overwrite, n_workers, progress):
     return report
 
 # %% ../nbs/15_prepare.ipynb #5d05fda2
+@hinted()
 def prepare(
     root:str,  # folder of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones below `root`
@@ -169,6 +170,9 @@ def obfuscate_dataset(
     return report
 
 # %% ../nbs/15_prepare.ipynb #9b0b0cf9
+_RUN = ('overwrite', 'n_workers', 'progress')  # options of `prepare` for the run
+
+@hinted(_RUN)
 def prepare_copy(
     root:str,  # folder of the data set
     out:str,  # folder for the copy; not inside `root`
@@ -238,6 +242,7 @@ def _train_folders_in(folder, images, alphas):
     return train_folders(folder, *(None if name is None else Path(folder)/name for name in (images, alphas)))
 
 # %% ../nbs/15_prepare.ipynb #09a2792e
+@hinted(_RUN)
 def prepare_at(
     root:str,  # folder or address of the data set
     out:str=None,  # folder or address: first a copy with hidden faces, which is prepared; None: `root` itself

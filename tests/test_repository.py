@@ -81,7 +81,7 @@ MAY_IMPORT = {
         'model': 'core state_dicts encoders registry losses',
         'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
-        'losses': '',
+        'losses': 'core',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
@@ -95,7 +95,7 @@ MAY_IMPORT = {
         'assembly': 'core devices checks layouts settings dataset crops registry weights data copied_faces callbacks '
                     'resume learner face_copies',
         'history': 'fields writing core registry weights data callbacks resume',
-        'trial': 'process settings assembly',
+        'trial': 'core process settings assembly',
         'train': 'writing core process settings records locks callbacks resume learner assembly history',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
