@@ -388,11 +388,12 @@ def test_every_requirement_is_imported():
     "What pip is asked for is used; plum-dispatch is held below a release with which fastai's transforms fail."
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')
-    light = [line for line in (ROOT/'requirements-light.txt').read_text(encoding='utf-8').splitlines() if line[0] != '#']
+    light = (ROOT/'requirements-light.txt').read_text(encoding='utf-8').splitlines()[1:]
     asked = {re.split('[<>=]', r)[0] for r in [*config['DEFAULT']['requirements'].split(), *light]}
     called = {'pillow': 'PIL', 'opencv-python': 'cv2', 'opencv-python-headless': 'cv2'}
     used = {name.split('.')[0] for module in MODULES for name in imports(module)}
-    for file in architecture.files().values(): used |= set(re.findall(r"require\('(\w+)'", file.read_text(encoding='utf-8')))
+    for file in architecture.files().values():
+        used |= set(re.findall(r"require\('(\w+)'", file.read_text(encoding='utf-8')))
     assert {r for r in asked if called.get(r, r) not in used} == {'plum-dispatch'}
 
 
