@@ -23,6 +23,7 @@ from .sizes import rescale_alpha
 from .onnx_engine import open_session, run_session
 from .process import require
 from .registry import Network
+from .spread import found_once
 from .trimaps import published_matte, refine_with
 from .weights import load_model
 
@@ -248,6 +249,12 @@ def trimap_method(
 def _stored_files(folder):
     "Dict name -> paths of the predictions in `folder`."
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
+    def plain(found): return {name: list(map(str, paths)) for name, paths in found.items()}
+    def made(found): return {name: list(map(Path, paths)) for name, paths in found.items()}
+    return found_once(('predictions', folder), lambda: _predictions_in(folder), plain, made)
+
+def _predictions_in(folder):
+    "The predictions in `folder` as they are now."
     try: files = [p for p, _ in image_files(folder)]
     except FileNotFoundError: files = []
     files += sorted(p for p in folder.rglob('*.npy') if not p.name.startswith('.'))
