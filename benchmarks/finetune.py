@@ -23,7 +23,8 @@ from p3m_nb.learner import p3m_learner, p3m_splitter
 
 WAYS = {  # name -> images in a batch, highest rate of the decoders, its share for the encoder
     'batches of 8, 1e-4': (8, 1e-4, 1.), 'batches of 2, 3e-4': (2, 3e-4, 1.),
-    'finetune: batches of 2, 3e-4, encoder a tenth': (2, 3e-4, .1),
+    'batches of 2, 3e-4, encoder a tenth': (2, 3e-4, .1),
+    'finetune: batches of 2, 1e-4, encoder a tenth': (2, 1e-4, .1),
 }
 
 

@@ -339,7 +339,7 @@ def matting(self:P3MNet,
 PUBLISHED = Recipe(epochs=150, bs=8, size=512, lr=1e-5, source='arXiv 2104.14222, section 5.1, and its published code')
 FAST = Recipe(epochs=20, bs=8, size=320, lr=5e-4, schedule='one-cycle', optimizer='adamw', wd=1e-2,
               source='ours', notes='crops of 320 pixels, one-cycle')
-FINETUNE = Recipe(epochs=8, bs=2, size=512, lr=3e-4, schedule='one-cycle', freeze_norms=True, groups={'encoder': .1},
+FINETUNE = Recipe(epochs=8, bs=2, size=512, lr=1e-4, schedule='one-cycle', freeze_norms=True, groups={'encoder': .1},
                   source='ours', notes='for weights of the whole network; measured in benchmarks/README.md')
 EXTENSION_CODE = 'arXiv 2203.16828 and its published code'
 EXTENDED = replace(PUBLISHED, schedule='cosine', warmup=5, clip=-1, source=f'{EXTENSION_CODE}, its options switched on',
