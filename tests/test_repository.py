@@ -49,7 +49,7 @@ MAY_IMPORT = {
         'command': 'core',
         'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
-        'remote': 'cloud core finding jobs layouts records shards spread',
+        'remote': 'cloud core finding jobs layouts records shards spread writing',
         'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records locks layouts remote spread',
         'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
