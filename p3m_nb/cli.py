@@ -280,8 +280,8 @@ def _identity(copies, originals, finder, n_workers):
          examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders; or an address (extra cloud)
-    # folder: first make a copy with hidden faces here, and prepare that one; or an address, which gets its files as they
-    # come
+    # folder: first make a copy with hidden faces here, and prepare that one; or an address, which gets its files as
+    # they come
     out:str=None,
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
