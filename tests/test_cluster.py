@@ -5,6 +5,7 @@ import functools, json, os, shutil, signal, subprocess, sys, time
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_cloud import s3, server  # noqa: F401
 from test_shards import command, files, records  # noqa: F401
 from test_tars import tar_of
 
@@ -219,6 +220,29 @@ def test_five_commands_and_a_worker_that_is_killed(command, photos, tmp_path, cl
     line = f'p3m_eval {root} --split train --predictions given={tmp_path}/mattes --gallery 1 -o OUT'
     status, table, _ = same_as_one_process(command, line, tmp_path/'5', cluster)
     assert status == 0 and 'SAD' in table.upper()
+
+
+def test_addresses_and_tars(command, server, s3, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
+    "Photographs and tars in a store, results into it: what one process writes into folders; one worker is killed."
+    monkeypatch.setattr(cluster, 'env', cluster.env | server)
+    tar_of(tmp_path/'tars'/'0.tar', {'a.jpg': (photos/'a.jpg').read_bytes(), 'b.jpg': (photos/'b.jpg').read_bytes()})
+    tar_of(tmp_path/'tars'/'1.tar', {'c.jpg': (photos/'c.jpg').read_bytes(), 'note.txt': b'x'})
+    s3.put(str(photos), 'photos/in', recursive=True)
+    s3.put(str(tmp_path/'tars'), 'photos/tars', recursive=True)
+    killed = cluster.worker(at=2)
+    cluster.worker()
+    cluster.ready(2)
+    names = {str(photos): 's3://photos/in', f'{tmp_path}/tars': 's3://photos/tars'}
+    for source, out in ((photos, 'hidden'), (tmp_path/'tars', 'hidden_tars')):
+        far = f'p3m_obfuscate {names[str(source)]} -o s3://photos/{out} --scheduler {cluster.address}'
+        for _ in range(2):  # the second run finds everything done
+            alone = command(f'p3m_obfuscate {source} -o {tmp_path}/{out}')
+            said = alone[2].replace(str(source), names[str(source)]).replace(f'{tmp_path}/', 's3://photos/')
+            assert command(far) == (alone[0], '', said), cluster.said()[-3000:]
+        s3.invalidate_cache()
+        there = {p.removeprefix(f'photos/{out}/'): s3.cat(p) for p in s3.find(f'photos/{out}') if '/.' not in p}
+        assert there == files(tmp_path/out)
+    assert killed.wait(30) == -signal.SIGKILL
 
 
 def test_a_scheduler_that_goes_away(command, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
