@@ -6,8 +6,10 @@ __all__ = list(_FRONT_DOOR)
 
 def __getattr__(name):
     "The names above are imported when they are first used: `import p3m_nb` itself costs nothing."
-    if name not in _FRONT_DOOR: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
+    if name not in _FRONT_DOOR:  # with these two, Python hints at the nearest name
+        module = import_module(__name__)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}', name=name, obj=module)
     return getattr(import_module(f'{__name__}.{_FRONT_DOOR[name]}'), name)
 
 

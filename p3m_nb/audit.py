@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
 from .cloud import is_address
-from .core import image_info, load_image, one_line, regular_file, save_image
+from .core import hinted, image_info, load_image, one_line, regular_file, save_image
 from .dataset import file_at
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .face_boxes import Face
@@ -29,10 +29,10 @@ from .locks import folder_lock
 from .hiding_record import read_manifest
 from .process import worker_count
 from .records import PARTS, is_result, may_write, own_file, results_in
-from .remote import stored
+from .remote import StoreFile, stored
 from .shards import Shards, joined_report, sharded
-from .spread import current_spread, parse_shard
-from .tars import members
+from .spread import current_spread, found_once, parse_shard
+from .tars import TarPart, members
 from .writing import atomic_write
 
 # %% ../nbs/12_audit.ipynb #0ea33f07
@@ -52,8 +52,15 @@ def hidden_by(
     source:str,  # folder, or a list of files, folders and patterns
 )->set:  # names of finders, e.g. {'centerface'}; 'facemask' for faces that were hidden by masks; empty: not known
     "Who hid the faces of `source`, as the manifests of `obfuscate_folder` say."
+    items = _items(source)
+    return found_once(('hidden_by', *items), lambda: _hiders(items), sorted, set)
+
+def _items(source): return [source] if isinstance(source, (str, os.PathLike)) else list(source)
+
+def _hiders(items):
+    "What the manifests say now."
     found = set()
-    for item in [source] if isinstance(source, (str, os.PathLike)) else source:
+    for item in items:
         for path in _manifests(item):
             records = read_manifest(path, torn=True).values()
             found |= {part for r in records if r.get('output') for part in str(r.get('finder')).split('+')}
@@ -106,8 +113,25 @@ def files_to_audit(
     source:str,  # folder, or a list of files, folders and patterns
 )->tuple:  # list of paths, and dict path -> why it could not be entered
     "What an audit of `source` has to look at; `FileNotFoundError` where there is nothing."
+    items = _items(source)
+    return found_once(('files_to_audit', *items), lambda: _to_audit(items), _plain, _made)
+
+def _plain(found):
+    "Files and reasons as JSON can hold them."
+    def one(file): return dict(vars(file)) if isinstance(file, (StoreFile, TarPart)) else str(file)
+    return [[one(f) for f in found[0]], [[str(p), reason] for p, reason in found[1].items()]]
+
+def _made(plain):
+    "The way back."
+    def one(value):
+        if isinstance(value, str): return Path(value)
+        return TarPart(**value) if 'tar' in value else StoreFile(**value)
+    return [one(v) for v in plain[0]], {file_at(p): reason for p, reason in plain[1]}
+
+def _to_audit(items):
+    "What is there now."
     found, closed = {}, {}
-    for item in [source] if isinstance(source, (str, os.PathLike)) else source:
+    for item in items:
         inside, shut = _inputs(item)
         if not inside and not shut: raise FileNotFoundError(f'{item}: nothing to look at in this folder')
         found |= dict.fromkeys(inside)
@@ -335,6 +359,7 @@ def _kept_crops(out, shard, n):
     raise ValueError(f'{path}: holds {len(crops)} crops, {n} were expected; run shard {shard} again')
 
 # %% ../nbs/12_audit.ipynb #578fffa6
+@hinted()
 def audit(
     source:str,  # folder or address, or a list of files, folders and patterns
     finder:object=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`

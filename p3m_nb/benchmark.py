@@ -16,7 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .compositing import Portrait, make_trimap
-from .core import alpha_to_uint, choose, load_alpha, load_image, one_line, regular_file, save_alpha
+from .core import alpha_to_uint, choose, hinted, load_alpha, load_image, one_line, regular_file, save_alpha
 from .crops import check_size
 from .dataset import P3M10k
 from .layouts import Portraits, Sample
@@ -327,6 +327,7 @@ def _check_faces(tests, samples, metrics):
     raise ValueError(f'{tests.name}: has no face masks, so {metrics[0]} cannot be measured')
 
 # %% ../nbs/61_benchmark.ipynb #436529df
+@hinted(Scoring)
 def evaluate(
     method:object,  # what `as_method` takes
     data:object,  # what `test_set` takes
@@ -357,6 +358,7 @@ def evaluate(
     return Result(_frame(list(report.told.values()), how.metrics), {label: run})
 
 # %% ../nbs/61_benchmark.ipynb #17a6c4b5
+@hinted(evaluate, Scoring)
 def evaluate_grid(
     methods:dict,  # label -> what `as_method` takes, e.g. dict(B=trained_on_blurred, N=trained_on_normal)
     tests:dict,  # label -> what `test_set` takes, or arguments of `evaluate`, e.g. dict(data=x, obfuscation='blur')

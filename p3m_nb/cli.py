@@ -10,8 +10,8 @@ __all__ = ['p3m_matte', 'p3m_obfuscate', 'p3m_audit', 'p3m_prepare', 'p3m_train'
 import os, sys, warnings
 from typing import Literal
 from .command import command
-from .spreading import (at_address, both_reports, merged, on_cluster, over_addresses, over_tars,
-                              refuse_addresses, spreading_of)
+from .spreading import (at_address, both_reports, look_for_photographs, merged, on_cluster, over_addresses,
+                              over_tars, refuse_addresses, spreading_of)
 
 # %% ../nbs/80_cli.ipynb #15a6abec
 def _single(matter, source, out, alpha_only, background, overwrite):
@@ -166,9 +166,9 @@ def p3m_matte(
     single = None if films or remote or tars else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single)
     refuse_addresses(how, inputs, out)
-    if not (remote or tars or how.on_worker): _check_inputs(inputs, films, single, watch)  # before a network is loaded
     settings = _preset(best, fast, settings)
-    if how.scheduler: return on_cluster(how, out)
+    if how.scheduler: return on_cluster(how, out, lambda: look_for_photographs(inputs, out, 'matte'))
+    if not (remote or tars or how.on_worker): _check_inputs(inputs, films, single, watch)  # before a network is loaded
     matter, remarks = _loaded(settings, how)
     if not single and (best or fast): print(matter, file=sys.stderr)
     if watch:
@@ -219,6 +219,7 @@ def p3m_obfuscate(
     if people: settings['people'] = _person_finder()
     options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
     refuse_addresses(how, input, out)
+    how.look = lambda: look_for_photographs(input, out, None, settings.get('masks'), settings.get('alphas'))
     tars = _tars(input, out)
     if not tars and not at_address(input, out): return how.run(out, obfuscate_folder, input, out, **options)
     from p3m_nb.privacy import ObfuscationReport
@@ -253,6 +254,11 @@ def p3m_audit(
     own_memory = how.scheduler and any('memory://' in p for p in [*input, out or ''])
     how.refuse(identity=identity is not None, own_memory=own_memory)
     if identity is not None: return _identity(input, identity, finder, n_workers)
+    def look():
+        from p3m_nb.audit import files_to_audit, hidden_by
+        hidden_by(input)
+        return len(files_to_audit(input)[0])
+    how.look = look
     return how.run(out, _audited, input, finder, out, n_workers)
 
 # %% ../nbs/80_cli.ipynb #cb42a2b0
@@ -291,8 +297,9 @@ def p3m_prepare(
     tars = settings.pop('tars', None)
     if tars and settings.get('shard'): raise ValueError('--tars: not with --shard; give it once the parts are joined')
     how = spreading_of('p3m_prepare', {k: v for k, v in locals().items() if k != 'tars'})
-    from p3m_nb.prepare import prepare, prepare_at, prepare_copy, prepared_place
+    from p3m_nb.prepare import look_to_prepare, prepare, prepare_at, prepare_copy, prepared_place
     options, hiding = dict(overwrite=overwrite, n_workers=n_workers), dict(method=method, finder=finder)
+    how.look = lambda: look_to_prepare(root, images, alphas)
     if at_address([root], out):
         if tars: raise ValueError('--tars: not with addresses; copy the prepared data set into a folder')
         if out: refuse_addresses(how, [root], out)
@@ -387,14 +394,14 @@ def p3m_eval(
     "Score matting methods on portraits with true mattes: ten metrics for each image, tables, plot, worst cases."
     how = spreading_of('p3m_eval', locals())
     warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)  # by fastai's imports, not the user's
-    from p3m_nb.scoring import eval_methods, eval_tests, measured, show_result
+    from p3m_nb.scoring import eval_methods, eval_tests, look_to_eval, measured, show_result
     from p3m_nb.settings import EvalSettings, checked_settings, resolved
     from p3m_nb.tables import check_out
     s = resolved(checked_settings(settings, EvalSettings))
     how.refuse(own_memory=how.scheduler and any('memory://' in p for p in [*data, out]))
     if not at_address([out]): check_out(out)
+    if how.scheduler: return on_cluster(how, out, lambda: look_to_eval(s, data, split, predictions))
     tests = eval_tests(s, data, split)
-    if how.scheduler: return on_cluster(how, out)
     methods = eval_methods(s, weights, predictions, onnx, method)
     result = how.run(out, measured, methods, tests, s, out)
     return result if how.part else show_result(result, None if s.published == 'none' else s.published, len(tests) > 1)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 from fastcore.basics import patch
 
 from . import compositing, core, profiles
-from .core import load_image, save_alpha, save_image
+from .core import did_you_mean, load_image, save_alpha, save_image
 
 # %% ../nbs/49_cutouts.ipynb #327fee07
 _SHORT = {'float32': 'fp32', 'bfloat16': 'bf16', 'float16': 'fp16'}
@@ -114,7 +114,8 @@ def as_background(background):
         try: return profiles.parse_colour(background)
         except ValueError:
             if Path(background).expanduser().exists(): return load_image(background)  # says what it is
+            hint = did_you_mean(background, ImageColor.colormap)
             raise ValueError(f"background '{background}' is neither a colour (such as 'white' or '#3070b0') "
-                             'nor an image file that exists') from None
+                             f'nor an image file that exists{hint}') from None
     if isinstance(background, (tuple, list)): return profiles.parse_colour(background)
     return load_image(background)

@@ -19,8 +19,8 @@ from fastcore.basics import store_attr
 from fastcore.meta import delegates
 
 from .compositing import composite, estimate_foreground
-from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, choose
-from .crops import AUGMENTS, crop_portrait, estimate_colours, whole_portrait
+from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, argument_names, choose, no_argument
+from .crops import AUGMENTS, Strong, crop_portrait, estimate_colours, whole_portrait
 from .face_copies import PastedFaces
 from .dataset import P3M10k
 from .layouts import Sample
@@ -124,6 +124,14 @@ def _require_colours(p, source):
         raise ValueError(f'{source.image}: has no foreground or background; {_NO_COLOURS}')
 
 # %% ../nbs/40_data.ipynb #df6a6fa4
+def _check_options(func, given, augment, *more):
+    "`TypeError` for what neither `func`, nor one of `more`, nor the augmentation takes."
+    if callable(augment): return  # it may take anything
+    strong = [Strong] * (choose('augment', augment, AUGMENTS) == 'strong')
+    known = [name for f in (func, *more, *strong) for name in argument_names(f)]
+    no_argument(func.__name__, given, known)
+
+# %% ../nbs/40_data.ipynb #acf20ef4
 class PortraitTransform(ItemTransform):
     "Item transform from the files of a `Sample` to the pair (image, targets)."
     order, _retain = 1, False
@@ -138,8 +146,8 @@ class PortraitTransform(ItemTransform):
     ):
         choose('colours', colours, (False, True, 'estimate'))
         choose('valid', valid, ('whole', 'crop'))
-        if not callable(augment): choose('augment', augment, AUGMENTS)
-        if faces is not None and not isinstance(faces, PastedFaces): faces = PastedFaces(faces)
+        _check_options(type(self), options, augment)
+        faces = faces if faces is None or isinstance(faces, PastedFaces) else PastedFaces(faces)
         store_attr('size,augment,colours,facemask,valid,faces,options')
         self.rng, self.training, self.epoch, self.turn = np.random.default_rng(0), False, 0, 0
 
@@ -268,6 +276,7 @@ def p3m_dls(
     **kwargs  # fields of `LoaderOptions`, and what `PortraitTransform` takes
 ):  # fastai `DataLoaders`
     "The training and validation batches of `data`; each is (image, `PortraitTargets`)."
+    _check_options(p3m_dls, kwargs, augment, LoaderOptions)
     o = LoaderOptions(**{f.name: kwargs.pop(f.name) for f in fields(LoaderOptions) if f.name in kwargs})
     choose('last_batch', o.last_batch, ('drop', 'keep'))
     data = _trainable(data)

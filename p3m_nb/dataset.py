@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .checks import check_data
-from .core import FilePath, did_you_mean, regular_file
+from .core import FilePath, did_you_mean, hinted, regular_file
 from .cloud import is_address
 from .layouts import (PartFolder, PortraitFolder, Portraits, Sample, expected_layout, find_root, name_key,
                             part_folders)
@@ -63,6 +63,7 @@ def _splits_at(root, images, alphas):
 # %% ../nbs/08_dataset.ipynb #681dbd99
 class P3M10k:
     "P3M-10k, or any folder of portraits with mattes, below `root`."
+    @hinted()
     def __init__(self,
         root:FilePath,  # the data set's folder, or the one it was extracted into; or a place of tar files (`tars`)
         valid_pct:float=.05,  # share of the training images that is held out for validation; 0: none is
@@ -91,7 +92,7 @@ def split(self:P3M10k,
 )->PortraitFolder:
     "The portraits of the split called `name`; `ValueError` if it is not there."
     if name not in self.splits:
-        hint = did_you_mean(name, [*self.splits, 'valid'])
+        hint = did_you_mean(name, [s for s in (*self.splits, 'valid') if s != name])
         raise ValueError(f'{self.root}: has no {name}, only {", ".join(self.splits)}{hint}')
     return self.splits[name]
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, regular_file, same_size
+from .core import choose, hinted, regular_file, same_size
 from .face_boxes import distinct, face_ellipse, inside_share
 from .face_networks import CenterFaceFinder, OnnxFaceFinder, network_name
 from .haar import HaarFinder
@@ -203,6 +203,7 @@ def face_finder(
     return FaceSearch(kind(which))
 
 # %% ../nbs/10_faces.ipynb #8653a08b
+@hinted()
 def find_faces(
     image:np.ndarray,  # (H,W,3) uint8, RGB
     finder:object=None,  # what `face_finder` takes: a name, a path or a callable; None: the default

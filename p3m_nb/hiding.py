@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .compositing import TRIMAP_KERNEL, make_trimap
-from .core import choose, same_size
+from .core import choose, hinted, same_size
 from .faces import FIVE_POINTS, face_finder, find_faces, similarity
 from .face_boxes import Face, box_overlap, face_ellipse, polygon_mask
 
@@ -194,6 +194,7 @@ def _hide(image, faces, areas, keep, method, strength):
     return Obfuscated(out, private & ~keep, [f for f, _ in faces], spared)
 
 # %% ../nbs/11_hiding.ipynb #9b5dff8b
+@hinted()
 def obfuscate(
     image:np.ndarray,  # (H,W,3) uint8, RGB; is not changed
     alpha:np.ndarray=None,  # (H,W) in 0..1: its transition area is left alone
@@ -238,6 +239,7 @@ def _still_seen(done, finder, alpha, method):
     return [f for f in seen if covered(f, done.mask) < most]
 
 # %% ../nbs/11_hiding.ipynb #4691db20
+@hinted(('strength', 'kernel', 'margin'))
 def obfuscate_checked(
     image:np.ndarray,  # (H,W,3) uint8, RGB
     alpha:np.ndarray=None,  # (H,W) in 0..1

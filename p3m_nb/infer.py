@@ -6,7 +6,7 @@
 __all__ = ['BACKENDS', 'PRECISIONS', 'PRESETS', 'more_options', 'Matter', 'kept_matter', 'preset', 'backend_for_command']
 
 # %% ../nbs/50_infer.ipynb #3e7d22ce
-import hashlib, importlib.util, inspect, json, threading, warnings
+import hashlib, importlib.util, json, threading, warnings
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from . import compositing, core
-from .core import FilePath, choose, did_you_mean, source_name
+from .core import FilePath, choose, hinted, source_name
 from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
 from .judging import drop_small_parts, matte_confidence, trimap_of_logits
@@ -29,13 +29,6 @@ from .watch import watch_folder
 # %% ../nbs/50_infer.ipynb #aa3d136c
 BACKENDS = ('torch', 'onnx')
 PRECISIONS = ('fp32', 'bf16', 'fp16', 'auto')
-
-# %% ../nbs/50_infer.ipynb #4864ee9f
-def _only(options, *names):
-    odd = sorted(set(options) - set(names))
-    if not odd: return options
-    hint = did_you_mean(odd[0], [*inspect.signature(Matter).parameters, *names])
-    raise TypeError(f'Matter has no argument {odd[0]!r}{hint or "; look at help(Matter)"}')
 
 # %% ../nbs/50_infer.ipynb #c4bee5f0
 def _backend_for(backend, weights):
@@ -81,6 +74,7 @@ def _strategy_for(engine, strategy):
 # %% ../nbs/50_infer.ipynb #c3112900
 class Matter:
     "A matting session: `Matter()(photo)` gives a `Matte`."
+    @hinted()
     @delegates(more_options)
     def __init__(self,
         weights=None,  # .safetensors, published .pth or .onnx file, a name with shipped weights, or a network
@@ -91,15 +85,14 @@ class Matter:
         # 'fp32', the same on every machine, 'bf16' or 'fp16'; 'auto' is bf16 where the processor has it, else fp32
         precision:str='fp32',
         shorter:int|None=None,  # shorter side of the semantic pass; by default as the weights say, else 540 pixels
-        # detached parts smaller than this share of the largest are removed; 0 keeps all;
-        # by default as the weights file says (0 with resize='paper')
+        # parts smaller than this share of the largest are removed; by default as the weights say, or 0
         min_part:float|None=None,
         # draw hair at full size: yes, no, a refiner or its file; by default as shipped
         detail:bool|str|Path|Redraws|None=None,
         **kwargs  # see `more_options`
     ):
         self.resize = choose('resize', resize, RESIZES)
-        more = more_options(**_only(kwargs, *more_options()))
+        more = more_options(**kwargs)
         self.given = dict(weights=weights, device=device, strategy=strategy, resize=resize, precision=precision,
                           shorter=shorter, min_part=min_part, detail=detail) | more
         self.engine = _engine(_backend_for(more['backend'], weights), weights, device, precision)
@@ -347,6 +340,7 @@ def backend_for_command(
 
 # %% ../nbs/50_infer.ipynb #0e402620
 @patch
+@hinted()
 def files(self:Matter,
     inputs,  # a path or list of paths: files, folders, glob patterns
     out,  # folder for the results, made if needed
@@ -364,6 +358,7 @@ def files(self:Matter,
 
 # %% ../nbs/50_infer.ipynb #5639a7be
 @patch
+@hinted(('arrivals', 'say', 'going'))
 def watch(self:Matter,
     inputs:object,  # a folder, or a list of folders
     out:FilePath,  # folder for the results, made if needed

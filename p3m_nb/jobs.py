@@ -16,7 +16,7 @@ from typing import Callable
 from fastcore.basics import patch
 
 from .core import FilePath, one_line
-from .finding import film_notes, image_files, same_file
+from .finding import film_notes, image_files, kept_with, same_file
 from .locks import folder_lock
 from .records import is_result, not_ours, put_result, told_of
 from .spread import current_spread, undivided
@@ -37,6 +37,10 @@ def output_names(
     out:FilePath,  # folder of the results
 )->dict:  # path -> path below `out` without ending
     "Distinct names for the results of `files`; sub-folders are mirrored."
+    return {p: Path(out)/n for p, n in kept_with(files, 'names', lambda: _names(files)).items()}
+
+def _names(files):
+    "The relative names."
     level, fold = dict.fromkeys((p for p, _ in files), 0), lambda p: unicodedata.normalize('NFC', str(p)).casefold()
     for _ in range(4):
         names = {p: _candidate(p, rel, level[p], i) for i, (p, rel) in enumerate(files, 1)}
@@ -44,7 +48,7 @@ def output_names(
         double = [p for p, n in names.items() if counts[fold(n)] > 1]
         if not double: break
         for p in double: level[p] = min(level[p] + 1, 3)
-    return {p: Path(out)/n for p, n in names.items()}
+    return names
 
 # %% ../nbs/02_jobs.ipynb #f17c5b60
 @dataclass
@@ -237,7 +241,8 @@ def process_files(
     place = out or _common_folder(jobs)
     with folder_lock(place, desc) if place else contextlib.nullcontext():
         plan = _Plan(jobs, overwrite)
-        clear_temporaries(o for _, outputs, _ in plan.todo for o in outputs)
+        if not current_spread().cluster:  # every chunk would list the folder of all results; joining them does it once
+            clear_temporaries(o for _, outputs, _ in plan.todo for o in outputs)
         run, hidden = _Run(plan, work, read, n_workers, desc), None if progress else True
         with tqdm(total=len(plan.todo), desc=desc, disable=hidden) as bar: run(bar)
     order = {source: i for i, (source, _) in enumerate(jobs)}

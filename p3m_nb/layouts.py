@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .core import FilePath
 from .finding import image_files
+from .spread import found_once
 
 # %% ../nbs/08_layouts.ipynb #332eccfb
 FOLDERS = dict(  # names of the folders of each part, the preferred ones first
@@ -45,7 +46,10 @@ def _plain(name):
 def _inside(folder):
     "The sub-folders of `folder` by their plain names."
     folder = Path(folder)
-    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.')) if folder.is_dir() else []
+    def find(): return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+    def plain(found): return list(map(str, found))
+    def made(names): return list(map(Path, names))
+    found = found_once(('inside', folder), find, plain, made) if folder.is_dir() else []
     return {_plain(p.name): p for p in found}
 
 def _named(inside, names): return next((inside[_plain(n)] for n in names if _plain(n) in inside), None)

@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.learner import Recorder
+from fastai.learner import Learner, Recorder
 from fastai.optimizer import SGD, Adam, RAdam, RMSProp
 from fastai.torch_core import num_distrib, params, rank_distrib
 from fastcore.foundation import L
@@ -27,7 +27,7 @@ from torch import nn
 
 from . import __version__
 from .callbacks import MattingMetric, RecordLossParts, StopWhenNotFinite
-from .core import choose, one_line
+from .core import choose, hinted, one_line, regular_file
 from .fields import check_fields
 from .learner_loss import FeedNetwork, NetworkLoss, PortraitLoss
 from .model import P3MNet
@@ -203,7 +203,7 @@ def start_weights(
     if source is None: return model
     if not isinstance(source, (str, os.PathLike)): start_encoder(model, source)
     elif str(source) == 'shipped' and not Path(source).exists(): _start_from_file(model, shipped_weights(model.name))
-    else: _start_from_file(model, source)
+    else: _start_from_file(model, regular_file(source, 'weights file', ('shipped',)))
     return model
 
 # %% ../nbs/43_learner.ipynb #7cf3952d
@@ -233,6 +233,7 @@ def _has_colours(dls):
 # %% ../nbs/43_learner.ipynb #b16fc465
 OWN_OPTIONS = ('precision', 'channels_last', 'ema', 'accumulate', 'clip')  # settings that become callbacks
 
+@hinted(Learner, OWN_OPTIONS)
 def p3m_learner(
     dls,  # `DataLoaders` of `p3m_dls`
     arch='p3mnet_r34',  # a name of `list_models`, or a network

@@ -115,7 +115,7 @@ def _enter(lock, run):
         if os.path.realpath(other) in _held or not _free(other):
             _release(lock, f)
             raise _busy(_folder_of(lock), _signed(other))
-    clear_left_behind(_folder_of(lock))
+    if not current_spread().cluster: clear_left_behind(_folder_of(lock))
     return f
 
 # %% ../nbs/01_locks.ipynb #d09e176f

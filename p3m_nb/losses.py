@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .core import choose
+
 # %% ../nbs/30_losses.ipynb #3e88099b
 def _wide(x):
     "`x` as `float32`, or unchanged if it is `float64`."
@@ -182,9 +184,7 @@ def loss_weights(
 )->dict:  # name of the term -> weight
     "The weights called `weighting`."
     if isinstance(weighting, str):
-        if weighting not in WEIGHTINGS:
-            known = ', '.join(WEIGHTINGS)
-            raise ValueError(f"weighting='{weighting}' is unknown; choose one of {known} or give a dict")
+        choose('weighting', weighting, WEIGHTINGS)
         return WEIGHTINGS[weighting]
     if odd := set(weighting) - set(WEIGHTINGS['code']):
         raise ValueError(f"unknown terms {sorted(odd)} in weighting; the terms are {', '.join(WEIGHTINGS['code'])}")

@@ -109,6 +109,6 @@ def merge_mattes(
     join_folders(shards)
     report, outputs = joined_report(shards), {}
     for manifest in shards.manifests: outputs |= manifest['outputs']
-    told = {p: told_of(outputs[str(p)][0]) for p in report.done}
+    told = {p: told_of(outputs[str(p)][0]) for p in report.done + report.skipped}
     report.told |= {p: t for p, t in told.items() if t is not None}
     return judged_report(report, MadeBy.of(shards.settings))

@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 from torch import nn
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, choose, did_you_mean, regular_file
+from .core import (IMAGENET_MEAN, IMAGENET_STD, argument_names, choose, did_you_mean, no_argument,
+                         regular_file)
 from .finding import image_files
 from .infer import Matter
 from .sizes import rescale_alpha
 from .onnx_engine import open_session, run_session
 from .process import require
 from .registry import Network
+from .spread import found_once
 from .trimaps import published_matte, refine_with
 from .weights import load_model
 
@@ -84,6 +86,10 @@ def _architecture(matter):
     return f'P3M-Net ({encoder})' if encoder else 'P3M-Net'
 
 # %% ../nbs/60_methods.ipynb #0d36468c
+def _no_settings(what, given):
+    "`TypeError` if there are settings beside `what`, which takes none."
+    if given: raise TypeError(f'{next(iter(given))!r} was given beside {what}: leave it out')
+
 def matter_method(
     matter:object,  # a `Matter`, or the weights for one
     name:str=None,  # in tables; the architecture by default
@@ -91,6 +97,7 @@ def matter_method(
 )->Method:
     "A `Matter` as method."
     if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
+    else: _no_settings('a Matter, which has its own', kwargs)
     settings = dict(strategy=matter.strategy, resize=matter.resize,
                     shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
                     **_computed_by(matter.engine))
@@ -106,6 +113,7 @@ def network_method(
     "The network of `weights` as method: with the trimap if it takes one, else in a `Matter`."
     model = weights if isinstance(weights, Network) else load_model('shipped' if weights is None else weights)
     if model.kind == 'trimap-free': return matter_method(model, name, **kwargs)
+    no_argument(f'the method {model.name}', kwargs, argument_names(Matter))
     network = model.eval().requires_grad_(False).to(kwargs.get('device') or 'cpu')
     resize = choose('resize', kwargs.get('resize') or 'default', ('default', 'paper'))
     settings, predict = dict(network=model.name, weights=_weights_digest(model)), refine_with
@@ -232,7 +240,8 @@ def trimap_method(
 )->Method:
     "pymatting's method `name`, which needs the trimap; the first use compiles for up to 45 s."
     choose('method', name, TRIMAP_METHODS)
-    require('pymatting', f"method '{name}'", load=False)
+    pymatting = require('pymatting', f"method '{name}'", load=bool(kwargs))
+    if kwargs: no_argument(name, kwargs, argument_names(getattr(pymatting, TRIMAP_METHODS[name][0]))[2:])
     settings = dict(pymatting=importlib.metadata.version('pymatting'), source=TRIMAP_METHODS[name][1])
     return Method(functools.partial(_solve, name, **kwargs), name, settings | kwargs, 'trimap')
 
@@ -240,6 +249,12 @@ def trimap_method(
 def _stored_files(folder):
     "Dict name -> paths of the predictions in `folder`."
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder')
+    def plain(found): return {name: list(map(str, paths)) for name, paths in found.items()}
+    def made(found): return {name: list(map(Path, paths)) for name, paths in found.items()}
+    return found_once(('predictions', folder), lambda: _predictions_in(folder), plain, made)
+
+def _predictions_in(folder):
+    "The predictions in `folder` as they are now."
     try: files = [p for p, _ in image_files(folder)]
     except FileNotFoundError: files = []
     files += sorted(p for p in folder.rglob('*.npy') if not p.name.startswith('.'))
@@ -268,7 +283,10 @@ def stored_method(
 # %% ../nbs/60_methods.ipynb #254a07fe
 def _method_of_path(path, name, **kwargs):
     "The method that a file or folder holds."
-    if path.is_dir(): return stored_method(path, name)
+    if path.is_dir():
+        _no_settings(f'{path}, finished predictions', kwargs)
+        return stored_method(path, name)
+    if str(path) == 'shipped' and not path.exists(): return network_method('shipped', name, **kwargs)
     if not path.exists():
         hint = did_you_mean(path, ['shipped', *TRIMAP_METHODS])
         raise FileNotFoundError(f'{path}: no such file or folder, and none of the methods '
@@ -284,10 +302,14 @@ def as_method(
 )->Method:
     """Make a `Method` of what one has: a `Method`, a `Matter` or a network, a name of `TRIMAP_METHODS`, a path
     (.safetensors, .pth, .onnx, a folder of predictions), or a function from image to alpha."""
-    if isinstance(method, Method): return method
+    if isinstance(method, Method):
+        _no_settings('a Method, which has its own', kwargs)
+        return method
     if isinstance(method, Matter): return matter_method(method, name, **kwargs)
     if isinstance(method, nn.Module): return network_method(method, name, **kwargs)
-    if callable(method): return Method(method, name or getattr(method, '__name__', type(method).__name__), keep=False)
+    if callable(method):
+        _no_settings('a function', kwargs)
+        return Method(method, name or getattr(method, '__name__', type(method).__name__), keep=False)
     if isinstance(method, str) and method in TRIMAP_METHODS: return trimap_method(method, **kwargs)
     if isinstance(method, (str, os.PathLike)): return _method_of_path(Path(method).expanduser(), name, **kwargs)
     known = ', '.join(TRIMAP_METHODS)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose
+from .core import choose, hinted
 
 # %% ../nbs/31_metrics.ipynb #f8d6bd73
 WHOLE_METRICS = ('sad', 'mse', 'mad', 'grad', 'conn')
@@ -262,6 +262,7 @@ def metric_names(
                      'or leave it out')
 
 # %% ../nbs/31_metrics.ipynb #ecfb8055
+@hinted()
 def matting_metrics(
     pred:np.ndarray,  # (H,W) uint8, or float in 0..1
     alpha:np.ndarray,  # (H,W) uint8, or float in 0..1

@@ -19,7 +19,7 @@ from . import __version__
 from .assembly import completed
 from .benchmark import Result, Run, TestSet, evaluate, test_set
 from .checks import require_sound
-from .core import choose, one_line
+from .core import choose, hinted, one_line
 from .dataset import P3M10k
 from .fields import Range, check_fields, read_json
 from .history import duration
@@ -197,6 +197,7 @@ class Experiment:
             raise ValueError(f'{own[0]}: this is decided by the experiment (methods, train, test)')
 
 # %% ../nbs/63_ppt.ipynb #6e53994f
+@hinted(PPTSettings)
 def experiment_of(
     data:str,  # data set to train on
     methods:list=(),  # see `Experiment`; these are the defaults where nothing is given

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainFolders', 'train_folders', 'PrepareReport', 'prepare', 'obfuscate_dataset', 'prepare_copy', 'prepare_at',
-           'prepared_place', 'merge_prepared', 'merge_copies']
+           'look_to_prepare', 'prepared_place', 'merge_prepared', 'merge_copies']
 
 # %% ../nbs/15_prepare.ipynb #1bff2293
 import contextlib, os
@@ -16,11 +16,11 @@ from fastcore.meta import delegates
 
 from .compositing import estimate_foreground
 from .cloud import is_address, renamed
-from .core import alpha_to_uint, load_alpha, load_image, same_size, save_alpha, save_image
+from .core import alpha_to_uint, hinted, load_alpha, load_image, same_size, save_alpha, save_image
 from .checks import require_sound
 from .faces import face_finder, finder_name
 from .finding import FileList, image_files
-from .jobs import FileReport, JobList, process_files
+from .jobs import FileReport, JobList, output_names, process_files
 from .layouts import FOLDERS, PartFolder, Sample, data_folder, find_root, part_folders, train_split
 from .locks import folder_lock
 from .privacy import ObfuscationReport, merge_obfuscated, obfuscate_folder
@@ -83,6 +83,10 @@ def _require_mattes(of):
     "`ValueError` if the mattes of the photographs `of` are no mattes; files that cannot be read are reported later."
     require_sound([Sample(path, matte) for path, matte in of.items()], 'prepare', unreadable=False)
 
+def _looked_at():
+    "Whether whoever started this run on a cluster has looked at the mattes."
+    return current_spread().cluster and current_spread().listings is not None
+
 def _pairs(where):
     "Dict photograph -> matte of the folders `where`, those without a matte left out."
     mattes, found = Partners(where.alphas, 'matte'), {}
@@ -90,9 +94,9 @@ def _pairs(where):
         with contextlib.suppress(FileNotFoundError): found[path] = mattes(rel)
     return found
 
-def _prepared(part, where, folders, overwrite, n_workers, progress):
-    "Do a `part` of the photographs; `PrepareReport`."
-    report, results, of, mattes = PrepareReport(), {}, {}, Partners(where.alphas, 'matte')
+def _prepared(part, mattes, folders, overwrite, n_workers, progress):
+    "Do a `part` of the photographs, whose mattes are `Partners`; `PrepareReport`."
+    report, results, of = PrepareReport(), {}, {}
     for path, rel in part.every:
         try: of[path] = mattes(rel)
         except FileNotFoundError as e:
@@ -102,7 +106,7 @@ def _prepared(part, where, folders, overwrite, n_workers, progress):
     # what is there already stays, whoever made it
     missing = {path: [o for o in outputs if overwrite or not o.exists()] for path, outputs in mine}
     jobs = JobList((path, outputs) for path, outputs in missing.items() if outputs)
-    if jobs: _require_mattes(of)
+    if jobs and not _looked_at(): _require_mattes(of)
     jobs.others = mine.others
     work = lambda path, _: _prepare_one(path, of[path], results[path], overwrite)
     n_workers = worker_count(n_workers)
@@ -113,6 +117,7 @@ def _prepared(part, where, folders, overwrite, n_workers, progress):
     return report
 
 # %% ../nbs/15_prepare.ipynb #5d05fda2
+@hinted()
 def prepare(
     root:str,  # folder of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones below `root`
@@ -129,7 +134,7 @@ def prepare(
     files, options = image_files(where.images), dict(overwrite=overwrite, n_workers=n_workers, progress=progress)
     place = os.path.commonpath([os.path.abspath(f) for f in folders]) if current_spread().shard else None
     with sharded(place, 'prepare', files, dict(alphas=where.alphas, folders=folders), overwrite) as part:
-        report = _prepared(part, where, folders, **options)
+        report = _prepared(part, Partners(where.alphas, 'matte'), folders, **options)
         part.keep(report)
     return report
 
@@ -166,6 +171,9 @@ def obfuscate_dataset(
     return report
 
 # %% ../nbs/15_prepare.ipynb #9b0b0cf9
+_RUN = ('overwrite', 'n_workers', 'progress')  # options of `prepare` for the run
+
+@hinted(_RUN)
 def prepare_copy(
     root:str,  # folder of the data set
     out:str,  # folder for the copy; not inside `root`
@@ -178,9 +186,10 @@ def prepare_copy(
     "A copy of a training set with its faces hidden, with foregrounds and backgrounds made of the copy."
     finder, where = face_finder(finder), train_folders(root, images, alphas)
     hiding = dict(method=method, finder=finder_name(finder))
-    _require_mattes(_pairs(where))
+    if not _looked_at(): _require_mattes(_pairs(where))
     files, place = image_files(where.images), out if current_spread().shard else None
     with _whole_copy(out), sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
+        if place is not None: part.look(_results_of_copy(part, Path(out)))
         hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, **options)
         if place is None and not (hidden.done or hidden.skipped):  # what failed is said, not that the copy is empty
             raise ValueError(f'{hidden}\n{out}: no faces were hidden, so there is nothing to prepare')
@@ -189,16 +198,35 @@ def prepare_copy(
     return hidden, prepared
 
 # %% ../nbs/15_prepare.ipynb #aff51403
+def _folders_of_copy(out): return TrainFolders(*(out/'train'/name for name in ('blurred_image', 'mask', 'fg', 'bg')))
+
+def _prepared_files(where, rel):
+    "What belongs to the hidden photograph `rel`: matte, foreground and background."
+    names = (where.alphas, '.png'), (where.foregrounds, '.png'), (where.backgrounds, '.jpg')
+    return [folder/rel.with_suffix(suffix) for folder, suffix in names]
+
+def _results_of_copy(part, out):
+    "What a shard of a copy will have prepared."
+    names, where = output_names(part.every, ''), _folders_of_copy(out)
+    return [o for path, _ in part.files for o in _prepared_files(where, Path(f'{names[path]}.png'))]
+
+class _Copied:
+    "The mattes in `folder` that a shard has copied, as `Partners` gives them; those of others are not listed."
+    def __init__(self, folder): self.folder, self.files = folder, {}
+    def __call__(self, rel):
+        path = self.folder/rel.with_suffix('.png')
+        if not path.exists(): raise FileNotFoundError(f'{rel}: no matte of this name in {self.folder}')
+        return path
+
 def _prepare_hidden(part, out, hidden, options):
     "`prepare` for what a shard has written; the mattes in `out` are not all there yet."
-    where = TrainFolders(*(out/'train'/name for name in ('blurred_image', 'mask', 'fg', 'bg')))
+    where = _folders_of_copy(out)
     paths = [Path(hidden.told[p]) for p in hidden.done + hidden.skipped]
     files = FileList((p, p.relative_to(where.images)) for p in paths)
     options = dict(overwrite=False, n_workers=None, progress=True) | options
-    report = _prepared(Part(files, files), where, (where.foregrounds, where.backgrounds), **options)
-    part.note([(p, [where.alphas/rel.with_suffix('.png'), where.foregrounds/rel.with_suffix('.png'),
-                    where.backgrounds/rel.with_suffix('.jpg')]) for p, rel in files])
-    report.unused = []
+    folders = where.foregrounds, where.backgrounds
+    report = _prepared(Part(files, files), _Copied(where.alphas), folders, **options)
+    part.note([(p, _prepared_files(where, rel)) for p, rel in files])
     return report
 
 # %% ../nbs/15_prepare.ipynb #b5b722e1
@@ -216,6 +244,7 @@ def _train_folders_in(folder, images, alphas):
     return train_folders(folder, *(None if name is None else Path(folder)/name for name in (images, alphas)))
 
 # %% ../nbs/15_prepare.ipynb #09a2792e
+@hinted(_RUN)
 def prepare_at(
     root:str,  # folder or address of the data set
     out:str=None,  # folder or address: first a copy with hidden faces, which is prepared; None: `root` itself
@@ -245,6 +274,18 @@ def _named(report, pairs):
     return report
 
 # %% ../nbs/15_prepare.ipynb #d3633258
+def look_to_prepare(
+    root:str,  # folder or address of the data set
+    images:str=None,  # folder of the photographs, if not one of the usual ones
+    alphas:str=None,  # folder of the mattes, likewise
+)->int:  # how many photographs there are
+    "Find and check what `prepare` and `prepare_copy` ask for, see `spread.found_once`."
+    if is_address(root):
+        with mirrored(root) as (folder, _): return len(image_files(_train_folders_in(folder, images, alphas).images))
+    where = train_folders(root, images, alphas)
+    _require_mattes(_pairs(where))
+    return len(image_files(where.images))
+
 def prepared_place(
     root:str,  # folder or address of the data set
     images:str=None,  # folder of the photographs, if not one of the usual ones

@@ -24,6 +24,7 @@ from .jobs import FileReport, output_names, process_files
 from .process import worker_count
 from .records import recorded
 from .shards import Part, Shards, join_folders, joined_report, sharded
+from .spread import current_spread
 from .writing import atomic_write, clear_temporaries
 
 # %% ../nbs/11_privacy.ipynb #c1559872
@@ -321,7 +322,7 @@ def obfuscate_folder(
     with sharded(out, 'obfuscate', files, run.described(), overwrite, film) as part, one_cv_thread():
         run.manifest = Manifest(run.out, part.writer)
         jobs = run.plan(part, overwrite)
-        clear_temporaries([run.manifest.path, *(target for _, target in jobs)])
+        clear_temporaries([run.manifest.path, *(target for _, target in jobs if not current_spread().cluster)])
         if run.settings.frames and jobs: run.track(part.files, **options)
         run.finish(jobs, dict(part.files), options)
         run.report.notes |= run.left_over()

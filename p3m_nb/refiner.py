@@ -111,7 +111,7 @@ def save_refiner(
 def _read_refiner(path):
     "(facts, tensors) of a safetensors file."
     import safetensors
-    path = regular_file(path, 'weights file')
+    path = regular_file(path, 'weights file', ('shipped',))
     try:
         with safetensors.safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
@@ -147,13 +147,15 @@ def shipped_refiner()->Refiner:  # in evaluation mode, with the facts in `.metad
     return load_refiner(Path(str(resources.files('p3m_nb')/'weights'/'detail.safetensors')))
 
 # %% ../nbs/47_refiner.ipynb #fd031c48
+def _says_shipped(refiner): return refiner == 'shipped' and not Path(refiner).exists()
+
 def as_refiner(
-    refiner:Refiner|str|Path|bool|None=None,  # or its file; None or True: the shipped one; False: none
+    refiner:Refiner|str|Path|bool|None=None,  # or its file; None, True or 'shipped': the shipped one; False: none
     device:str|torch.device|None=None,  # where to run; where it is by default
 )->Refiner|None:  # folded
     "The refiner that a user means, ready for `add_detail`."
     if refiner is False: return None
-    if refiner is None or refiner is True: refiner = shipped_refiner()
+    if refiner is None or refiner is True or _says_shipped(refiner): refiner = shipped_refiner()
     elif isinstance(refiner, (str, Path)): refiner = load_refiner(refiner)
     if not isinstance(refiner, Refiner) and hasattr(refiner, 'redraw'): return refiner  # of another kind, and ready
     if not isinstance(refiner, Refiner):

@@ -7,21 +7,21 @@ __all__ = ['StoreFile', 'stored', 'mirrored', 'StorePortraits', 'is_small', 'Res
            'put_results', 'results_at', 'results_in_place', 'part_at', 'join_lists', 'check_there', 'partly_here']
 
 # %% ../nbs/08_remote.ipynb #a4305503
-import contextlib, json, shutil, tempfile, time, uuid
+import contextlib, json, shutil, tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
-from .cloud import (AddressRun, StoreRecord, fetch_file, is_address, listed, open_store, place_inside, put_file,
-                          renamed, store_errors)
+from .cloud import (AddressRun, StoreRecord, fetch_file, found_at, is_address, listed, open_store, part_name,
+                          place_inside, put_file, renamed, store_errors)
 from .core import MAX_BYTES, FilePath
 from .finding import FileList
 from .jobs import FileReport
 from .layouts import PortraitFolder, Portraits
 from .records import PARTS
 from .shards import sharded
-from .spread import current_spread
+from .spread import current_spread, own_folder
 
 # %% ../nbs/08_remote.ipynb #c3e71644
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def mirrored(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             files[path] = file
-        try: yield folder, files
+        try:
+            with own_folder(): yield folder, files
         except (ValueError, FileNotFoundError) as e:
             if str(folder) not in str(e): raise
             raise type(e)(renamed(str(e), [(folder, address)])) from e
@@ -165,8 +166,15 @@ def fetch_results(
     labels = [results.own] if current_spread().shard else [s for s in record.sources if s.startswith('.results ')]
     rels = {rel for label in labels for rel in record.sources.get(label, ('', ()))[1]}
     with store_errors(results.address):
-        there = {f.rel.as_posix(): f for f in listed(results.address, hidden=True)} if rels else {}
-        for rel in sorted(rels & set(there)): _come(results, there[rel], wanted(rel))
+        for found in _there(record, rels): _come(results, found, wanted(found.rel.as_posix()))
+
+def _there(record, rels):
+    "Those of the files `rels` that are there: a part asks for each, as all others are not its own."
+    if current_spread().shard:
+        found = (found_at(record.fs, record.root, rel) for rel in sorted(rels))
+        return [f for f in found if f is not None]
+    there = {f.rel.as_posix(): f for f in listed(record.address, hidden=True)} if rels else {}
+    return [there[rel] for rel in sorted(rels & set(there))]
 
 def _come(results, found, content):
     "Fetch the file `found`, or where its `content` is not needed make an empty one."
@@ -217,7 +225,7 @@ def _as_put(rel, path, texts, tmp):
 
 def _put_all(results, sources, gone):
     "Record and put the files `sources` (relative path -> path); remove those that are `gone`."
-    record, name = results.record, f'{time.time_ns():020}-{uuid.uuid4().hex[:8]}'
+    record, name = results.record, part_name()
     before = {rel: record.outputs[rel] for rel in record.sources.get(results.own, ('', ()))[1] if rel not in gone}
     outputs = before | {rel: p.stat().st_size for rel, p in sources.items()}
     if sources or gone: record.write([dict(source=results.own, mark='', outputs=outputs)], name)
@@ -274,7 +282,7 @@ def part_at(
     "What `run` gives, in a shard with a note at its address of what was done."
     if current_spread().shard is None: return run()
     if not is_address(run.out): raise ValueError(f'{run.out}: parts of a run over an address need one for the results')
-    every = FileList((run.name_of(f.rel), f.rel) for f in run.photographs(every=True))
+    every = FileList((run.name_of(rel), rel) for rel, _ in run.every())
     with results_at(run.out, wanted=is_small) as place:
         with sharded(place.folder, name, every, settings, run.overwrite) as part:
             put_results(place)  # that it has begun

@@ -23,7 +23,7 @@ from .jobs import FileReport, output_names
 from .records import PARTS, join_records, may_write, own_file
 from .remote import is_small, note_known, put_results, results_at
 from .shards import Shards, joined_report, sharded
-from .spread import spread
+from .spread import current_spread, found_once, spread
 from .tars import TarPart, members, tar_files
 from .writing import atomic_write, require_finished, write_rules
 
@@ -77,6 +77,10 @@ def _tars_at(address):
 
 def _tars_in(item):
     "The tar files that the path `item` names."
+    return found_once(('tars_in', item), lambda: _tars_there(item), list, list)
+
+def _tars_there(item):
+    "Those that are there now."
     path = Path(item).expanduser()
     found = tar_files(path)
     if not found or not path.is_dir(): return found
@@ -363,7 +367,8 @@ def worked(self:_OneTar, keys:list, tmp:Path)->dict:  # key -> list of (ending, 
     folder, out, photos = tmp/'in', tmp/'out', {key: self.photos[key] for key in keys}
     paths = {key: path for key, path in self.fetched(photos, folder) if path is not None}
     if not paths: return {}
-    with spread(): report = self.run.work(str(folder), str(out))  # the portion is this machine's own
+    with spread(listings=current_spread().listings):  # the portion is this machine's own
+        report = self.run.work(str(folder), str(out))
     places = [(path, self.shown(photos[key].member)) for key, path in paths.items()]
     results = (out, f'{self.place.folder}/{self.name}!')
     _extend(self.report, renamed(_values(report), [*places, results]))
@@ -408,11 +413,14 @@ def kept(self:_OneTar, mark:str)->dict:
     _extend(report, fresh)
     order = [p.member for p in self.photos.values()]
     report.done, report.skipped = [self.shown(m) for m in order if m in self.outputs], []
-    now = [self.shown(m) for m in order if m in self.outputs and m not in self.before]
-    told = _values(report) | dict(done=now, skipped=[self.shown(m) for m in order if m in self.before])
+    run = current_spread().run
+    lost = old['now'] if run and run == old.get('by') else ()  # done by this run on a cluster, by a worker that is lost
+    now = [m for m in order if m in self.outputs and (m not in self.before or m in lost)]
+    skipped = [m for m in order if m in self.before and m not in lost]
+    told = _values(report) | dict(done=list(map(self.shown, now)), skipped=list(map(self.shown, skipped)))
     if old and self.outputs == self.before and not self.report.failed: return told
     facts = dict(format=FORMAT, mark=mark, settings=self.run.settings, outputs=self.outputs, report=_values(report))
-    facts |= dict(order=[self.shown(m) for m in order], records=old.get('records', {}) | self.records)
+    facts |= dict(order=[self.shown(m) for m in order], records=old.get('records', {}) | self.records, by=run, now=now)
     self.send_note(facts | dict(size=self.target.stat().st_size if self.outputs else None))
     return told
 

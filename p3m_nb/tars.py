@@ -16,6 +16,7 @@ from .remote import stored
 from .layouts import FOLDERS, Portraits, Sample
 from .locks import folder_lock
 from .records import may_write, own_file
+from .spread import found_once
 from .writing import atomic_write, require_finished, unfinished
 
 # %% ../nbs/09_tars.ipynb #691ad2f6
@@ -132,7 +133,8 @@ def tar_files(
     "The tar files directly in `place`, sorted, or the one that it is; empty if there are none."
     if is_address(place): return sorted(f.address for f in stored(place) if f.suffix == '.tar')
     if Path(place).is_file(): return [str(place)] if Path(place).suffix == '.tar' else []
-    return sorted(str(p) for p in Path(place).glob('*.tar') if not p.is_dir())
+    def find(): return sorted(str(p) for p in Path(place).glob('*.tar') if not p.is_dir())
+    return found_once(('tar_files', place), find, list, list)
 
 class TarPortraits(Portraits):
     "The portraits in the tar files of `place`, as `layouts.PortraitFolder` has those of a folder."

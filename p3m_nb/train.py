@@ -19,14 +19,14 @@ from fastcore.foundation import L
 from .assembly import (completed, copied_faces_callback, fit_learner, learner_of, loaders_of, portraits_of,
                              ppt_callback)
 from .callbacks import FreezeBatchNorm, PreviewMattes
-from .core import one_line
+from .core import hinted, one_line
 from .history import CSVHistory, KeepBest, PlotHistory, ProgressLine, score_start
 from .learner import check_launch, several_processes
 from .locks import folder_lock
 from .process import require
 from .records import is_result, may_write, recorded
 from .resume import Checkpoint, P3MLearner
-from .settings import checked_settings, merged_settings, read_settings, resolved
+from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved
 from .writing import atomic_write, clear_left_behind
 
 # %% ../nbs/44_train.ipynb #2a3c00ff
@@ -58,6 +58,7 @@ def _write_settings(out, settings, data):
     with atomic_write(out/'config.json') as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/44_train.ipynb #a27ba634
+@hinted(TrainSettings)
 def train(
     data,  # folder of a data set, or a list of them; see `dataset.P3M10k`
     out,  # folder of the run

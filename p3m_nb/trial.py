@@ -16,8 +16,9 @@ from fastai.learner import Recorder
 from fastcore.foundation import L
 
 from .assembly import completed, device_of, learner_of, loaders_of, portraits_of
+from .core import hinted
 from .process import worker_count
-from .settings import checked_settings
+from .settings import TrainSettings, checked_settings
 
 # %% ../nbs/44_trial.ipynb #26f04cff
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class _Times(Callback):
     def before_validate(self): self._note('score')
 
 # %% ../nbs/44_trial.ipynb #8d5be783
+@hinted(TrainSettings)
 def trial_run(
     data,  # as in `train`
     **settings  # see `TrainSettings`

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .core import did_you_mean, one_line, regular_file
+from .core import argument_names, no_argument, one_line, regular_file
 from .encoders import load_encoder_weights
 from .fields import parse_json
 from .model import DOUBLED, INTEGRATION, P3MNet
@@ -173,8 +173,7 @@ def _checked_fact(path, name, text):
 # %% ../nbs/22_weights.ipynb #d0970dc3
 def _weights_file(path):
     "`path` if it is a regular file; 'shipped' may have been meant."
-    try: return regular_file(path, 'weights file')
-    except FileNotFoundError as e: raise FileNotFoundError(f'{e}{did_you_mean(path, ["shipped"])}') from None
+    return regular_file(path, 'weights file', ('shipped',))
 
 # %% ../nbs/22_weights.ipynb #c85eab84
 def read_metadata(
@@ -305,6 +304,7 @@ def create_model(
 )->Network:
     "The network called `name`; `ValueError` names the nearest name if there is none, or whose weights `pretrained` is."
     entry = network_entry(name)
+    no_argument(f'create_model({name!r})', options, argument_names(create_model)[1:] + argument_names(entry.make))
     if pretrained is False or pretrained is None: model = entry.make(**options)
     else: model = _pretrained(entry, pretrained, options)
     if encoder_weights is not None: start_encoder(model, encoder_weights)

@@ -1,16 +1,18 @@
 """A Dask cluster of two worker processes on this machine: what the commands write and say is that of one process, also
 when a worker is killed; a scheduler that goes away and workers of another version are named."""
-import json, os, shutil, signal, subprocess, sys, time
+import functools, json, os, shutil, signal, subprocess, sys, time
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from test_shards import command, files, records  # noqa: F401
+from test_tars import tar_of
 
 pytest.importorskip('distributed')
 
 import p3m_nb.cluster
-from p3m_nb.core import load_image, sample_image, save_image
+from p3m_nb.core import encode_image, load_image, sample_image, save_alpha, save_image
+from p3m_nb.records import PARTS
 from p3m_nb.synth import make_mini_p3m
 
 WORKER = '''
@@ -128,6 +130,70 @@ def same_as_one_process(run, line, tmp_path, cluster):
     return spread
 
 
+def soft_disc(image):
+    "A matte or mask: a disc with a soft edge where the face is."
+    h, w = image.shape[:2]
+    y, x = np.ogrid[:h, :w]
+    return np.clip((.35 * w - np.hypot(y - .4 * h, x - .5 * w)) / 5, 0, 1).astype(np.float32)
+
+
+class Looks:
+    "How often folders below `place` are listed, in whatever way Python has for it; notes on parts do not count."
+    def __init__(self, monkeypatch, place):
+        self.found, self.place = [], str(place)
+        for name in ('scandir', 'listdir'):
+            monkeypatch.setattr(os, name, functools.partial(self.look, getattr(os, name)))
+
+    def look(self, do, path='.'):
+        "`do`, noted."
+        if str(path).startswith(self.place) and PARTS not in str(path): self.found.append(str(path))
+        return do(path)
+
+
+@pytest.fixture(scope='module')
+def inside():
+    "The address of a cluster whose only worker is a thread of this process, so that all it does can be counted."
+    from distributed import LocalCluster
+    with LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None) as c:
+        yield c.scheduler_address
+
+
+@pytest.fixture
+def many(photos, tmp_path):
+    "Photographs, masks, a data set and tars; folders of each."
+    image = load_image(photos/'b.jpg')[::2, ::2]
+    for i in range(6):
+        for name in ('photos/sub', 'set/image'): save_image(np.roll(image, i, 1), tmp_path/'in'/name/f'{i}.png')
+        matte = np.roll(soft_disc(image), i, 1)
+        for name in ('masks/sub', 'set/mask'): save_alpha(matte, tmp_path/'in'/name/f'{i}.png')
+    for i in range(3): tar_of(tmp_path/'in'/'tars'/f'{i}.tar', {f'{i}.png': encode_image(image, '.png')})
+    return tmp_path/'in'
+
+
+@pytest.mark.parametrize('line', ['p3m_obfuscate IN/photos -o OUT --masks IN/masks --method zero',
+                                  'p3m_obfuscate IN/tars -o OUT --method zero --keep-faceless',
+                                  'p3m_matte IN/photos -o OUT --alpha-only --strategy resize --no-detail',
+                                  'p3m_audit IN/photos --finder haar -o OUT',
+                                  'p3m_prepare IN/set',
+                                  'p3m_eval IN/set --predictions given=IN/set/mask --metrics sad --gallery 0 -o OUT'])
+def test_listed_once_however_many_chunks(command, line, inside, many, tmp_path, monkeypatch):  # noqa: F811
+    "Nor are results listed for each; a second run says what one process says that finds everything done."
+    counts = {}
+    for each in (2, 5):
+        monkeypatch.setattr(p3m_nb.cluster, 'EACH', each)
+        run = line.replace('OUT', f'{tmp_path}/out{each}').replace('IN', str(many))
+        if 'prepare' in line: shutil.copytree(many/'set', tmp_path/f'out{each}')
+        run = run.replace(f'p3m_prepare {many}/set', f'p3m_prepare {tmp_path}/out{each}')
+        with monkeypatch.context() as m:
+            looks = Looks(m, tmp_path)
+            status, _, said = command(f'{run} --scheduler {inside}')
+        assert 'Traceback' not in said and status == int('audit' in line), said
+        counts[each] = sorted(path.replace(f'out{each}', 'out') for path in looks.found)
+    assert counts[2] == counts[5] and any('/in/' in path or '/out/mask' in path for path in counts[2])
+    again, alone = command(f'{run} --scheduler {inside}'), command(run)
+    assert again[:2] == alone[:2] and again[2].splitlines()[-1:] == alone[2].splitlines()[-1:]
+
+
 def test_five_commands_and_a_worker_that_is_killed(command, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
     killed = cluster.worker(at=3)
     cluster.worker()
@@ -155,21 +221,28 @@ def test_five_commands_and_a_worker_that_is_killed(command, photos, tmp_path, cl
     assert status == 0 and 'SAD' in table.upper()
 
 
-def test_a_scheduler_that_goes_away(command, photos, tmp_path, cluster):  # noqa: F811
+def test_a_scheduler_that_goes_away(command, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
     line = f'p3m_obfuscate {photos} -o OUT'
     cluster.worker(pid=cluster.leader.pid, at=6)
     cluster.ready(1)
     status, _, said = command(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
     assert status == 1 and 'the scheduler went away; ' in said and 'run the same command to go on' in said, said
-    kept = files(tmp_path/'out')
-    assert kept and cluster.leader.wait(30) == -signal.SIGKILL
-    status, _, said = command(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
+    assert files(tmp_path/'out') and cluster.leader.wait(30) == -signal.SIGKILL
+    with monkeypatch.context() as m:
+        m.setattr(p3m_nb.cluster, 'CONNECT', .5)
+        status, _, said = command(line.replace('OUT', str(tmp_path/'out')) + f' --scheduler {cluster.address}')
     assert status == 1 and 'no Dask scheduler answers' in said
-    cluster.scheduler()
+    cluster.without_workers()  # the lost worker may have gone on for a while; with a new scheduler
+    kept = files(tmp_path/'out')
     cluster.worker()
     cluster.ready(1)
     changed = {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}
-    same_as_one_process(command, line, tmp_path, cluster)
+    # what one process says that finds these results there
+    assert command(line.replace('OUT', str(tmp_path/'alone')))[0] == 1
+    for p in set(files(tmp_path/'alone')) - kept.keys():
+        if p.endswith('.png'): (tmp_path/'alone'/p).unlink()
+    _, _, said = same_as_one_process(command, line, tmp_path, cluster)
+    assert f'{len(changed)} skipped' in said, said
     assert changed and all(p.stat().st_mtime_ns == t for p, t in changed.items())  # gone on with
 
 
@@ -186,7 +259,8 @@ def test_a_worker_of_another_version(command, photos, tmp_path, cluster):  # noq
     assert status == 0 and '1 done' in said and 'worker refused: ' in said and wrong in said, said
 
 
-def test_what_cannot_be_spread(command, photos, tmp_path):  # noqa: F811
+def test_what_cannot_be_spread(command, photos, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(p3m_nb.cluster, 'CONNECT', .5)
     for line, why in ((f'p3m_audit {photos} --identity {photos} -o x', '--scheduler: not for --identity'),
                       (f'p3m_audit {photos}', '--scheduler: a folder for the results is needed'),
                       (f'p3m_matte {photos}/b.jpg -o {tmp_path}/b.png', '--scheduler: not for a single result'),

@@ -43,7 +43,7 @@ MAY_IMPORT = {
         'settings': 'fields core',
         'spread': '',
         'records': 'writing core',
-        'finding': 'core formats records',
+        'finding': 'core formats records spread',
         'locks': 'writing core process records spread',
         'jobs': 'writing core finding locks records spread',
         'command': 'core',
@@ -51,19 +51,19 @@ MAY_IMPORT = {
         'cloud': 'core formats records finding jobs spread',
         'remote': 'cloud core finding jobs layouts records shards spread',
         'cluster': 'cloud core writing records remote locks process shards spread',
-        'tars': 'cloud writing core records locks layouts remote',
+        'tars': 'cloud writing core records locks layouts remote spread',
         'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
         'watch': 'core finding locks jobs',
         'synth': 'core compositing',
         'mattes': '',
-        'layouts': 'core finding',
+        'layouts': 'core finding spread',
         'checks': 'writing core process formats records jobs mattes',
         'archives': 'writing core records jobs',
         'dataset': 'writing core layouts checks cloud remote tars',
         'faces': 'core face_boxes face_networks haar',
         'hiding': 'core compositing faces face_boxes',
         'hiding_record': 'core writing fields finding records layouts hiding compositing faces',
-        'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record',
+        'privacy': 'fields writing core hiding process records finding jobs shards faces hiding_record spread',
         'audit': 'cloud remote writing core hiding process formats records finding locks jobs shards spread dataset '
                  'faces tars hiding_record face_boxes',
         'deblur': 'core hiding faces privacy face_boxes face_networks',
@@ -81,7 +81,7 @@ MAY_IMPORT = {
         'model': 'core state_dicts encoders registry losses',
         'weights': 'fields writing core state_dicts encoders registry model networks.*',
         'networks.*': 'core process state_dicts encoders registry model losses trimap_losses',
-        'losses': '',
+        'losses': 'core',
         'trimap_losses': 'losses',
         'metrics': 'core',
         # work
@@ -95,7 +95,7 @@ MAY_IMPORT = {
         'assembly': 'core devices checks layouts settings dataset crops registry weights data copied_faces callbacks '
                     'resume learner face_copies',
         'history': 'fields writing core registry weights data callbacks resume',
-        'trial': 'process settings assembly',
+        'trial': 'core process settings assembly',
         'train': 'writing core process settings records locks callbacks resume learner assembly history',
         'trimaps': 'core registry model weights',
         'refiner': 'fields state_dicts registry writing core',
@@ -115,7 +115,7 @@ MAY_IMPORT = {
                  'face_boxes',
         'export': 'writing core process onnx_engine records model refiner registry weights',
         'methods': 'core process onnx_engine finding dataset crops data infer model registry weights trimaps export '
-                   'sizes',
+                   'sizes spread',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
                      'infer model methods',
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
@@ -124,7 +124,8 @@ MAY_IMPORT = {
         'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
                'history trial train methods benchmark tables paired',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster locks shards spread tar_runs privacy infer scoring matte_runs',
+        'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring '
+                     'matte_runs',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner history train trimaps detail infer methods '

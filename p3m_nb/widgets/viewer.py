@@ -16,7 +16,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import encode_image
+from ..core import did_you_mean, encode_image
 from .tiles import (SIDE, Scene, draw_scene, encode_tile, level_size, picture_scene, tile_window,
                                   top_level)
 
@@ -156,8 +156,9 @@ class View(traitlets.HasTraits):
         **state:object,  # the traits
     ):
         if odd := [k for k in state if k not in self.trait_names()]:
-            known = ', '.join(sorted(self.trait_names()))
-            raise ValueError(f"{type(self).__name__} has no setting '{odd[0]}'; there are {known}")
+            known = sorted(self.trait_names())
+            hint = did_you_mean(odd[0], known) or f'; there are {", ".join(known)}'
+            raise ValueError(f"{type(self).__name__} has no setting '{odd[0]}'{hint}")
         super().__init__(**state)
 
     def scene(self)->Scene:
