@@ -304,7 +304,7 @@ def pieces_of(folder):
 
 
 def finished(folder):
-    from p3m_nb.ppt import Training
+    from p3m_nb.experiment import Training
     facts = Training(None, None, folder, None, {}).facts
     f'{facts["best_epoch"]} {facts["seconds"]:g}'
 

@@ -432,15 +432,16 @@ def p3m_ppt(
 ):
     "Train each method on each kind of faces, test it on each, and write the tables of the paper; run again to go on."
     warnings.filterwarnings('ignore', category=FutureWarning)
+    from p3m_nb.experiment import experiment_of
     from p3m_nb.history import duration
-    from p3m_nb.ppt import experiment_of, run_experiment
+    from p3m_nb.ppt import planned_steps, run_experiment
     experiment = experiment_of(data, methods, train, test, test_data, **settings)
     if not dry_run:
         report = run_experiment(experiment, out)
         print(report.result.settings_table())
         return report
     experiment.check()
-    steps = experiment.plan(out)
+    steps = planned_steps(experiment, out)
     print(*steps, f'in all about {duration(sum(s.seconds for s in steps if not s.done), 1)}', sep='\n')
 
 # %% ../nbs/80_cli.ipynb #e70c11a0

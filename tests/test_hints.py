@@ -17,7 +17,7 @@ from p3m_nb.cutouts import as_background
 from p3m_nb.learner import p3m_learner
 from p3m_nb.methods import as_method
 from p3m_nb.metrics import matting_metrics
-from p3m_nb.ppt import experiment_of
+from p3m_nb.experiment import experiment_of
 from p3m_nb.prepare import prepare, prepare_at, prepare_copy
 from p3m_nb.privacy import obfuscate_folder
 from p3m_nb.train import train

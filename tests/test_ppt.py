@@ -37,7 +37,8 @@ def start(*args):
 
 
 def test_two_methods_killed_and_gone_on_with(tree, tmp_path):
-    from p3m_nb.ppt import experiment_of
+    from p3m_nb.experiment import experiment_of
+    from p3m_nb.ppt import planned_steps
     options = [tree, '-o', tmp_path/'run', '--methods', 'p3mnet_lite', 'no modules=p3mnet_lite,integration=', *QUICK]
     first = start(*options)
     deadline = time.monotonic() + 240
@@ -62,12 +63,13 @@ def test_two_methods_killed_and_gone_on_with(tree, tmp_path):
     settings = json.loads(next((run/'trainings').glob('no_modules-normal-*/config.json')).read_text())
     assert settings['integration'] == [] and settings['images'] == 'original_image'
     settings = dict(epochs=1, bs=3, size=64, valid_pct=.4, n_workers=0, device='cpu', lr=.001)
-    steps = experiment_of(tree, options[4:6], **settings).plan(run)
+    steps = planned_steps(experiment_of(tree, options[4:6], **settings), run)
     assert [s.done for s in steps] == [True] * 12
 
 
 def test_faces_are_hidden_where_there_are_no_files(tmp_path, weights):
-    from p3m_nb.ppt import Experiment, run_experiment
+    from p3m_nb.experiment import Experiment
+    from p3m_nb.ppt import run_experiment
     for part, seeds in (('train', range(4)), ('validation', range(10, 12))):
         for i in seeds:
             p = synth_portrait(i, (96, 96))
@@ -83,7 +85,8 @@ def test_faces_are_hidden_where_there_are_no_files(tmp_path, weights):
 
 
 def test_bad_input(command, tree, tmp_path):
-    from p3m_nb.ppt import experiment_of, run_experiment
+    from p3m_nb.experiment import experiment_of
+    from p3m_nb.ppt import run_experiment
     result = command('p3m_ppt', tree, '-o', tmp_path/'a', '--methods', 'modnett')
     lines = [line for line in result.stderr.strip().splitlines() if line.startswith('p3m_ppt')]
     assert result.returncode == 1 and 'Traceback' not in result.stderr and "did you mean 'modnet'?" in lines[0]

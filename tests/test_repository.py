@@ -121,8 +121,11 @@ MAY_IMPORT = {
         'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
                   'methods benchmark',
         'paired': 'benchmark tables',
-        'ppt': 'fields writing core layouts checks settings records locks dataset prepare registry weights assembly '
-               'history trial train methods benchmark tables paired',
+        'ppt_parts': 'core layouts settings registry dataset benchmark',
+        'experiment': 'fields writing core checks settings records dataset prepare assembly train methods benchmark '
+                      'paired ppt_parts',
+        'ppt': 'fields writing core settings records locks dataset weights assembly history trial benchmark tables '
+               'ppt_parts experiment',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
         'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring '
                      'matte_runs',

@@ -49,6 +49,7 @@ SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated
             street_train=3)   # how often a photograph is seen in an epoch
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
+NEAR = dict(portraits_train=20, street_train=7)   # pixels from a mask's outline within which the teacher is believed
 VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) +
          views(.25, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.15))
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
@@ -64,17 +65,19 @@ def labelled_photographs(labels, name):
             for s in stems if s not in kept]
 
 
-def cache_one(photo, alpha, mask, finder, generated):
+def cache_one(photo, alpha, finder, generated):
     "What `train_lite.packed` makes of it; None if no face of a real person was found."
     from p3m_nb.hiding import obfuscate
-    image, alpha = load_image(photo), cleaned(load_alpha(alpha), mask)
+    image = load_image(photo)
     hidden = obfuscate(image, alpha, 'paper', BLUR, finder=finder)
     return packed(hidden.image, alpha, hidden.mask) if generated or hidden.mask.any() else None
 
 
-def mask_of(data, name, photo):
-    "The human mask of a photograph, where there is one."
-    return load_alpha(Path(data)/MASKS[name]/'mask'/f'{photo.stem}.png') if name in MASKS else None
+def label_of(data, name, photo, alpha):
+    "The label in the file `alpha`; away from the outline it is the human mask, where there is one."
+    if name not in MASKS: return cleaned(load_alpha(alpha))
+    mask = load_alpha(Path(data)/MASKS[name]/'mask'/f'{photo.stem}.png')
+    return cleaned(load_alpha(alpha), mask, NEAR[name])
 
 
 def build_cache(args):
@@ -89,7 +92,7 @@ def build_cache(args):
         for stem, photo, alpha in labelled_photographs(args.labels, name):
             path = cache/f'{stem}.npy'
             if stem in none or path.exists(): continue
-            made = cache_one(photo, alpha, mask_of(args.data, name, photo), finder, name in GENERATED)
+            made = cache_one(photo, label_of(args.data, name, photo, alpha), finder, name in GENERATED)
             if made is None:
                 none.add(stem)
                 with atomic_write(log) as tmp: tmp.write_text(json.dumps(sorted(none)), encoding='utf-8')

@@ -176,12 +176,12 @@ def target_alpha(folder, stem):
     "The teachers' matte: 0 off the dilated human mask, 1 deep inside it, values next to 0 and 1 rounded."
     return cleaned(load_alpha(folder/'alpha'/f'{stem}.png'), load_alpha(folder/'mask'/f'{stem}.png'))
 
-def cleaned(alpha, mask=None):
-    "`alpha` rounded next to 0 and 1; where there is a human `mask`, 0 off it and 1 deep inside."
+def cleaned(alpha, mask=None, near=20):
+    "`alpha` rounded next to 0 and 1; farther than `near` pixels from the outline of a human `mask`, what it says."
     if mask is not None:
         mask = (mask > .5).astype(np.uint8)
         outside, inside = (cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (1 - mask, mask))
-        alpha = np.where(outside > 20, 0, np.where(inside > 20, 1, alpha))
+        alpha = np.where(outside > near, 0, np.where(inside > near, 1, alpha))
     return np.where(alpha < .03, 0, np.where(alpha > .97, 1, alpha)).astype(np.float32)
 
 def cache_one(folder, stem, finder):
