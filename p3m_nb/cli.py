@@ -329,7 +329,7 @@ def _with_tars(report, tars, root, images=None, alphas=None):
 # %% ../nbs/80_cli.ipynb #157a75ec
 @command(settings='p3m_nb.settings:TrainSettings', examples=(
     'p3m_train P3M-10k -o run',
-    'p3m_train heads -o my_run --arch p3mnet_lite --pretrained shipped --freeze-norms --lr 1e-4 --epochs 8',
+    'p3m_train heads -o my_run --pretrained shipped --epochs 8',
     'p3m_train P3M-10k -o run --resume',
 ))
 def p3m_train(
