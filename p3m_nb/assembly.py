@@ -44,12 +44,18 @@ def _recipe_of(arch, name):
     if not recipes: return None
     return recipes[choose('recipe', name, tuple(recipes))]
 
+def _usual_recipe(arch, pretrained):
+    "The recipe that counts where none is given: `finetune`, if there is one, behind weights of a whole network."
+    whole = pretrained is not None and (pretrained == 'shipped' or str(pretrained).endswith('.safetensors'))
+    return 'finetune' if whole and 'finetune' in _recipes(network_entry(arch).make) else 'published'
+
 def completed(
     given:TrainSettings,  # None where nothing was given
 )->TrainSettings:
     "The settings `given`, filled from the recipe and the defaults."
-    arch, recipe = given.arch or 'p3mnet_r34', given.recipe or 'published'
-    s = resolved(given, _recipe_of(arch, recipe))
+    arch = given.arch or ('p3mnet_lite' if given.pretrained == 'shipped' else 'p3mnet_r34')
+    recipe = given.recipe or _usual_recipe(arch, given.pretrained)
+    s = resolved(replace(given, arch=arch, recipe=recipe), _recipe_of(arch, recipe))
     return s if s.copy_from is not None else replace(s, copy_from=50 if s.copy_level == 'feature' else 0)
 
 # %% ../nbs/44_assembly.ipynb #dfbe2896

@@ -241,8 +241,8 @@ def _person_finder():
          examples=('p3m_audit hidden -o audit', 'p3m_audit hidden --identity photos'))
 def p3m_audit(
     input:list,  # images: files, folders, patterns, tar files; addresses (s3://bucket/hidden; extra cloud)
-    # folder for audit.csv and contact sheets with blurred crops; or an address, which gets them at the end (with
-    # --shard part by part)
+    # folder for audit.csv and contact sheets with blurred crops, made at the end (with --shard of the part);
+    # or an address
     out:str=None,
     finder:str=None,  # centerface, rfb, haar, all, or an .onnx file (default: another one than hid the faces)
     identity:str=None,  # folder of the originals: count who is still recognised instead (needs the extra identity)
@@ -280,8 +280,8 @@ def _identity(copies, originals, finder, n_workers):
          examples=('p3m_prepare P3M-10k', 'p3m_prepare heads -o heads_hidden'))
 def p3m_prepare(
     root:str,  # data set: P3M-10k's layout, or a folder with image and alpha folders; or an address (extra cloud)
-    # folder: first make a copy with hidden faces here, and prepare that one; or an address, which gets its files at the
-    # end (with --shard part by part)
+    # folder: first make a copy with hidden faces here, and prepare that one; or an address, which gets its files as
+    # they come
     out:str=None,
     images:str=None,  # folder of the photographs, if not one of the usual ones
     alphas:str=None,  # folder of the mattes, likewise
@@ -329,7 +329,7 @@ def _with_tars(report, tars, root, images=None, alphas=None):
 # %% ../nbs/80_cli.ipynb #157a75ec
 @command(settings='p3m_nb.settings:TrainSettings', examples=(
     'p3m_train P3M-10k -o run',
-    'p3m_train heads -o my_run --arch p3mnet_lite --pretrained shipped --freeze-norms --lr 1e-4 --epochs 8',
+    'p3m_train heads -o my_run --pretrained shipped --epochs 8',
     'p3m_train P3M-10k -o run --resume',
 ))
 def p3m_train(
@@ -387,7 +387,7 @@ def p3m_eval(
     # methods that get the trimap (pymatting): closed_form knn learning_based large_kernel random_walk shared
     method:list=(),
     # folder for metrics.csv, tables, plot, gallery, and predictions/, which a second run uses again; or an address,
-    # which gets them at the end (with --shard part by part)
+    # which gets the predictions as they come
     out:str='evaluation',
     **settings  # see `EvalSettings`
 ):

@@ -20,7 +20,7 @@ from .finding import film_notes, image_files, kept_with, same_file
 from .locks import folder_lock
 from .records import is_result, not_ours, put_result, told_of
 from .spread import current_spread, undivided
-from .writing import clear_temporaries, write_rules
+from .writing import after_result, clear_temporaries, write_rules
 
 # %% ../nbs/02_jobs.ipynb #f3f35b2a
 def _candidate(path, rel, level, number):
@@ -213,6 +213,7 @@ def __call__(self:_Run, bar:object):
             ahead.append((job, self.submit(pool, job)))
         while ahead:
             self.finish(*ahead.pop(0))
+            if (call := after_result.get()) is not None: call()
             for job in itertools.islice(waiting, 1): ahead.append((job, self.submit(pool, job)))
             bar.update()
 

@@ -108,6 +108,7 @@ class Recipe:
     warmup: float = 0  # epochs of linear warm-up
     steps: tuple = ()  # epochs after which 'step' falls to a tenth
     clip: float = 0.  # largest norm of the gradient; -1: twice its moving average; 0: not clipped
+    freeze_norms: bool = False  # keep the statistics of batch norms
     groups: dict = field(default_factory=dict)  # factors of the learning rate by prefix of the parameter's name
     source: str = ''  # paper section or code
     notes: str = ''  # what is not said there, and what we chose

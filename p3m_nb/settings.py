@@ -29,8 +29,9 @@ SCHEDULES = ('flat', 'one-cycle', 'cosine', 'poly', 'step')  # of the learning r
 @dataclass
 class LearningSettings:
     "The network, what it starts from, and how it learns."
-    arch: str = option('the network by name; `p3m_nb.list_models()` lists them', 'p3mnet_r34')
-    recipe: str = option('of the network: published, fast for a small machine, others by name', 'published')
+    arch: str = option('the network by name, of `p3m_nb.list_models()`; with shipped weights theirs', 'p3mnet_r34')
+    recipe: str = option('of the network: published, fast for a small machine, others by name; finetune where the '
+                         'start weights are a whole network', 'published')
     epochs: int = option('how often all images are seen (default: the recipe)', low=1, high=100_000)
     lr: float = option('learning rate, the highest of the schedule (default: the recipe)', low=0, high=100)
     schedule: str = option('of the learning rate (default: the recipe)', None, SCHEDULES)
@@ -44,7 +45,7 @@ class LearningSettings:
     precision: str = option('arithmetic', 'fp32', ('fp32', 'bf16', 'fp16'))
     channels_last: bool = option('memory format; with bf16 about twice as fast on a recent CPU', False)
     ema: float = option('decay of averaged weights, for example 0.999; 0: none', 0., low=0, high=.9999999)
-    freeze_norms: bool = option('keep the statistics of batch norms; with start weights and small batches', False)
+    freeze_norms: bool = option('keep the statistics of batch norms, as small batches need (default: the recipe)')
     accumulate: int = option('images per step, if more than in a batch', 0, low=0, high=100_000)
     clip: float = option('largest norm of the gradient, -1: twice its mean, 0: no limit (default: the recipe)', low=-1)
 

@@ -1,11 +1,11 @@
 """Commands over addresses, in fsspec's memory file system: what they put there is what they write into folders, in
 parts too; what cannot be combined is refused with the remedy."""
-import io, json, shutil
+import io, json, shutil, signal
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_shards import command, files  # noqa: F401
+from test_shards import KILLED, command, ended, files, start  # noqa: F401
 
 fsspec = pytest.importorskip('fsspec')
 
@@ -147,3 +147,33 @@ def test_what_cannot_be_combined(command, memory, photos, tree, tmp_path):  # no
                       ('p3m_prepare memory://nothing', 'memory://nothing: nothing is there')):
         status, _, said = command(line)
         assert status == 1 and why in said and 'p3m_nb_' not in said, (line, said)
+
+
+def test_what_a_killed_run_has_done_is_there(command, memory, tree, tmp_path, monkeypatch):  # noqa: F811
+    "Killed with SIGKILL in the middle, without shards: results that had come are at the address, and are used."
+    shutil.copytree(tree, tmp_path/'set')
+    line = f'p3m_prepare file://{tmp_path}/set --n-workers 1'
+    code = KILLED.replace('import p3m_nb.cli\n', 'import p3m_nb.cli, p3m_nb.remote\np3m_nb.remote.PUT_EVERY = 0\n')
+    monkeypatch.setattr('test_shards.KILLED', code)
+    assert ended([start(line, 24)]) == [-signal.SIGKILL]
+    kept = len(list((tmp_path/'set'/'train'/'bg').iterdir()))
+    status, _, said = command(line)
+    skipped = int(said.split(' skipped')[0].split()[-1])
+    assert status == 0 and 0 < skipped <= kept < 5 and f'{5 - skipped} done' in said, (kept, said)
+    mine = shutil.copytree(tree, tmp_path/'mine')
+    assert command(f'p3m_prepare {mine}')[0] == 0 and files(tmp_path/'set') == files(mine)
+    memory.put(str(tree), '/in', recursive=True)
+    line = 'p3m_eval memory://in --split train --metrics sad --strategy resize --gallery 0 -o memory://out'
+    import p3m_nb.benchmark, p3m_nb.remote
+    made, save, put = [], p3m_nb.benchmark.save_alpha, p3m_nb.remote.put_results
+    def dies(*args, **kwargs):
+        made.append(1)
+        if len(made) != 3: return save(*args, **kwargs)
+        monkeypatch.setattr(p3m_nb.remote, 'put_results', lambda *_: None)  # a process that is gone puts nothing
+        raise KeyboardInterrupt
+    monkeypatch.setattr(p3m_nb.remote, 'PUT_EVERY', 0)
+    monkeypatch.setattr(p3m_nb.benchmark, 'save_alpha', dies)
+    assert command(line)[0] and 'metrics.csv' not in at(memory, 'out')
+    monkeypatch.setattr(p3m_nb.remote, 'put_results', put)
+    assert command(line)[0] == 0 and 'metrics.csv' in at(memory, 'out')
+    assert len(made) == 3 + 4 - 2  # of four, one of five is held out: two were kept, the third was not

@@ -1,10 +1,11 @@
 """A Dask cluster of two worker processes on this machine: what the commands write and say is that of one process, also
 when a worker is killed; a scheduler that goes away and workers of another version are named."""
-import functools, json, os, shutil, signal, subprocess, sys, time
+import functools, json, os, re, shutil, signal, socket, subprocess, sys, time
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_cloud import s3, server  # noqa: F401
 from test_shards import command, files, records  # noqa: F401
 from test_tars import tar_of
 
@@ -221,6 +222,29 @@ def test_five_commands_and_a_worker_that_is_killed(command, photos, tmp_path, cl
     assert status == 0 and 'SAD' in table.upper()
 
 
+def test_addresses_and_tars(command, server, s3, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
+    "Photographs and tars in a store, results into it: what one process writes into folders; one worker is killed."
+    monkeypatch.setattr(cluster, 'env', cluster.env | server)
+    tar_of(tmp_path/'tars'/'0.tar', {'a.jpg': (photos/'a.jpg').read_bytes(), 'b.jpg': (photos/'b.jpg').read_bytes()})
+    tar_of(tmp_path/'tars'/'1.tar', {'c.jpg': (photos/'c.jpg').read_bytes(), 'note.txt': b'x'})
+    s3.put(str(photos), 'photos/in', recursive=True)
+    s3.put(str(tmp_path/'tars'), 'photos/tars', recursive=True)
+    killed = cluster.worker(at=2)
+    cluster.worker()
+    cluster.ready(2)
+    names = {str(photos): 's3://photos/in', f'{tmp_path}/tars': 's3://photos/tars'}
+    for source, out in ((photos, 'hidden'), (tmp_path/'tars', 'hidden_tars')):
+        far = f'p3m_obfuscate {names[str(source)]} -o s3://photos/{out} --scheduler {cluster.address}'
+        for _ in range(2):  # the second run finds everything done
+            alone = command(f'p3m_obfuscate {source} -o {tmp_path}/{out}')
+            said = alone[2].replace(str(source), names[str(source)]).replace(f'{tmp_path}/', 's3://photos/')
+            assert command(far) == (alone[0], '', said), cluster.said()[-3000:]
+        s3.invalidate_cache()
+        there = {p.removeprefix(f'photos/{out}/'): s3.cat(p) for p in s3.find(f'photos/{out}') if '/.' not in p}
+        assert there == files(tmp_path/out)
+    assert killed.wait(30) == -signal.SIGKILL
+
+
 def test_a_scheduler_that_goes_away(command, photos, tmp_path, cluster, monkeypatch):  # noqa: F811
     line = f'p3m_obfuscate {photos} -o OUT'
     cluster.worker(pid=cluster.leader.pid, at=6)
@@ -268,3 +292,34 @@ def test_what_cannot_be_spread(command, photos, tmp_path, monkeypatch):  # noqa:
                       (f'p3m_obfuscate {photos} -o {tmp_path}/o', 'no Dask scheduler answers')):
         status, _, said = command(line + ' --scheduler tcp://127.0.0.1:1')
         assert status == 1 and why in said, (line, said)
+
+
+def test_the_commands_of_the_tutorial(photos, tmp_path, cluster):
+    "As printed, with an address of this machine; each waits until what it needs is there."
+    cells = json.loads((ROOT/'nbs'/'tutorials'/'10_a_million_photographs.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
+    lines = re.search(r'## Dask\n.*?```bash\n(.*?)```', text, re.S)[1].splitlines()
+    shutil.copytree(photos, tmp_path/'photos', ignore=shutil.ignore_patterns('broken*', 'wall*', 'sub'))
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    run = "import sys; sys.argv[0] = 'p3m_obfuscate'; from p3m_nb.cli import p3m_obfuscate; p3m_obfuscate()"
+    known = f'dask() {{ {sys.executable} -m dask "$@"; }}\np3m_obfuscate() {{ {sys.executable} -c "{run}" "$@"; }}\n'
+    script = lambda line: known + line.replace('HOST', '127.0.0.1').replace('8786', str(port))
+    started = []
+    try:
+        for line in lines[:-1]:
+            assert line.startswith('dask ')
+            with open(tmp_path/'log.txt', 'ab') as log:
+                started.append(subprocess.Popen(['bash', '-c', script(line)], cwd=tmp_path, env=cluster.env, stdout=log,
+                                                stderr=log, start_new_session=True))
+        from distributed import Client
+        with Client(f'tcp://127.0.0.1:{port}', timeout=60, set_as_default=False) as c: c.wait_for_workers(1, timeout=60)
+        done = subprocess.run(['bash', '-c', script(lines[-1])], cwd=tmp_path, env=cluster.env, capture_output=True,
+                              text=True, timeout=120)
+    finally:
+        for p in reversed(started):
+            os.killpg(p.pid, signal.SIGKILL)
+            p.wait(20)
+    assert done.returncode == 0 and '3 done in hidden_by_all' in done.stderr, done.stderr
+    assert files(tmp_path/'hidden_by_all').keys() == {'a.png', 'b.png', 'c.png', 'manifest.jsonl'}

@@ -1,5 +1,6 @@
 "The house rules: imports go one way, notebooks are clean and complete, exports and README are in sync."
 import ast, importlib, json, re, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ MAY_IMPORT = {
         'command': 'core',
         'shards': 'writing core records finding locks jobs spread',
         'cloud': 'core formats records finding jobs spread',
-        'remote': 'cloud core finding jobs layouts records shards spread',
+        'remote': 'cloud core finding jobs layouts records shards spread writing',
         'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records locks layouts remote spread',
         'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
@@ -397,6 +398,19 @@ def test_exports_and_readme_are_in_sync(tmp_path):
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', '--check'], check=True)
 
 
+def test_every_requirement_is_imported():
+    "What pip is asked for is used; plum-dispatch is held below a release with which fastai's transforms fail."
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    light = (ROOT/'requirements-light.txt').read_text(encoding='utf-8').splitlines()[1:]
+    asked = {re.split('[<>=]', r)[0] for r in [*config['DEFAULT']['requirements'].split(), *light]}
+    called = {'pillow': 'PIL', 'opencv-python': 'cv2', 'opencv-python-headless': 'cv2'}
+    used = {name.split('.')[0] for module in MODULES for name in imports(module)}
+    for file in architecture.files().values():
+        used |= set(re.findall(r"require\('(\w+)'", file.read_text(encoding='utf-8')))
+    assert {r for r in asked if called.get(r, r) not in used} == {'plum-dispatch'}
+
+
 def test_weights_and_addresses():
     weights = ROOT/'p3m_nb'/'weights'
     assert sum(p.stat().st_size for p in weights.rglob('*') if p.is_file()) <= 30e6 if weights.exists() else True
@@ -416,7 +430,6 @@ def test_weights_and_addresses():
 
 def test_extras_are_those_of_the_settings():
     "What messages say to install is what the extras install."
-    from configparser import ConfigParser
     from p3m_nb.process import EXTRAS
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')
