@@ -1,6 +1,6 @@
 """A Dask cluster of two worker processes on this machine: what the commands write and say is that of one process, also
 when a worker is killed; a scheduler that goes away and workers of another version are named."""
-import functools, json, os, shutil, signal, subprocess, sys, time
+import functools, json, os, re, shutil, signal, socket, subprocess, sys, time
 
 import numpy as np
 import pytest
@@ -292,3 +292,34 @@ def test_what_cannot_be_spread(command, photos, tmp_path, monkeypatch):  # noqa:
                       (f'p3m_obfuscate {photos} -o {tmp_path}/o', 'no Dask scheduler answers')):
         status, _, said = command(line + ' --scheduler tcp://127.0.0.1:1')
         assert status == 1 and why in said, (line, said)
+
+
+def test_the_commands_of_the_tutorial(photos, tmp_path, cluster):
+    "As printed, with an address of this machine; each waits until what it needs is there."
+    cells = json.loads((ROOT/'nbs'/'tutorials'/'10_a_million_photographs.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells)
+    lines = re.search(r'## Dask\n.*?```bash\n(.*?)```', text, re.S)[1].splitlines()
+    shutil.copytree(photos, tmp_path/'photos', ignore=shutil.ignore_patterns('broken*', 'wall*', 'sub'))
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    run = "import sys; sys.argv[0] = 'p3m_obfuscate'; from p3m_nb.cli import p3m_obfuscate; p3m_obfuscate()"
+    known = f'dask() {{ {sys.executable} -m dask "$@"; }}\np3m_obfuscate() {{ {sys.executable} -c "{run}" "$@"; }}\n'
+    script = lambda line: known + line.replace('HOST', '127.0.0.1').replace('8786', str(port))
+    started = []
+    try:
+        for line in lines[:-1]:
+            assert line.startswith('dask ')
+            with open(tmp_path/'log.txt', 'ab') as log:
+                started.append(subprocess.Popen(['bash', '-c', script(line)], cwd=tmp_path, env=cluster.env, stdout=log,
+                                                stderr=log, start_new_session=True))
+        from distributed import Client
+        with Client(f'tcp://127.0.0.1:{port}', timeout=60, set_as_default=False) as c: c.wait_for_workers(1, timeout=60)
+        done = subprocess.run(['bash', '-c', script(lines[-1])], cwd=tmp_path, env=cluster.env, capture_output=True,
+                              text=True, timeout=120)
+    finally:
+        for p in reversed(started):
+            os.killpg(p.pid, signal.SIGKILL)
+            p.wait(20)
+    assert done.returncode == 0 and '3 done in hidden_by_all' in done.stderr, done.stderr
+    assert files(tmp_path/'hidden_by_all').keys() == {'a.png', 'b.png', 'c.png', 'manifest.jsonl'}
