@@ -126,9 +126,9 @@ MAY_IMPORT = {
         'paired': 'benchmark tables',
         'ppt_parts': 'core layouts settings registry dataset benchmark',
         'experiment': 'fields writing core checks settings records dataset prepare assembly train methods benchmark '
-                      'paired ppt_parts',
+                      'paired ppt_parts faces',
         'ppt': 'fields writing core settings records locks dataset weights assembly history trial benchmark tables '
-               'ppt_parts experiment',
+               'ppt_parts experiment faces',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
         'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring '
                      'matte_runs',
