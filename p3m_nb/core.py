@@ -78,6 +78,8 @@ def hinted(
     "The decorated function answers an argument that it does not have with the nearest one, before it does anything."
     def decorate(func):
         known = list(dict.fromkeys(name for taker in (func, *takers) for name in argument_names(taker)))
+        owner = func.__annotations__.get('self')  # below `@patch`, which names the wrapper after it, not what is in it
+        if isinstance(owner, type): func.__qualname__ = f'{owner.__name__}.{func.__name__}'
         @functools.wraps(func)
         def run(*args, **kwargs):
             no_argument(func.__qualname__.removesuffix('.__init__'), kwargs, known)
