@@ -19,14 +19,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from p3m_nb.compositing import estimate_foreground
-from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, load_alpha, load_image, save_alpha, save_image
 from p3m_nb.dataset import P3M10k
 from p3m_nb.layouts import PortraitFolder
 from p3m_nb.crops import crop_portrait
 from p3m_nb.data import p3m_dls
 from p3m_nb.synth import blur_face, synth_portrait
 
-MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([.485, .456, .406], [.229, .224, .225]))
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 class PlainDataset(torch.utils.data.Dataset):

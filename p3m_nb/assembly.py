@@ -25,10 +25,10 @@ from .face_copies import FaceCopy, PastedFaces
 from .data import p3m_dls
 from .dataset import P3M10k, face_pairs
 from .devices import usable_device
+from .fitting import P3MLearner
 from .layouts import images_of, says_blurred
 from .learner import ScheduleRate, lr_schedule, optimizer_by_name, p3m_learner, p3m_splitter, prefix_splitter
 from .registry import network_entry
-from .resume import P3MLearner
 from .settings import TrainSettings, resolved
 from .weights import create_model
 

@@ -362,7 +362,7 @@ def _kept_crops(out, shard, n):
 @hinted()
 def audit(
     source:str,  # folder or address, or a list of files, folders and patterns
-    finder:str=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`
+    finder:object=None,  # what `face_finder` takes; default: one that did not hide the faces, see `judge_of`
     out:str=None,  # folder for `audit.csv` and contact sheets
     n_workers:int=None,  # threads; default one per processor
     progress:bool=True,  # show a progress bar where stderr is a terminal

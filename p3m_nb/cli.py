@@ -341,7 +341,10 @@ def p3m_train(
 ):
     """Train any network on `DATA`; an interrupted training goes on with `--resume`.
 
-    Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ..."""
+    Several GPUs: torchrun --nproc-per-node N --no-python p3m_train ...; of several machines on each
+    torchrun --nnodes MIN:MAX --nproc-per-node N --rdzv-backend c10d --rdzv-endpoint HOST:PORT --max-restarts 3
+    --rdzv-conf read_timeout=30,join_timeout=300 --no-python p3m_train ... --resume: the two timeouts, in seconds,
+    end the wait for a HOST that cannot be reached and for machines that do not come."""
     warnings.filterwarnings('ignore', category=FutureWarning)
     from p3m_nb.train import train
     best = train(data, out, resume, overwrite, **settings).keep_best

@@ -7,13 +7,15 @@ __all__ = ['SIDES', 'KERNELS', 'AUGMENTS', 'Crop', 'draw_crop', 'pack_bits', 'un
            'crop_portrait', 'whole_portrait', 'estimate_colours', 'Strong', 'strong_portrait']
 
 # %% ../nbs/18_crops.ipynb #0b0e4473
-import cv2, functools, os
+import functools, os
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from .compositing import Portrait, composite, cover, estimate_foreground, make_trimap
+from .compositing import (TEST_KERNEL, TRIMAP_KERNEL, Portrait, composite, cover, estimate_foreground,
+                                make_trimap)
 from .core import FilePath, choose, load_image, read_alpha, read_image
 from .finding import image_files
 from .layouts import Sample
@@ -209,7 +211,7 @@ def whole_portrait(
         image = load_image(source.image if isinstance(source, Sample) else source)
         return Portrait(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA))
     arrays = _read_parts(source, ('image', 'trimap', *parts))
-    if 'trimap' not in arrays: arrays['trimap'] = make_trimap(arrays['alpha'], 25)
+    if 'trimap' not in arrays: arrays['trimap'] = make_trimap(arrays['alpha'], TEST_KERNEL)
     out = {k: cv2.resize(a, (size, size), interpolation=cv2.INTER_AREA) for k, a in arrays.items()}
     out['trimap'] = _snap(out['trimap'])
     if 'facemask' in out: out['facemask'] = _binary(out['facemask'])
@@ -225,7 +227,7 @@ def _turned_square(rng, alpha, size, scale, angle, stretch):
     "The map `(2,3)` from `alpha`'s pixels to a square of side `size`, and the length of a source pixel in it."
     height, width = alpha.shape
     side = np.exp(rng.uniform(*np.log([scale[0] * min(height, width), scale[1] * max(height, width)])))
-    if rng.random() < .5 and (found := _random_transition(rng, alpha, 15)): cy, cx = found
+    if rng.random() < .5 and (found := _random_transition(rng, alpha, TRIMAP_KERNEL)): cy, cx = found
     else: cy, cx = rng.uniform(0, height), rng.uniform(0, width)
     cx, cy = _over(cx, side, width), _over(cy, side, height)
     turn = np.radians(np.clip(rng.normal(0, angle / 2), -angle, angle) * (rng.random() < .5))

@@ -20,6 +20,7 @@ from .benchmark import Result, Run, TestSet, evaluate
 from .checks import require_sound
 from .core import choose, hinted, one_line
 from .dataset import P3M10k
+from .faces import face_finder, finder_name
 from .fields import Range, check_fields, read_json
 from .methods import Method, file_slug, network_method, short_digest
 from .paired import Setting
@@ -42,7 +43,7 @@ class Experiment:
     weights: str = 'best'  # of each training: of the best epoch on its held-out part, or of the last
     strategy: str = 'resize'  # of the networks without trimap: one pass as in the paper's tables, or 'hybrid'
     resize: str = 'default'  # scaling: ours, or as published ('paper')
-    finder: str = 'centerface'  # finds the faces that are still to be hidden
+    finder: object = 'centerface'  # finds the faces that are still to be hidden: what `face_finder` takes
     first: int = None  # only the first test images, so many
     alphas: str = None  # sub-folder of the training mattes, if not one of the usual ones
     settings: dict = field(default_factory=dict)  # of every training, see `TrainSettings`
@@ -50,6 +51,7 @@ class Experiment:
     def __post_init__(self):
         choose('weights', self.weights, ('best', 'last'))
         choose('strategy', self.strategy, ('resize', 'hybrid'))
+        face_finder(self.finder)  # a misspelt name is no news for after the first trainings
         if own := [k for k in DECIDED if self.settings.get(k) is not None]:
             raise ValueError(f'{own[0]}: this is decided by the experiment (methods, train, test)')
 
@@ -147,7 +149,7 @@ def trainings(self:Experiment,
             images = None if part.hide else part.images
             alphas = None if part.hide else self.alphas
             settings = self.settings | method.settings | dict(arch=method.arch, images=images, alphas=alphas)
-            mark = _fingerprint(settings, part, self.finder)[:10]
+            mark = _fingerprint(settings, part, finder_name(self.finder))[:10]
             copy = Path(out)/'data'/file_slug(part.name) if part.hide else None
             folder = Path(out)/'trainings'/f'{file_slug(method.name)}-{file_slug(part.name)}-{mark}'
             found.append(Training(method, part, folder, copy, settings))

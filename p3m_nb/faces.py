@@ -90,7 +90,7 @@ def _steps(
 class FaceSearch:
     "A detector that also looks at brightened and at turned copies, and more closely at large photographs."
     def __init__(self,
-        finder,  # callable image -> list of `Face`, for upright faces in ordinary light
+        finder:object,  # what `face_finder` takes; it need find upright faces in ordinary light only
         pixels:int=450_000,  # a larger image is looked at in a version with this many pixels
         turns:tuple=(90, 180, 270),  # degrees by which copies are turned
         doubt:tuple=(30, -30),  # likewise, of copies that are looked at where nothing was found so far
@@ -98,9 +98,9 @@ class FaceSearch:
         sure:float=.7,  # faces in turned copies and in the second look below this confidence are left out
         closer:float=1/3,  # share of the pixels of a large photograph that the second look sees; 0: there is none
     ):
-        self.finder, self.pixels, self.turns, self.doubt = finder, pixels, turns, doubt
+        self.finder, self.pixels, self.turns, self.doubt = face_finder(finder), pixels, turns, doubt
         self.turned, self.least, self.closer = turned, sure, closer  # not `sure`: of all it finds nothing is doubted
-        self.name = finder_name(finder)
+        self.name = finder_name(self.finder)
 
     def __call__(self,
         image:np.ndarray,  # (H,W,3) uint8, RGB
@@ -151,9 +151,10 @@ def _closely(self:FaceSearch, image, found):
 class AllFinders:
     "Everything that any of several finders finds; a face that two of them find comes from the first."
     def __init__(self,
-        finders:list,  # callables image -> list of `Face`
+        finders:list,  # each is what `face_finder` takes
     ):
-        self.finders, self.name = list(finders), '+'.join(finder_name(f) for f in finders)
+        self.finders = [face_finder(f) for f in finders]
+        self.name = '+'.join(map(finder_name, self.finders))
 
     def __call__(self,
         image:np.ndarray,  # (H,W,3) uint8, RGB
@@ -168,9 +169,10 @@ class AllFinders:
 
 # %% ../nbs/10_faces.ipynb #5f31f820
 def finder_name(
-    finder,  # a finder
+    finder:object,  # what `face_finder` takes
 )->str:
     "What a report calls `finder`."
+    finder = face_finder(finder)
     return getattr(finder, 'name', None) or getattr(finder, '__name__', type(finder).__name__)
 
 # %% ../nbs/10_faces.ipynb #f03c7fac
@@ -204,7 +206,7 @@ def face_finder(
 @hinted()
 def find_faces(
     image:np.ndarray,  # (H,W,3) uint8, RGB
-    finder:str=None,  # what `face_finder` takes: a name, a path or a callable; None: the default
+    finder:object=None,  # what `face_finder` takes: a name, a path or a callable; None: the default
     alpha:np.ndarray=None,  # (H,W) in 0..1: doubtful faces off the person are dropped
     sure:float=None,  # faces from this confidence on are kept wherever they are; default the finder's `sure`, or 0
 )->list:  # of `Face`, strongest first

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from .compositing import make_trimap
+from .compositing import TRIMAP_KERNEL, make_trimap
 from .core import choose, hinted, same_size
 from .faces import FIVE_POINTS, face_finder, find_faces, similarity
 from .face_boxes import Face, box_overlap, face_ellipse, polygon_mask
@@ -201,8 +201,8 @@ def obfuscate(
     method:str=DEFAULT_METHOD,  # one of `METHODS`, or of `PURPOSES`
     strength:float=None,  # share of the face's size: deviation of the blur, block of the mosaic; default `METHODS`
     facemask:np.ndarray=None,  # (H,W) in 0..1 or bool: hide this, look for nothing
-    finder:str=None,  # what `face_finder` takes: a name, a path or a callable; None: the default
-    kernel:int=15,  # side in pixels of the elliptic kernel that makes the transition area
+    finder:object=None,  # what `face_finder` takes: a name, a path or a callable; None: the default
+    kernel:int=TRIMAP_KERNEL,  # side in pixels of the elliptic kernel that makes the transition area
     margin:float=None,  # the private area is widened by this share of the face's size; default `check_margin(method)`
 )->Obfuscated:
     "Hide the faces of `image` (P3M paper, figure 4): private area without transition area, replaced by `method`."
@@ -243,7 +243,7 @@ def _still_seen(done, finder, alpha, method):
 def obfuscate_checked(
     image:np.ndarray,  # (H,W,3) uint8, RGB
     alpha:np.ndarray=None,  # (H,W) in 0..1
-    finder:str=None,  # what `face_finder` takes
+    finder:object=None,  # what `face_finder` takes
     found:list=None,  # of `Face`: what the finder found, where that is known already
     method:str=DEFAULT_METHOD,  # one of `METHODS`, or of `PURPOSES`
     rounds:int=2,  # how often what is still seen is hidden as well

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from .compositing import TRIMAP_KERNEL
 from .core import FilePath, regular_file, sha256_of
+from .faces import face_finder
 from .fields import Range, check_fields, parse_json
 from .finding import image_files
 from .hiding import DEFAULT_METHOD, check_margin, check_strength, named_method
@@ -29,8 +31,8 @@ class HidingSettings:
     strength: float = None  # share of the face's size; default `METHODS[method]`
     masks: str = None  # folder of facemasks of the same names: they are hidden, and nothing else
     alphas: str = None  # folder of mattes of the same names: their transition area is left alone
-    finder: str = None  # what `face_finder` takes
-    kernel: int = 15  # side in pixels of the kernel that makes the transition area
+    finder: object = None  # what `face_finder` takes: a name, a path or a callable; None: the default
+    kernel: int = TRIMAP_KERNEL  # side in pixels of the kernel that makes the transition area
     margin: float = None  # the private area is widened by this share of the face's size; default that of the method
     keep_faceless: bool = False  # also write the files in which nothing was found
     keep_links: bool = False  # record the hashes of the originals, which link a copy to its original
@@ -42,6 +44,7 @@ class HidingSettings:
         object.__setattr__(self, 'method', named_method(self.method))
         object.__setattr__(self, 'strength', check_strength(self.method, self.strength))
         object.__setattr__(self, 'margin', check_margin(self.method, self.margin))
+        face_finder(self.finder)  # says what is wrong with a name before any file is read
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ValueError(f'jpeg={self.jpeg}: a quality in 1..100')
 

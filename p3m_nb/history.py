@@ -15,12 +15,14 @@ from fastai.learner import Recorder
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 
+from .averaging import averaged_weights
 from .callbacks import RecordLossParts
 from .core import choose
 from .data import PortraitTransform
 from .fields import Range, check_fields
+from .fitting import P3MLearner, core_model
 from .registry import Network
-from .resume import P3MLearner, averaged_weights, core_model, reason
+from .resume import reason
 from .weights import save_model
 from .writing import atomic_write
 

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from .core import choose, load_image, same_size
 from .deblur import FaceDeblurrer
-from .faces import find_faces, one_cv_thread
+from .faces import face_finder, find_faces, one_cv_thread
 from .face_boxes import Face
 from .finding import image_files
 from .hiding import METHODS, blurred, obfuscate
@@ -337,12 +337,13 @@ def identify(
     copies:str,  # folder of copies with hidden faces, and the manifest of `obfuscate_folder`
     originals:str,  # folder of the originals, of the same names
     recogniser=None,  # an object with `place` and `describe`; default `DlibRecogniser()`
-    finder:str=None,  # finds the faces of the originals
+    finder:object=None,  # finds the faces of the originals: what `face_finder` takes
     deblur:FaceDeblurrer=None,  # the restoring network; default the shipped one
     n_workers:int=None,  # threads; default one per processor
     progress:bool=True,  # show a progress bar where stderr is a terminal
 )->IdentityReport:
     "How many of the people in `copies` can be recognised by somebody who has other photographs of them."
+    finder = face_finder(finder)
     recogniser = DlibRecogniser() if recogniser is None else recogniser
     deblur = FaceDeblurrer() if deblur is None else deblur
     report = IdentityReport(recogniser=recogniser.name)

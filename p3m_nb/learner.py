@@ -26,14 +26,15 @@ from fastcore.foundation import L
 from torch import nn
 
 from . import __version__
+from .averaging import AverageWeights
 from .callbacks import MattingMetric, RecordLossParts, StopWhenNotFinite
 from .core import choose, hinted, one_line, regular_file
 from .fields import check_fields
+from .fitting import P3MLearner
 from .learner_loss import FeedNetwork, NetworkLoss, PortraitLoss
 from .model import P3MNet
 from .process import require
 from .registry import Network
-from .resume import AverageWeights, P3MLearner
 from .settings import checked_settings, resolved
 from .state_dicts import read_torch_file
 from .weights import create_model, identify, load_model, load_published, shipped_weights, start_encoder

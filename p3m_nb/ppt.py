@@ -18,6 +18,7 @@ from .benchmark import Result, TestSet, evaluate
 from .core import choose
 from .dataset import P3M10k
 from .experiment import Cell, Experiment, write_note
+from .faces import finder_name
 from .fields import read_json
 from .history import duration
 from .locks import folder_lock
@@ -144,7 +145,7 @@ def description(
     trainings:list,  # its `Training`s, finished
 )->tuple:  # of lines
     "Everything that was decided, to stand below the tables."
-    copies = [_copy_note(t, experiment.finder) for t in trainings if t.copy]
+    copies = [_copy_note(t, finder_name(experiment.finder)) for t in trainings if t.copy]
     first = f', the first {experiment.first} of them' if experiment.first else ''
     return tuple(dict.fromkeys([*(f'Trained on {p}.' for p in experiment.train_parts), *copies,
                                 *(f'Tested on {p}{first}.' for p in experiment.test_parts),

@@ -18,6 +18,7 @@ from .compositing import estimate_foreground
 from .cloud import is_address, renamed
 from .core import alpha_to_uint, hinted, load_alpha, load_image, same_size, save_alpha, save_image
 from .checks import require_sound
+from .faces import face_finder, finder_name
 from .finding import FileList, image_files
 from .jobs import FileReport, JobList, output_names, process_files
 from .layouts import FOLDERS, PartFolder, Sample, data_folder, find_root, part_folders, train_split
@@ -179,16 +180,17 @@ def prepare_copy(
     images:str=None,  # folder of the photographs, if not one of the usual ones below `root`
     alphas:str=None,  # folder of the mattes, likewise
     method:str=None,  # how faces are hidden, see `obfuscate_folder`
-    finder:str='centerface',  # finds the faces
+    finder:object='centerface',  # finds the faces: what `face_finder` takes
     **options,  # `overwrite`, `n_workers` and `progress` of `prepare`
 )->tuple:  # `ObfuscationReport`, `PrepareReport`
     "A copy of a training set with its faces hidden, with foregrounds and backgrounds made of the copy."
-    where, hiding = train_folders(root, images, alphas), dict(method=method, finder=finder)
+    finder, where = face_finder(finder), train_folders(root, images, alphas)
+    hiding = dict(method=method, finder=finder_name(finder))
     if not _looked_at(): _require_mattes(_pairs(where))
     files, place = image_files(where.images), out if current_spread().shard else None
     with _whole_copy(out), sharded(place, 'copy', files, hiding, options.get('overwrite', False)) as part:
         if place is not None: part.look(_results_of_copy(part, Path(out)))
-        hidden = obfuscate_dataset(root, out, images, alphas, **hiding, **options)
+        hidden = obfuscate_dataset(root, out, images, alphas, method=method, finder=finder, **options)
         if place is None and not (hidden.done or hidden.skipped):  # what failed is said, not that the copy is empty
             raise ValueError(f'{hidden}\n{out}: no faces were hidden, so there is nothing to prepare')
         prepared = prepare(out, **options) if place is None else _prepare_hidden(part, Path(out), hidden, options)

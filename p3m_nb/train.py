@@ -20,12 +20,13 @@ from .assembly import (completed, copied_faces_callback, fit_learner, learner_of
                              ppt_callback)
 from .callbacks import FreezeBatchNorm, PreviewMattes
 from .core import hinted, one_line
+from .fitting import P3MLearner
 from .history import CSVHistory, KeepBest, PlotHistory, ProgressLine, score_start
 from .learner import check_launch, several_processes
 from .locks import folder_lock
 from .process import require
 from .records import is_result, may_write, recorded
-from .resume import Checkpoint, P3MLearner
+from .resume import Checkpoint
 from .settings import TrainSettings, checked_settings, merged_settings, read_settings, resolved
 from .writing import atomic_write, clear_left_behind
 

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from . import compositing
 from .core import choose, hinted
-from .faces import find_faces
+from .faces import face_finder, find_faces, finder_name
 from .face_boxes import Face, box_overlap
 from .film import Readable, film_info, read_film
 from .film_runs import film_pieces, process_film
@@ -264,9 +264,10 @@ def hold_faces(
 # %% ../nbs/53_video.ipynb #a1658744
 def faces_in_film(
     source:str|Path,  # a film
-    finder=None,  # what `face_finder` takes
+    finder:object=None,  # what `face_finder` takes
 )->list:  # for each frame the list of its `Face`
     "The faces of every frame, with gaps filled, and held a while before the first and after the last sight."
+    finder = face_finder(finder)
     return hold_faces(fill_gaps([find_faces(frame.image, finder) for frame in read_film(source)]))
 
 # %% ../nbs/53_video.ipynb #931f9838
@@ -316,14 +317,15 @@ HIDE_OPTIONS = ('method', 'strength', 'margin')  # of `obfuscate_checked`, for f
 def obfuscate_film(
     source:str|Path,  # a film
     out:str|Path,  # an .mp4 file
-    finder=None,  # what `face_finder` takes
+    finder:object=None,  # what `face_finder` takes
     progress:bool=True,  # show a bar with frames per second and the time left
     n_workers:int=2,  # threads: 0 none, 1 reads ahead, 2 also writes behind
     **options,  # `method`, `strength`, `margin` of `privacy.obfuscate_checked`
 )->int:  # frames in which a face was hidden
     "Hide the faces of a film; its sound stays, and may say who it is."
+    finder = face_finder(finder)
     film_info(source)  # no film, no folder for pieces
-    outputs, settings = {Path(out): 'h264'}, {'finder': str(finder)} | {k: str(v) for k, v in options.items()}
+    outputs, settings = {Path(out): 'h264'}, {'finder': finder_name(finder)} | {k: str(v) for k, v in options.items()}
     pieces = film_pieces(source, outputs, settings)
     # what is wrong with a film in which faces are found is said in the end, by `process_film`
     found, error = _found_faces(source, finder, pieces.folder/'faces.jsonl')

@@ -92,7 +92,7 @@ FREE = {  # public names that take any keyword, and why
 }
 HANDED_ON = {  # where another public function, which says it, gets everything
     'jobs.process_folder', 'watch.watch_folder', 'shards.shard_folder', 'spreading.Spreading.run',
-    'spreading.Spreading.refuse', 'resume.P3MLearner.fit', 'resume.P3MLearner.export', 'registry.Network',
+    'spreading.Spreading.refuse', 'fitting.P3MLearner.fit', 'fitting.P3MLearner.export', 'registry.Network',
     'methods.matter_method', 'methods.network_method', 'methods.trimap_method', 'methods.as_method',
     'networks.gca.SpectralConv', 'networks.gca.spectral_norm_act', 'networks.indexnet.conv_norm',
     'networks.indexnet.separable', 'trimap_losses.unknown_alpha_loss', 'trimap_losses.unknown_composition_loss',

@@ -20,6 +20,17 @@ def test_limits_are_kept(found):
     assert not worse, '\n'.join(['python tools/style.py --where shows the places', *worse])
 
 
+def test_the_table_in_contributing_is_true(found):
+    text = style.GUIDE.read_text(encoding='utf-8')
+    assert style.contributing(text, style.limits_table(*found)) == text, 'run: python tools/style.py --write'
+
+
+def test_the_table_is_put_where_it_stood():
+    text = 'Style\n\n| what | limit | now |\n| old | 1 | 2 |\n\nThe rest.\n\nEnd.\n'
+    assert style.contributing(text, '| new |\n| x |') == 'Style\n\n| new |\n| x |\n\nThe rest.\n\nEnd.\n'
+    with pytest.raises(ValueError, match='no table'): style.contributing('Style', '| new |')
+
+
 def test_no_excuse_without_a_reason(found):
     "A file that is gone needs no excuse."
     names = {r.name for r in found[0]} | {'package'}

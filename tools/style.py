@@ -1,6 +1,7 @@
 """How the code looks, in numbers: long lines, long cells, semicolons, complexity, parameters, types, docstrings.
 
-    python tools/style.py             # the table, a row for each file and one for the package
+    python tools/style.py             # a table of the limits with what is so now, then a row for each file
+    python tools/style.py --write     # put the table of the limits into CONTRIBUTING.md
     python tools/style.py --check     # exit status 1 where a limit is broken more than tools/style_allowed.tsv excuses
     python tools/style.py --allow     # write what is broken now into that list; it should only get shorter
     python tools/style.py --where     # the places, as file:line or notebook:cell
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 ALLOWED = ROOT/'tools'/'style_allowed.tsv'
+GUIDE = ROOT/'CONTRIBUTING.md'
 WIDTH, LONGEST_CELL, COMPLEXITY, PARAMETERS = 120, 40, 10, 8
 LIMITS = {  # of a row: at most this many
     'long lines': 0, 'semicolons': 0, 'long cells': 0, 'parameters': 0}
@@ -241,6 +243,36 @@ def table(found, modules):
     return '\n'.join([show(head), show(['---'] * len(head)), *map(show, lines)])
 
 
+def limits_table(found, modules):
+    "The limits and what is so now, as a Markdown table: the package, and for lines and parameters all files."
+    package = [r for r in found if r.name in modules]
+    n, longest = package_numbers(package), max((size for r in package for _, size in r.cells), default=0)
+    total = lambda part, rows=found: sum(len(part(r)) for r in rows)
+    bounds = {name: f'{word} {value:g}' for name, (word, value) in PACKAGE_LIMITS.items()}
+    rows = [
+        ('what', 'limit', 'now'),
+        ('---', '---', '---'),
+        ('lines of more characters', str(WIDTH), f'{total(lambda r: r.long_lines)} in all files'),
+        ('lines of an export cell, median', bounds['cell median'], f'{n["cell median"]:g}'),
+        ('lines of an export cell', f'at most {LONGEST_CELL}', f'at most {longest}'),
+        ('semicolons between statements', 'none', f'{total(lambda r: r.semicolons)} in all files'),
+        (f'functions of a cyclomatic complexity over {COMPLEXITY}', f'{bounds["complex %"]} %',
+         f'{n["complex %"]:.0f} %'),
+        ('functions with more parameters (then a dataclass)', str(PARAMETERS),
+         f'{total(lambda r: r.parameters)} in all files'),
+        ('public parameters with a type', f'{bounds["typed %"]} %', f'{n["typed %"]:.0f} %'),
+        ('public names with a docstring', f'{bounds["documented %"]} %', f'{n["documented %"]:.0f} %'),
+    ]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def contributing(text, table):
+    "`text` of CONTRIBUTING.md with `table` in place of the one under \"Style\"."
+    before, head, rest = text.partition('| what | limit |')
+    if not head: raise ValueError('CONTRIBUTING.md has no table that begins with | what | limit |')
+    return before + table + '\n\n' + rest.partition('\n\n')[2]
+
+
 def places(found, name=''):
     "Lines with every place that breaks a limit, of rows whose name contains `name`."
     for r in found:
@@ -328,7 +360,7 @@ def fix(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option in ('check', 'allow'): parser.add_argument(f'--{option}', action='store_true')
+    for option in ('check', 'allow', 'write'): parser.add_argument(f'--{option}', action='store_true')
     parser.add_argument('--where', nargs='?', const='', metavar='NAME')
     parser.add_argument('--fix', nargs='+', metavar='FILE')
     args = parser.parse_args()
@@ -338,7 +370,10 @@ def main():
     if args.where is not None: print(*places(found, args.where), sep='\n')
     elif args.allow: write_allowed(broken(found, modules))
     elif args.check: sys.exit('\n'.join(not_excused(broken(found, modules), read_allowed())) or 0)
-    else: print(table(found, modules))
+    elif args.write:
+        text = GUIDE.read_text(encoding='utf-8')
+        GUIDE.write_text(contributing(text, limits_table(found, modules)), encoding='utf-8')
+    else: print(limits_table(found, modules), table(found, modules), sep='\n\n')
 
 
 def write_allowed(found, path=ALLOWED):

@@ -6,7 +6,7 @@
 __all__ = ['STUDIO_LIMITS', 'Photo', 'Album']
 
 # %% ../../nbs/widgets/album.ipynb #37036e55
-import dataclasses, json, shutil, threading, uuid, zipfile
+import dataclasses, json, os, shutil, threading, uuid, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import encode_image, image_info, load_alpha, load_image, one_line, save_alpha
-from ..faces import find_faces
+from ..faces import face_finder, find_faces
 from ..face_boxes import Face
 from ..fields import Range, check_fields, read_json
 from ..formats import MAX_PIXELS
@@ -70,7 +70,9 @@ class Album:
         finder:object=None,  # what `face_finder` takes
         limits:ZipLimits=STUDIO_LIMITS,  # what is refused
     ):
-        self.folder, self.matter, self.finder, self.limits = Path(folder), matter, finder, limits
+        if not isinstance(folder, (str, os.PathLike)):
+            raise ValueError(f'folder={folder!r}: give the path of one folder; `add` takes photographs into it')
+        self.folder, self.matter, self.finder, self.limits = Path(folder), matter, face_finder(finder), limits
         self.look, self._lock, self._small, self._faces, self._entered = Look(), threading.RLock(), {}, {}, 0
         self._looking = threading.Lock()  # finders do one photograph at a time
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

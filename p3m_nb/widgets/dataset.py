@@ -13,7 +13,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..compositing import make_trimap
+from ..compositing import TRIMAP_KERNEL, make_trimap
 from ..core import one_line, read_alpha, read_image
 from ..crops import AUGMENTS
 from ..data import PortraitTransform
@@ -55,7 +55,8 @@ class DatasetInspector(View):
     show = traitlets.Enum(('pair', 'all', 'augmented'), 'pair', help='photo and matte, all parts, or training crops')
     band = traitlets.Bool(True, help='tint the transition area')
     face = traitlets.Bool(True, help='tint the face mask')
-    kernel = traitlets.Int(15, min=1, max=200, help="side of the trimap's kernel in pixels, if there is no trimap file")
+    kernel = traitlets.Int(TRIMAP_KERNEL, min=1, max=200,
+                           help="side of the trimap's kernel in pixels, if there is no trimap file")
     augment = traitlets.Enum(tuple(AUGMENTS), 'published', help='which augmentation')
     seed = traitlets.Int(0, min=0, help='decides the crops')
     epoch = traitlets.Int(0, min=0, help='the first of those whose crops are shown')

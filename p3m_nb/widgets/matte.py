@@ -15,7 +15,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..compositing import cover, estimate_foreground, make_trimap
+from ..compositing import TRIMAP_KERNEL, cover, estimate_foreground, make_trimap
 from ..core import alpha_to_uint, encode_image
 from ..crops import dilate_bits, pack_bits, unpack_bits
 from ..cutouts import Matte, as_background
@@ -60,7 +60,7 @@ class MatteViewer(View):
     split = traitlets.Float(0., min=0, max=1, help='left of it stands the photograph, share of the width')
     beside = traitlets.Bool(False, help='the photograph in a pane of its own')
     band = traitlets.Bool(False, help='tint the transition area')
-    kernel = traitlets.Int(15, min=1, max=200, help="side of the trimap's kernel in pixels")
+    kernel = traitlets.Int(TRIMAP_KERNEL, min=1, max=200, help="side of the trimap's kernel in pixels")
     folder = traitlets.Unicode('.', help='where save() writes')
     _quiet, _wipe = ('folder',), 'split'
 

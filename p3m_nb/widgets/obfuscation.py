@@ -14,6 +14,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
+from ..compositing import TRIMAP_KERNEL
 from ..core import encode_image, load_alpha, load_image, same_size
 from ..deblur import FaceDeblurrer
 from ..faces import face_finder, find_faces
@@ -95,7 +96,7 @@ def _hide(self:ObfuscationStudio, scale):
     image = self._at(size)
     alpha = None if self.alpha is None else fit_window(self.alpha, view_window(self.alpha.shape), size)
     def finder(_): return [Face(tuple(v * scale for v in self.box))] if self.box else self._found(size)
-    kernel = max(1, round(15 * scale))
+    kernel = max(1, round(TRIMAP_KERNEL * scale))
     how = dict(finder=finder, margin=self.margin, kernel=kernel)
     return image, obfuscate(image, alpha, self.method, self._taken_strength(), **how)
 
