@@ -6,7 +6,7 @@
 __all__ = ['part_name', 'StoreRecord', 'AddressRun', 'by_address']
 
 # %% ../nbs/04_address_runs.ipynb #f2487cc4
-import contextlib, json, re, shutil, tempfile, time, uuid
+import json, re, shutil, tempfile, time, uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from fastcore.basics import patch
 
-from .cloud import (Found, fetch_file, found_at, is_address, listed, open_store, place_inside, put_file, renamed,
+from .cloud import (Found, fetch_file, is_address, listed, open_store, place_inside, put_file, renamed,
                           store_error, store_errors)
 from .core import FilePath, one_line
 from .finding import image_files
