@@ -86,7 +86,7 @@ FREE = {  # public names that take any keyword, and why
     'export.write_refiner_onnx': 'facts', 'weights.save_model': 'facts', 'shards.Part.keep': 'facts',
     'weights.create_model': 'looks at what the network takes', 'crops.strong_portrait': 'looks at Strong',
     'privacy.obfuscate_folder': 'looks at HidingSettings', 'data.PortraitTransform': 'looks at the augmentation',
-    'face_copies.FaceCopy.map': 'what `draw` gives', 'detail.Redraws': 'a protocol',
+    'copied_faces.copy_map': 'what `draw` gives', 'detail.Redraws': 'a protocol',
     'data.PortraitTargets': "a tensor's",
     'data.PortraitDL.show_batch': "fastai's", 'data.PortraitDL.show_results': "fastai's",
 }
