@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
-from .cloud import (AddressRun, StoreRecord, fetch_file, found_at, is_address, listed, open_store, part_name,
-                          place_inside, put_file, renamed, store_errors)
+from .address_runs import AddressRun, StoreRecord, part_name
+from .cloud import (fetch_file, found_at, is_address, listed, open_store, place_inside, put_file, renamed,
+                          store_errors)
 from .core import MAX_BYTES, FilePath
 from .finding import FileList
 from .jobs import FileReport

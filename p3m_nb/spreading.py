@@ -101,7 +101,7 @@ def look_for_photographs(
     *partners:str,  # folders of files that belong to the photographs, or None
 )->int:  # how many files (or tar files) there are
     "Find what a run over photographs asks for."
-    from p3m_nb.cloud import AddressRun
+    from p3m_nb.address_runs import AddressRun
     from p3m_nb.finding import image_files
     from p3m_nb.layouts import PartFolder
     from p3m_nb.tar_runs import tars_of
@@ -132,7 +132,7 @@ def over_addresses(
     overwrite:bool,  # replace whatever is there
 )->object:  # the report
     "Do `work` over addresses: all, or the part that `current_spread` names, which leaves its report at `out`."
-    from p3m_nb.cloud import AddressRun, by_address
+    from p3m_nb.address_runs import AddressRun, by_address
     from p3m_nb.remote import part_at
     from p3m_nb.spread import current_spread
     if not current_spread().shard: return by_address(inputs, out, work, overwrite)

@@ -9,7 +9,8 @@ from conftest import ROOT
 pytest.importorskip('s3fs')
 from moto.server import ThreadedMotoServer
 
-from p3m_nb.cloud import by_address, listed, local_copy
+from p3m_nb.address_runs import by_address
+from p3m_nb.cloud import listed, local_copy
 from p3m_nb.core import load_image, sample_image, save_image
 from p3m_nb.synth import make_mini_p3m, synth_portrait
 
@@ -79,7 +80,7 @@ def test_hidden_faces_and_their_record(server, s3, tmp_path):
 
 WORKER = '''
 import sys, time, numpy as np
-from p3m_nb.cloud import AddressRun
+from p3m_nb.address_runs import AddressRun
 from p3m_nb.core import load_image, save_image
 from p3m_nb.jobs import process_folder
 def negative(folder, out):

@@ -333,7 +333,7 @@ OTHERWISE = {  # what writes without `atomic_write` around it in the same functi
     'film_writing.join_pieces': 'is given a temporary file', 'film_writing.join_frames': 'is given a temporary file',
     'video._found_faces': 'adds a line; one that was cut off is taken away',
     'locks._claim': 'a lock', 'locks._free': 'a lock', 'records.put_new': 'makes an empty file that must be new',
-    'records.note_result': 'adds a line', 'privacy.add': 'adds a line', 'writing._sync': 'writes nothing',
+    'records.note_result': 'adds a line', 'hiding_record.add': 'adds a line', 'writing._sync': 'writes nothing',
     'tables._bytes_of_figure': 'into memory', 'tables.save': 'into memory', 'widgets.errors._marks_as': 'into memory',
     'widgets.serve.write': 'into a temporary folder', 'widgets.serve.studio_server': 'into a temporary folder',
 }

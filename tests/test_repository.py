@@ -49,8 +49,9 @@ MAY_IMPORT = {
         'jobs': 'writing core finding locks records spread',
         'command': 'core',
         'shards': 'writing core records finding locks jobs spread',
-        'cloud': 'core formats records finding jobs spread',
-        'remote': 'cloud core finding jobs layouts records shards spread writing',
+        'cloud': 'core spread',
+        'address_runs': 'cloud core formats records finding jobs spread',
+        'remote': 'cloud address_runs core finding jobs layouts records shards spread writing',
         'cluster': 'cloud core writing records remote locks process shards spread',
         'tars': 'cloud writing core records locks layouts remote spread',
         'tar_runs': 'cloud writing core formats finding jobs records remote shards spread tars',
@@ -130,8 +131,8 @@ MAY_IMPORT = {
         'ppt': 'fields writing core settings records locks dataset weights assembly history trial benchmark tables '
                'ppt_parts experiment faces',
         'scoring': 'core finding locks remote settings shards spread checks dataset methods benchmark tables',
-        'spreading': 'core cloud remote cluster finding layouts locks shards spread tar_runs privacy infer scoring '
-                     'matte_runs',
+        'spreading': 'core cloud address_runs remote cluster finding layouts locks shards spread tar_runs privacy '
+                     'infer scoring matte_runs',
         'widgets.*': 'fields writing core hiding process layouts checks profiles formats compositing finding locks '
                      'jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders model '
                      'weights losses metrics data callbacks resume learner history train trimaps detail infer methods '
@@ -159,6 +160,7 @@ WITHOUT_TORCH = (
     'command',
     'shards',
     'cloud',
+    'address_runs',
     'cluster',
     'tars',
     'watch',
