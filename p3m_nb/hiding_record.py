@@ -30,7 +30,7 @@ class HidingSettings:
     method: str = DEFAULT_METHOD  # one of `METHODS`, or of `PURPOSES`
     strength: float = None  # share of the face's size; default `METHODS[method]`
     masks: str = None  # folder of facemasks of the same names: they are hidden, and nothing else
-    alphas: str = None  # folder of mattes of the same names: their transition area is left alone
+    alphas: str = None  # folder of mattes of the same names: their edges stay visible, not for release
     finder: object = None  # what `face_finder` takes: a name, a path or a callable; None: the default
     kernel: int = TRIMAP_KERNEL  # side in pixels of the kernel that makes the transition area
     margin: float = None  # the private area is widened by this share of the face's size; default that of the method

@@ -115,7 +115,7 @@ class HideSettings(SpreadSettings):
     "What `p3m_obfuscate` tells `privacy.obfuscate_folder`; its `HidingSettings` have the same names."
     strength: float = option("of blur and mosaic: standard deviation or block as a share of the face's size")
     masks: str = option('folder of facemasks of the same names: they are hidden, and nothing else')
-    alphas: str = option('folder of mattes of the same names: their transition area is never changed')
+    alphas: str = option('folder of mattes of the same names: their edges stay visible, not for release')
     finder: str = option('centerface, rfb, haar, all, or an .onnx file', 'centerface')
     kernel: int = option('side in pixels of the kernel that makes the transition area', 15)
     keep_faceless: bool = option('also write photographs in which no face was found: you have looked at them', False)
