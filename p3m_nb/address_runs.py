@@ -205,8 +205,8 @@ def _add(self:AddressRun, report, places=()):
     old = self.report
     if old is None or (type(old) is FileReport and type(report) is not FileReport):  # nothing told the kind
         self.report = _empty(report)
-        if old is not None: _extend(self.report, old, ())
-    _extend(self.report, report, places)
+        if old is not None: self.report.extend(renamed(vars(old), ()))
+    self.report.extend(renamed(vars(report), places))
     self.report.out = str(self.out)
 
 def _empty(report):
@@ -214,12 +214,6 @@ def _empty(report):
     return type(report)(**{f.name: type(v)() if isinstance(v := getattr(report, f.name), (list, dict)) else v
                            for f in fields(report) if f.init})
 
-def _extend(report, other, places):
-    "Add the lists and dicts of `other` to those of `report`, renamed."
-    for f in fields(other):
-        mine, new = getattr(report, f.name, None), renamed(getattr(other, f.name), places)
-        if isinstance(mine, list): mine += new
-        elif isinstance(mine, dict): mine.update(new)
 
 # %% ../nbs/04_address_runs.ipynb #2f143e06
 @patch

@@ -82,6 +82,16 @@ class FileReport:
         failed = [f'  {reason}' for reason in self.failed.values()]
         return '\n'.join([', '.join(self._counts()), *failed, *(f'note: {note}' for note in self.notes.values())])
 
+    def extend(self,
+        values:dict,  # of another report, by the names of its fields
+    ):
+        "Add lists and dicts to those of this report; what this one does not say is taken over."
+        for name, new in values.items():
+            mine = getattr(self, name)
+            if isinstance(mine, list): mine += new
+            elif isinstance(mine, dict): mine.update(new)
+            elif mine is None: setattr(self, name, new)
+
 # %% ../nbs/02_jobs.ipynb #b51a9bbc
 class _Writing:
     "The rules for what `work` writes for one job: what stays, and the record of the rest."

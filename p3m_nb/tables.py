@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from .benchmark import KERNEL, Result, joined_result, read_matte, read_portrait
+from .benchmark import Result, joined_result, read_matte, read_portrait
+from .compositing import TEST_KERNEL
 from .core import choose, sha256_of
 from .dataset import file_at
 from .fields import check_fields, read_json
@@ -170,7 +171,7 @@ def _trimap_note(run, rows):
     "Where trimaps come from."
     made = (rows.trimap == 'made').sum()
     if not made: return 'given trimaps'
-    return f'trimap made from the alpha with a kernel of {KERNEL} pixels for {made} of {len(rows)} images'
+    return f'trimap made from the alpha with a kernel of {TEST_KERNEL} pixels for {made} of {len(rows)} images'
 
 # %% ../nbs/62_tables.ipynb #4eab3c7f
 @patch

@@ -201,13 +201,6 @@ def _values(report):
     "The fields of a `report` that are added to those of another one."
     return {f.name: getattr(report, f.name) for f in fields(report) if f.name not in ('out', 'told', 'nothing')}
 
-def _extend(report, values):
-    "Add lists and dicts, by the names of fields, to those of `report`."
-    for name, new in values.items():
-        mine = getattr(report, name)
-        if isinstance(mine, list): mine += new
-        elif isinstance(mine, dict): mine.update(new)
-        elif mine is None: setattr(report, name, new)
 
 # %% ../nbs/09_tar_runs.ipynb #b62efd7b
 @dataclass
@@ -232,7 +225,7 @@ class TarRun:
             with sharded(self.place.folder, self.run, tars, self.settings, self.overwrite) as part:
                 if part.path: put_results(self.place)  # that it has begun
                 self.writer = part.writer
-                for tar, name in tqdm(part.files, desc='tars', disable=None): _extend(report, self.told(tar, name))
+                for tar, name in tqdm(part.files, desc='tars', disable=None): report.extend(self.told(tar, name))
                 report.nothing = not part.files
                 part.keep(report, order=[[tar, *self.order(name)] for tar, name in part.files])
                 if not part.path: _write_records(self.place.folder, [n for _, n in tars], self.overwrite)
@@ -371,7 +364,7 @@ def worked(self:_OneTar, keys:list, tmp:Path)->dict:  # key -> list of (ending, 
         report = self.run.work(str(folder), str(out))
     places = [(path, self.shown(photos[key].member)) for key, path in paths.items()]
     results = (out, f'{self.place.folder}/{self.name}!')
-    _extend(self.report, renamed(_values(report), [*places, results]))
+    self.report.extend(renamed(_values(report), [*places, results]))
     self.note_records(out/'manifest.jsonl', {p.relative_to(folder).as_posix(): photos[k] for k, p in paths.items()})
     bases = output_names(image_files(folder), out)
     made = {k: [(e, bases[p].with_name(bases[p].name + e)) for e in self.run.endings] for k, p in paths.items()}
@@ -409,8 +402,8 @@ def kept(self:_OneTar, mark:str)->dict:
     "Write down what was done, at an address too; gives the fields of the report."
     report, fresh = self.run.kind(), _values(self.report)
     old = self.note if self.before else {}
-    _extend(report, {k: v for k, v in old.get('report', {}).items() if k not in ('done', 'failed')})
-    _extend(report, fresh)
+    report.extend({k: v for k, v in old.get('report', {}).items() if k not in ('done', 'failed')})
+    report.extend(fresh)
     order = [p.member for p in self.photos.values()]
     report.done, report.skipped = [self.shown(m) for m in order if m in self.outputs], []
     run = current_spread().run

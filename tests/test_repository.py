@@ -122,8 +122,8 @@ MAY_IMPORT = {
                    'sizes spread',
         'benchmark': 'writing core hiding layouts compositing jobs shards spread dataset crops privacy metrics data '
                      'infer model methods',
-        'tables': 'fields writing core layouts records shards spread dataset crops privacy metrics data infer model '
-                  'methods benchmark',
+        'tables': 'fields writing core compositing layouts records shards spread dataset crops privacy metrics data '
+                  'infer model methods benchmark',
         'paired': 'benchmark tables',
         'ppt_parts': 'core layouts settings registry dataset benchmark',
         'experiment': 'fields writing core checks settings records dataset prepare assembly train methods benchmark '
