@@ -16,7 +16,8 @@ from fastcore.basics import patch
 
 from .cloud import (Found, fetch_file, is_address, listed, open_store, place_inside, put_file, renamed,
                           store_error, store_errors)
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .finding import image_files
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES
 from .jobs import FileReport

@@ -9,7 +9,8 @@ __all__ = ['MAX_ARCHIVE', 'verify_archive', 'extract_archive']
 import os, shutil, stat, zipfile, zlib
 from pathlib import Path, PureWindowsPath
 
-from .core import MAX_BYTES, FilePath, regular_file
+from .core import MAX_BYTES, FilePath
+from .hints import regular_file
 from .jobs import FileReport, process_files
 from .records import recorded
 from .writing import atomic_write

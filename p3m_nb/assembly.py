@@ -20,7 +20,8 @@ from fastai.torch_core import num_distrib
 from .callbacks import PPTValidation
 from .checks import require_sound
 from .copied_faces import CopyFaceFeatures, FaceImages
-from .core import choose, load_alpha, read_image
+from .core import load_alpha, read_image
+from .hints import choose
 from .face_copies import FaceCopy, PastedFaces
 from .data import p3m_dls
 from .dataset import P3M10k, face_pairs

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from PIL import ExifTags, Image, ImageDraw
 
 from .cloud import is_address
-from .core import hinted, image_info, load_image, one_line, regular_file, save_image
+from .core import image_info, load_image, save_image
+from .hints import hinted, one_line, regular_file
 from .dataset import file_at
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .face_boxes import Face

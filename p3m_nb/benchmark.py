@@ -16,7 +16,8 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .compositing import TEST_KERNEL, Portrait, make_trimap
-from .core import alpha_to_uint, choose, hinted, load_alpha, load_image, one_line, regular_file, save_alpha
+from .core import alpha_to_uint, load_alpha, load_image, save_alpha
+from .hints import choose, hinted, one_line, regular_file
 from .crops import check_size
 from .dataset import P3M10k
 from .layouts import Portraits, Sample

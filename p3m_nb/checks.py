@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import FilePath, image_info, one_line, read_alpha, read_image
+from .core import FilePath, image_info, read_alpha, read_image
+from .hints import one_line
 from .formats import picture_kind
 from .jobs import process_files
 from .mattes import FAULTS, grave, matte_facts, set_faults

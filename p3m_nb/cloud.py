@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .spread import current_spread, found_once
 
 # %% ../nbs/04_cloud.ipynb #9f0cc399

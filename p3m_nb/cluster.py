@@ -16,7 +16,8 @@ from fastcore.basics import patch
 
 import p3m_nb
 from .cloud import is_address, open_store, store_errors
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .locks import FolderBusy, folder_lock
 from .process import require
 from .records import PARTS

@@ -100,7 +100,7 @@ _EXPECTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryEr
 def _said(e):
     "The line about the error `e`; a library that is not installed comes with the way to get it."
     if not isinstance(e, ModuleNotFoundError) or not e.name or e.name.startswith('p3m_nb'):
-        from p3m_nb.core import one_line
+        from p3m_nb.hints import one_line
         return one_line(e)
     return (f'this command needs {e.name.partition(".")[0]}, which is not installed; install p3m_nb with all that it '
             "requires: pip install . in its folder (see README, Install)")

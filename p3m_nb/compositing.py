@@ -13,7 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .core import alpha_to_uint, same_size
+from .core import alpha_to_uint
+from .hints import same_size
 from .multilevel import estimate_colours
 from .profiles import parse_colour
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from .compositing import (TEST_KERNEL, TRIMAP_KERNEL, Portrait, composite, cover, estimate_foreground,
                                 make_trimap)
-from .core import FilePath, choose, load_image, read_alpha, read_image
+from .core import FilePath, load_image, read_alpha, read_image
+from .hints import choose
 from .finding import image_files
 from .layouts import Sample
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageColor
 from fastcore.basics import patch
 
 from . import compositing, core, profiles
-from .core import did_you_mean, load_image, save_alpha, save_image
+from .core import load_image, save_alpha, save_image
+from .hints import did_you_mean
 
 # %% ../nbs/49_cutouts.ipynb #327fee07
 _SHORT = {'float32': 'fp32', 'bfloat16': 'bf16', 'float16': 'fp16'}

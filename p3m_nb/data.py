@@ -19,7 +19,8 @@ from fastcore.basics import store_attr
 from fastcore.meta import delegates
 
 from .compositing import composite, estimate_foreground
-from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath, argument_names, choose, no_argument
+from .core import IMAGENET_MEAN, IMAGENET_STD, FilePath
+from .hints import argument_names, choose, no_argument
 from .crops import AUGMENTS, Strong, crop_portrait, estimate_colours, whole_portrait
 from .face_copies import PastedFaces
 from .dataset import P3M10k

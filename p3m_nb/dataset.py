@@ -13,7 +13,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .checks import check_data
-from .core import FilePath, did_you_mean, hinted, regular_file
+from .core import FilePath
+from .hints import did_you_mean, hinted, regular_file
 from .cloud import is_address
 from .layouts import (PartFolder, PortraitFolder, Portraits, Sample, expected_layout, find_root, name_key,
                             part_folders)

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .core import choose, regular_file, same_size
+from .hints import choose, regular_file, same_size
 from .face_boxes import Face
 from .face_networks import shipped
 from .hiding import METHODS, check_strength

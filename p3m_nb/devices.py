@@ -8,7 +8,7 @@ __all__ = ['best_device', 'usable_device', 'has_bf16']
 # %% ../nbs/17_devices.ipynb #6d4aec0b
 import torch
 
-from .core import did_you_mean
+from .hints import did_you_mean
 
 # %% ../nbs/17_devices.ipynb #dddfe682
 def best_device()->str:  # 'cuda', 'mps' or 'cpu'

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import choose
+from .hints import choose
 from .registry import list_models
 from .state_dicts import load_strictly, load_what_fits, read_state_dict
 

@@ -18,7 +18,7 @@ from . import __version__
 from .assembly import completed, portraits_of
 from .benchmark import Result, Run, TestSet, evaluate
 from .checks import require_sound
-from .core import choose, hinted, one_line
+from .hints import choose, hinted, one_line
 from .dataset import P3M10k
 from .faces import face_finder, finder_name
 from .fields import Range, check_fields, read_json

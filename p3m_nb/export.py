@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import choose
+from .hints import choose
 from .model import P3MNet
 from .onnx_engine import open_session
 from .process import require

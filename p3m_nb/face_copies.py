@@ -14,7 +14,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from .compositing import Portrait
-from .core import choose, read_alpha, read_image
+from .core import read_alpha, read_image
+from .hints import choose
 from .crops import check_size
 
 # %% ../nbs/18_face_copies.ipynb #c227b172

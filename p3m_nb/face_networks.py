@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .core import regular_file
+from .hints import regular_file
 from .face_boxes import Face, distinct
 
 # %% ../nbs/09_face_networks.ipynb #b5b6fa2e

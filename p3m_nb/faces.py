@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, hinted, regular_file, same_size
+from .hints import choose, hinted, regular_file, same_size
 from .face_boxes import distinct, face_ellipse, inside_share
 from .face_networks import CenterFaceFinder, OnnxFaceFinder, network_name
 from .haar import HaarFinder

@@ -9,7 +9,8 @@ __all__ = ['parse_json', 'read_json', 'Range', 'check_fields']
 import json
 from typing import NamedTuple
 
-from .core import FilePath, one_line, regular_file
+from .core import FilePath
+from .hints import one_line, regular_file
 
 # %% ../nbs/01_fields.ipynb #3e94c913
 def parse_json(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .compositing import composite
-from .core import regular_file
+from .hints import regular_file
 from .finding import FILM_SUFFIXES
 from .process import require
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, encode_image
+from .core import encode_image
+from .hints import choose
 from .film import FilmInfo, film_library
 from .records import is_result, note_result
 from .writing import atomic_write

@@ -10,7 +10,8 @@ import functools, itertools, mimetypes, os
 from collections.abc import Callable
 from pathlib import Path
 
-from .core import FilePath, did_you_mean
+from .core import FilePath
+from .hints import did_you_mean
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
 from .records import results_in
 from .spread import found_once

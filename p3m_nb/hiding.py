@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .compositing import TRIMAP_KERNEL, make_trimap
-from .core import choose, hinted, same_size
+from .hints import choose, hinted, same_size
 from .faces import FIVE_POINTS, face_finder, find_faces, similarity
 from .face_boxes import Face, box_overlap, face_ellipse, polygon_mask
 

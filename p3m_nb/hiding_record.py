@@ -14,7 +14,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .compositing import TRIMAP_KERNEL
-from .core import FilePath, regular_file, sha256_of
+from .core import FilePath, sha256_of
+from .hints import regular_file
 from .faces import face_finder
 from .fields import Range, check_fields, parse_json
 from .finding import image_files

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .averaging import averaged_weights
 from .callbacks import RecordLossParts
-from .core import choose
+from .hints import choose
 from .data import PortraitTransform
 from .fields import Range, check_fields
 from .fitting import P3MLearner, core_model

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from PIL import Image
 from scipy.stats import binomtest
 
-from .core import choose, load_image, same_size
+from .core import load_image
+from .hints import choose, same_size
 from .deblur import FaceDeblurrer
 from .faces import face_finder, find_faces, one_cv_thread
 from .face_boxes import Face

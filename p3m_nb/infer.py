@@ -15,7 +15,8 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from . import compositing, core
-from .core import FilePath, choose, hinted, source_name
+from .core import FilePath, source_name
+from .hints import choose, hinted
 from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
 from .judging import drop_small_parts, matte_confidence, trimap_of_logits

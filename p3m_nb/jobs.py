@@ -15,7 +15,8 @@ from typing import Callable
 
 from fastcore.basics import patch
 
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .finding import film_notes, image_files, kept_with, same_file
 from .locks import folder_lock
 from .records import is_result, not_ours, put_result, told_of

@@ -28,7 +28,7 @@ from torch import nn
 from . import __version__
 from .averaging import AverageWeights
 from .callbacks import MattingMetric, RecordLossParts, StopWhenNotFinite
-from .core import choose, hinted, one_line, regular_file
+from .hints import choose, hinted, one_line, regular_file
 from .fields import check_fields
 from .fitting import P3MLearner
 from .learner_loss import FeedNetwork, NetworkLoss, PortraitLoss

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import choose
+from .hints import choose
 
 # %% ../nbs/30_losses.ipynb #3e88099b
 def _wide(x):

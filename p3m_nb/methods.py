@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from torch import nn
 
-from .core import (IMAGENET_MEAN, IMAGENET_STD, argument_names, choose, did_you_mean, no_argument,
-                         regular_file)
+from .core import IMAGENET_MEAN, IMAGENET_STD
+from .hints import argument_names, choose, did_you_mean, no_argument, regular_file
 from .finding import image_files
 from .infer import Matter
 from .sizes import rescale_alpha

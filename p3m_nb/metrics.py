@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, hinted
+from .hints import choose, hinted
 
 # %% ../nbs/31_metrics.ipynb #f8d6bd73
 WHOLE_METRICS = ('sad', 'mse', 'mad', 'grad', 'conn')

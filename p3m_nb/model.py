@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import choose
+from .hints import choose
 from .encoders import make_encoder
 from .losses import loss_parts, loss_weights
 from .registry import Network, Recipe, register_network

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, one_line, regular_file
+from .hints import choose, one_line, regular_file
 from .fields import Range, check_fields, parse_json
 from .process import math_threads, require
 

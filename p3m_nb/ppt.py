@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from . import __version__
 from .assembly import completed
 from .benchmark import Result, TestSet, evaluate
-from .core import choose
+from .hints import choose
 from .dataset import P3M10k
 from .experiment import Cell, Experiment, write_note
 from .faces import finder_name

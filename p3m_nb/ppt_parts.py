@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from .benchmark import TestSet, test_set
-from .core import choose
+from .hints import choose
 from .dataset import P3M10k
 from .layouts import PortraitFolder, images_of
 from .registry import network_entry

@@ -16,7 +16,8 @@ from fastcore.meta import delegates
 
 from .compositing import estimate_foreground
 from .cloud import is_address, renamed
-from .core import alpha_to_uint, hinted, load_alpha, load_image, same_size, save_alpha, save_image
+from .core import alpha_to_uint, load_alpha, load_image, save_alpha, save_image
+from .hints import hinted, same_size
 from .checks import require_sound
 from .faces import face_finder, finder_name
 from .finding import FileList, image_files

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import choose, encode_image, image_info, load_alpha, load_frames, load_image, one_line, sha256_of
+from .core import encode_image, image_info, load_alpha, load_frames, load_image, sha256_of
+from .hints import choose, one_line
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .fields import check_fields
 from .finding import film_notes, image_files

@@ -9,7 +9,7 @@ __all__ = ['RANDOM_TRIMAPS', 'random_trimap', 'random_trimaps']
 import cv2
 import numpy as np
 
-from .core import choose
+from .hints import choose
 
 # %% ../nbs/17_random_trimaps.ipynb #734117dc
 def _ellipse(side): return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (int(side),) * 2)

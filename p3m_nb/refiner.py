@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import one_line, regular_file
+from .hints import one_line, regular_file
 from .fields import Range, parse_json
 from .registry import steady
 from .state_dicts import load_strictly

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .core import IMAGENET_MEAN, IMAGENET_STD, choose
+from .core import IMAGENET_MEAN, IMAGENET_STD
+from .hints import choose
 
 # %% ../nbs/19_registry.ipynb #8e7e2c25
 def _plane(values, like):

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from .benchmark import OBFUSCATIONS, Result, evaluate_grid, keep_result, test_set
 from .checks import require_sound
-from .core import choose
+from .hints import choose
 from .dataset import portraits_at
 from .finding import FileList
 from .locks import folder_lock

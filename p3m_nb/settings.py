@@ -170,7 +170,7 @@ def _is_a(value, kind):
 # %% ../nbs/07_settings.ipynb #98ba6199
 def _check_setting(f, value):
     "Raise unless `value` can be the setting of the field `f`."
-    from p3m_nb.core import choose
+    from p3m_nb.hints import choose
     facts = f.metadata
     if not _is_a(value, f.type): raise ValueError(f'{f.name}={value!r}: {_NUMBERS[f.type]} was expected')
     if facts['choices']: choose(f.name, value, facts['choices'])
@@ -184,7 +184,7 @@ def checked_settings(
     kind:type=TrainSettings,  # the dataclass that they belong to
 )->TrainSettings:
     "The settings `values`; `ValueError` names the first that is unknown or cannot be."
-    from p3m_nb.core import choose
+    from p3m_nb.hints import choose
     known = {f.name: f for f in fields(kind)}
     for name, value in values.items():
         choose('setting', name, tuple(known))

@@ -8,7 +8,7 @@ __all__ = ['LONGEST', 'STRATEGIES', 'RESIZES', 'resize_paper', 'network_sizes', 
 # %% ../nbs/49_sizes.ipynb #f97686d6
 import numpy as np
 
-from .core import choose
+from .hints import choose
 from .detail import enlarge_alpha
 
 # %% ../nbs/49_sizes.ipynb #8f6d950e

@@ -192,7 +192,7 @@ def _joined_at(shards, place):
 
 def _joined(shards, place):
     "What the parts have made as one, at an address too."
-    from p3m_nb.core import choose
+    from p3m_nb.hints import choose
     name = choose('run', shards.run, tuple(_MERGE))
     if place.address and name in ('matte', 'obfuscate'): return _joined_at(shards, place)
     room, _, function = _MERGE[name].partition(':')

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .core import regular_file
+from .hints import regular_file
 
 # %% ../nbs/17_state_dicts.ipynb #2b46baf5
 _WRAPPED = ('state_dict_ema', 'state_dict', 'model')  # where files keep their state dict, the best first

@@ -18,7 +18,8 @@ from scipy import stats
 
 from .benchmark import Result, joined_result, read_matte, read_portrait
 from .compositing import TEST_KERNEL
-from .core import choose, sha256_of
+from .core import sha256_of
+from .hints import choose
 from .dataset import file_at
 from .fields import check_fields, read_json
 from .layouts import Sample

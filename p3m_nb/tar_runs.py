@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from .cloud import is_address, listed, place_inside, renamed
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .finding import FILM_SUFFIXES, FileList, image_files
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
 from .jobs import FileReport, output_names

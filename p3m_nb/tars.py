@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .cloud import is_address, open_store, store_errors
-from .core import MAX_BYTES, FilePath, one_line, regular_file
+from .core import MAX_BYTES, FilePath
+from .hints import one_line, regular_file
 from .remote import stored
 from .layouts import FOLDERS, Portraits, Sample
 from .locks import folder_lock

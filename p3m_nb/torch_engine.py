@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import choose
+from .hints import choose
 from .devices import has_bf16, usable_device
 from .encoders import ResNet34MP
 from .model import SBFI, Integrate, P3MNet, fuse

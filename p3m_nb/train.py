@@ -19,7 +19,7 @@ from fastcore.foundation import L
 from .assembly import (completed, copied_faces_callback, fit_learner, learner_of, loaders_of, portraits_of,
                              ppt_callback)
 from .callbacks import FreezeBatchNorm, PreviewMattes
-from .core import hinted, one_line
+from .hints import hinted, one_line
 from .fitting import P3MLearner
 from .history import CSVHistory, KeepBest, PlotHistory, ProgressLine, score_start
 from .learner import check_launch, several_processes

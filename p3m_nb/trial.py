@@ -16,7 +16,7 @@ from fastai.learner import Recorder
 from fastcore.foundation import L
 
 from .assembly import completed, device_of, learner_of, loaders_of, portraits_of
-from .core import hinted
+from .hints import hinted
 from .process import worker_count
 from .settings import TrainSettings, checked_settings
 

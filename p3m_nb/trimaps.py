@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import load_image, same_size, source_name
+from .core import load_image, source_name
+from .hints import same_size
 from .registry import Network, list_models, network_entry, steady
 from .weights import create_model
 

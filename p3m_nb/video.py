@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from . import compositing
-from .core import choose, hinted
+from .hints import choose, hinted
 from .faces import face_finder, find_faces, finder_name
 from .face_boxes import Face, box_overlap
 from .film import Readable, film_info, read_film

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from .core import FilePath, one_line
+from .core import FilePath
+from .hints import one_line
 from .finding import film_notes, image_files
 from .jobs import FileReport, output_names, process_files
 from .locks import folder_lock

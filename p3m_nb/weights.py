@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .core import argument_names, no_argument, one_line, regular_file
+from .hints import argument_names, no_argument, one_line, regular_file
 from .encoders import load_encoder_weights
 from .fields import parse_json
 from .model import DOUBLED, INTEGRATION, P3MNet

@@ -82,7 +82,7 @@ def test_the_front_door_hints_at_its_names():
 
 
 FREE = {  # public names that take any keyword, and why
-    'core.same_size': 'names of arrays', 'refiner.save_refiner': 'facts', 'export.write_onnx': 'facts',
+    'hints.same_size': 'names of arrays', 'refiner.save_refiner': 'facts', 'export.write_onnx': 'facts',
     'export.write_refiner_onnx': 'facts', 'weights.save_model': 'facts', 'shards.Part.keep': 'facts',
     'weights.create_model': 'looks at what the network takes', 'crops.strong_portrait': 'looks at Strong',
     'privacy.obfuscate_folder': 'looks at HidingSettings', 'data.PortraitTransform': 'looks at the augmentation',

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import encode_image, image_info, load_alpha, load_image, one_line, save_alpha
+from ..core import encode_image, image_info, load_alpha, load_image, save_alpha
+from ..hints import one_line
 from ..faces import face_finder, find_faces
 from ..face_boxes import Face
 from ..fields import Range, check_fields, read_json

@@ -15,7 +15,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import alpha_to_uint, choose, encode_image, load_image
+from ..core import alpha_to_uint, encode_image, load_image
+from ..hints import choose
 from ..finding import image_files
 from ..infer import Matter
 from ..cutouts import as_background

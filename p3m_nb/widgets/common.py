@@ -16,7 +16,8 @@ import numpy as np
 import traitlets
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core import alpha_to_uint, one_line
+from ..core import alpha_to_uint
+from ..hints import one_line
 from ..writing import atomic_write
 
 # %% ../../nbs/widgets/common.ipynb #1da2241c

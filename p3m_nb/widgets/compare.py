@@ -14,7 +14,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..compositing import make_trimap
-from ..core import load_alpha, load_image, same_size
+from ..core import load_alpha, load_image
+from ..hints import same_size
 from ..metrics import matting_metrics
 from .common import control_row, error_colours, html_table
 from .tiles import Layer, Pane, Pyramid, Scene, gray_layer, photo_layer

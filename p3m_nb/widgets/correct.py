@@ -15,7 +15,7 @@ import traitlets
 from fastcore.basics import patch
 
 from ..compositing import make_trimap
-from ..core import choose, same_size
+from ..hints import choose, same_size
 from ..cutouts import Matte
 from ..methods import TRIMAP_METHODS, trimap_method
 from .common import control_row

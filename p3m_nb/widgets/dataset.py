@@ -14,7 +14,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..compositing import TRIMAP_KERNEL, make_trimap
-from ..core import one_line, read_alpha, read_image
+from ..core import read_alpha, read_image
+from ..hints import one_line
 from ..crops import AUGMENTS
 from ..data import PortraitTransform
 from ..checks import DataReport

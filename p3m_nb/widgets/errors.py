@@ -17,7 +17,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..benchmark import Result, read_matte, read_portrait
-from ..core import alpha_to_uint, choose, one_line
+from ..core import alpha_to_uint
+from ..hints import choose, one_line
 from ..fields import read_json
 from ..layouts import Sample
 from ..metrics import face_errors, trimap_errors, whole_errors

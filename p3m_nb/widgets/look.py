@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..compositing import composite, cutout, estimate_foreground
-from ..core import choose
+from ..hints import choose
 from ..face_boxes import Face
 from ..hiding import METHODS, obfuscate
 from ..profiles import parse_colour

@@ -15,7 +15,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..compositing import TRIMAP_KERNEL
-from ..core import encode_image, load_alpha, load_image, same_size
+from ..core import encode_image, load_alpha, load_image
+from ..hints import same_size
 from ..deblur import FaceDeblurrer
 from ..faces import face_finder, find_faces
 from ..face_boxes import Face

@@ -19,7 +19,8 @@ import traitlets
 from fastcore.basics import patch
 
 from ..compositing import cover
-from ..core import load_image, one_line
+from ..core import load_image
+from ..hints import one_line
 from ..cutouts import Matte
 from ..locks import folder_lock
 from .album import STUDIO_LIMITS, Album, Photo

@@ -16,7 +16,8 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import did_you_mean, encode_image
+from ..core import encode_image
+from ..hints import did_you_mean
 from .tiles import (SIDE, Scene, draw_scene, encode_tile, level_size, picture_scene, tile_window,
                                   top_level)
 
