@@ -137,8 +137,8 @@ MAY_IMPORT = {
                      'privacy infer scoring matte_runs',
         'widgets.*': 'hints fields writing core hiding process layouts checks profiles formats compositing finding '
                      'locks jobs synth dataset faces privacy audit deblur identity prepare crops registry encoders '
-                     'model weights losses metrics data callbacks resume learner history train trimaps detail infer methods '
-                     'benchmark tables cutouts judging face_boxes',
+                     'model weights losses metrics data callbacks resume learner history train trimaps detail infer '
+                     'methods benchmark tables cutouts judging face_boxes',
     }.items()
 }
 WITHOUT_TORCH = (
