@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .benchmark import Result
-from .tables import bootstrap_interval, metric_text, metric_title, published, render_table
+from .published import published
+from .rendering import bootstrap_interval, metric_text, metric_title, render_table
 
 # %% ../nbs/62_paired.ipynb #70acdea7
 @dataclass(frozen=True)

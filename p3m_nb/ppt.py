@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+import p3m_nb.tables  # noqa: F401 (gives results their tables)
 from . import __version__
 from .assembly import completed
 from .benchmark import Result, TestSet, evaluate

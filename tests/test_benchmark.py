@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import p3m_nb.tables  # noqa: F401 (gives results their tables)
 from conftest import ROOT
 from p3m_nb.benchmark import evaluate, read_matte
 from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.methods import Method
 from p3m_nb.synth import make_mini_p3m
-from p3m_nb.tables import bootstrap_interval, published
+from p3m_nb.published import published
+from p3m_nb.rendering import bootstrap_interval
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory): return make_mini_p3m(tmp_path_factory.mktemp('mini')/'mini', n=2, n_test=3, size=96)

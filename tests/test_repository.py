@@ -124,9 +124,11 @@ MAY_IMPORT = {
                    'export sizes spread',
         'benchmark': 'hints writing core hiding layouts compositing jobs shards spread dataset crops privacy '
                      'metrics data infer model methods',
-        'tables': 'hints fields writing core compositing layouts records shards spread dataset crops privacy '
-                  'metrics data infer model methods benchmark',
-        'paired': 'benchmark tables',
+        'published': '',
+        'rendering': 'hints',
+        'tables': 'published rendering hints fields writing core compositing layouts records shards spread '
+                  'dataset crops privacy metrics data infer model methods benchmark',
+        'paired': 'published rendering benchmark tables',
         'ppt_parts': 'hints core layouts settings registry dataset benchmark',
         'experiment': 'hints fields writing core checks settings records dataset prepare assembly train methods '
                       'benchmark paired ppt_parts faces',
