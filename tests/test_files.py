@@ -321,8 +321,8 @@ def test_matte_beside_the_photographs(command, weights, photo):
 WRITES = {'write_text', 'write_bytes', 'savefig', 'to_csv', 'savez', 'savez_compressed', 'copyfile', 'copyfileobj'}
 MODES = {'w', 'wb', 'a', 'ab', 'x', 'xb', 'a+', 'w+', 'r+', 'r+b'}
 OTHERWISE = {  # what writes without `atomic_write` around it in the same function, and why nothing can be lost
-    'cloud.put_file': 'renames itself, or the store does', 'cloud.write': 'into a temporary folder',
-    'cloud.one': 'into a temporary folder', 'cloud.join_manifest': 'into a temporary folder',
+    'cloud.put_file': 'renames itself, or the store does', 'address_runs.write': 'into a temporary folder',
+    'address_runs.one': 'into a temporary folder', 'address_runs.join_manifest': 'into a temporary folder',
     'tar_runs.fetch': 'into a temporary folder',
     'remote._as_put': 'into a temporary folder', 'remote._come': 'into a temporary folder',
     'export._traced': 'is given a temporary file', 'export._halved': 'is given a temporary file',
