@@ -23,7 +23,7 @@ from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
 from .jobs import FileReport, output_names
 from .records import PARTS, join_records, may_write, own_file
 from .remote import is_small, note_known, put_results, results_at
-from .shards import Shards, joined_report, sharded
+from .shards import Shards, joined_report, plain_values, sharded
 from .spread import current_spread, found_once, spread
 from .tars import TarPart, members, tar_files
 from .writing import atomic_write, require_finished, write_rules
@@ -170,10 +170,6 @@ def write(self:_ResultTar, name:str, data:bytes):
 # %% ../nbs/09_tar_runs.ipynb #a7a2c51d
 FORMAT = 1  # of the notes
 
-def _plain(value):
-    "`value` as JSON gives it back."
-    return json.loads(json.dumps(value, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else str(v)))
-
 def _note_path(folder, name): return Path(folder)/PARTS/f'{name}.json'
 
 def _read_note(folder, name):
@@ -221,7 +217,7 @@ class TarRun:
         tars:FileList,  # of (tar, its name)
     )->FileReport:  # of `kind`
         "Do the `tars` of this shard."
-        self.settings, report = _plain(self.settings), self.kind(out=str(self.out))
+        self.settings, report = plain_values(self.settings), self.kind(out=str(self.out))
         with results_at(self.out, self.overwrite, is_small) as self.place:
             with sharded(self.place.folder, self.run, tars, self.settings, self.overwrite) as part:
                 if part.path: put_results(self.place)  # that it has begun

@@ -49,7 +49,7 @@ def _gray(source, name):
     return image[..., 0]
 
 # %% ../nbs/48_trimaps.ipynb #38b3d928
-def _check_size(trimap, size, name):
+def _as_large_as(trimap, size, name):
     if size is None or trimap.shape == tuple(size): return
     (h, w), (height, width) = trimap.shape, size
     raise ValueError(f'{name}: the trimap is {w}x{h}, the photograph {width}x{height}; '
@@ -64,7 +64,7 @@ def as_trimap(
     "A trimap read and checked; `ValueError` says what is wrong with it."
     name = source_name(source)
     gray = _gray(source, name)
-    _check_size(gray, size, name)
+    _as_large_as(gray, size, name)
     if snap: return snap_trimap(gray)
     odd = sorted(set(np.unique(gray).tolist()) - {0, 128, 255})
     if not odd: return gray
