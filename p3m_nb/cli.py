@@ -216,6 +216,7 @@ def p3m_obfuscate(
     how.refuse(films=films)
     if films: return _hide_in_films(films, out, method, people, overwrite, settings | {'n_workers': n_workers})
     from p3m_nb.privacy import obfuscate_folder
+    if not how.on_worker: _warn_of_edges(method, settings.get('alphas'))
     if people: settings['people'] = _person_finder()
     options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
     refuse_addresses(how, input, out)
@@ -230,6 +231,12 @@ def p3m_obfuscate(
     return how.run(out, over_addresses, how, input, out, work, ObfuscationReport, overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
+def _warn_of_edges(method, alphas):
+    "With mattes a face is less well hidden than the figures of the method say."
+    if alphas is None or method in ('own-machine', 'paper'): return
+    warnings.warn('--alphas: the edges of people stay as they were, so more faces can be recognised (30 of 100 by our '
+                  'strongest attacker, 2 without mattes); keep these files on your own machine')
+
 def _person_finder():
     "A function that gives the alpha of an image, by the shipped network."
     from p3m_nb.infer import Matter

@@ -352,6 +352,20 @@ def test_film_through_the_command(tmp_path):
         for x, y in ((110, 100), (151, 96), (135, 137)): assert (out[y, x + 2 * k] == 0).all(), k  # eyes and mouth
 
 
+def test_mattes_leave_edges_visible_and_that_is_said(tmp_path):
+    "Who hides faces for others and gives mattes hears that these show more; who trains on the own machine does not."
+    save_image(PHOTO[::2, ::2], tmp_path/'in/a.png')
+    h, w = PHOTO[::2, ::2].shape[:2]
+    person = cv2.ellipse(np.zeros((h, w), np.float32), (w // 2, h), (w // 3, int(.9 * h)), 0, 0, 360, 1., -1)
+    save_alpha(person, tmp_path/'pha/a.png')
+    for method, more, told in (('release', True, True), ('release', False, False), ('own-machine', True, False)):
+        options = ['--alphas', str(tmp_path/'pha')] if more else []
+        run = start(tmp_path/'in', tmp_path/f'{method}{more}', '--method', method, *options)
+        said = run.communicate()[1]
+        assert run.returncode == 0 and '1 done' in said, said
+        assert ('the edges of people stay as they were' in said) == told, said
+
+
 def test_facemask_beside_the_face(tmp_path):
     "A mask that covers no face is refused; one that leaves a second face is done, and listed for a look, also later."
     two = np.concatenate([PHOTO[::2, ::2], PHOTO[::2, ::2]], 1)
