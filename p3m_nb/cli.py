@@ -216,7 +216,7 @@ def p3m_obfuscate(
     how.refuse(films=films)
     if films: return _hide_in_films(films, out, method, people, overwrite, settings | {'n_workers': n_workers})
     from p3m_nb.privacy import obfuscate_folder
-    if not how.on_worker: _warn_of_edges(method, settings.get('alphas'))
+    if settings.get('alphas') and not how.on_worker: _warn_of_edges(method)
     if people: settings['people'] = _person_finder()
     options = dict(method=method, overwrite=overwrite, n_workers=n_workers, **settings)
     refuse_addresses(how, input, out)
@@ -231,11 +231,11 @@ def p3m_obfuscate(
     return how.run(out, over_addresses, how, input, out, work, ObfuscationReport, overwrite)
 
 # %% ../nbs/80_cli.ipynb #ca3d1c0d
-def _warn_of_edges(method, alphas):
+def _warn_of_edges(method):
     "With mattes a face is less well hidden than the figures of the method say."
-    if alphas is None or method in ('own-machine', 'paper'): return
-    warnings.warn('--alphas: the edges of people stay as they were, so more faces can be recognised (30 of 100 by our '
-                  'strongest attacker, 2 without mattes); keep these files on your own machine')
+    if method in ('own-machine', 'paper'): return
+    warnings.warn('with mattes the edges of people stay as they were, so more faces can be recognised (30 of 100 by '
+                  'our strongest attacker, 2 without mattes); keep these files on your own machine')
 
 def _person_finder():
     "A function that gives the alpha of an image, by the shipped network."
@@ -307,6 +307,7 @@ def p3m_prepare(
     from p3m_nb.prepare import look_to_prepare, prepare, prepare_at, prepare_copy, prepared_place
     options, hiding = dict(overwrite=overwrite, n_workers=n_workers), dict(method=method, finder=finder)
     how.look = lambda: look_to_prepare(root, images, alphas)
+    if out and not how.on_worker: _warn_of_edges(method)
     if at_address([root], out):
         if tars: raise ValueError('--tars: not with addresses; copy the prepared data set into a folder')
         if out: refuse_addresses(how, [root], out)

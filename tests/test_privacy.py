@@ -366,6 +366,16 @@ def test_mattes_leave_edges_visible_and_that_is_said(tmp_path):
         assert ('the edges of people stay as they were' in said) == told, said
 
 
+def test_a_prepared_copy_says_so_too(tmp_path):
+    save_image(PHOTO[::2, ::2], tmp_path/'data/image/a.png')
+    save_alpha(np.ones(PHOTO[::2, ::2].shape[:2], np.float32), tmp_path/'data/alpha/a.png')
+    for method, told in (('release', True), ('own-machine', False)):
+        arguments = ['p3m_prepare', str(tmp_path/'data'), '-o', str(tmp_path/method), '--method', method]
+        code = f'import sys\nsys.argv = {arguments!r}\nfrom p3m_nb.cli import p3m_prepare\np3m_prepare()'
+        said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
+        assert ('the edges of people stay as they were' in said) == told, said
+
+
 def test_facemask_beside_the_face(tmp_path):
     "A mask that covers no face is refused; one that leaves a second face is done, and listed for a look, also later."
     two = np.concatenate([PHOTO[::2, ::2], PHOTO[::2, ::2]], 1)
