@@ -3,11 +3,12 @@
     python benchmarks/speed.py [--modnet FILE] [--rvm FILE] [--busy 2] [--rounds 15]
     python benchmarks/speed.py --folder FOLDER             # images per second, one after the other and overlapped
     python benchmarks/speed.py --accuracy DATA [DATA ...]  # SAD of each precision; folders with image and alpha
+    git worktree add ../before e3f1946 && python benchmarks/speed.py --against ../before   # and an earlier commit
 
 Milliseconds of the network alone, median of the rounds; processor time beside it, which other work on the machine
 disturbs less. `--busy` keeps so many other processes computing meanwhile.
 """
-import argparse, multiprocessing, os, statistics, sys, tempfile, time
+import argparse, multiprocessing, os, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,48 @@ def timed(ways, image, rounds):
     return {n: (statistics.median(wall[n]), statistics.median(used[n])) for n in ways}
 
 
+ONE = """
+import sys, time, statistics
+sys.path.insert(0, sys.argv[1])
+import cv2, numpy as np
+from p3m_nb.infer import Matter
+image = cv2.resize(cv2.imread(sys.argv[3])[..., ::-1], (512, 512), interpolation=cv2.INTER_AREA)
+try: matter = Matter(device='cpu', strategy='resize', shorter=512, precision=sys.argv[2], detail=False)
+except TypeError:  # a commit before `detail`
+    matter = Matter(device='cpu', strategy='resize', shorter=512, precision=sys.argv[2])
+took = []
+for _ in range(int(sys.argv[4]) + 3):
+    start, cpu = time.perf_counter(), time.process_time()
+    matter.alpha(np.ascontiguousarray(image))
+    took.append((time.perf_counter() - start, time.process_time() - cpu))
+print(*(1000 * statistics.median(t) for t in zip(*took[3:])))
+"""
+
+
+def against(tree, rounds, turns=3):
+    "Our precisions and float32 of another checkout, each in a process of its own, in turns."
+    here, photo = Path(__file__).resolve().parent.parent, sample_image('grace_hopper')
+    ways = {f'torch fp32 of {Path(tree).name}': (tree, 'fp32')}
+    ways |= {'torch fp32': (here, 'fp32'), 'torch bf16': (here, 'bf16')}
+    found = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as folder:  # of no package, so that the checkout alone decides
+        for _ in range(turns):
+            for name, (root, precision) in ways.items():
+                command = [sys.executable, '-c', ONE, Path(root).resolve(), precision, photo, str(rounds)]
+                env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+                out = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+                found[name].append([float(v) for v in out.split()[-2:]])
+    return {name: tuple(map(statistics.median, zip(*v))) for name, v in found.items()}
+
+
+def table(result):
+    "Milliseconds of each way, and how much less than the first one's."
+    first = next(iter(result.values()))
+    print('| way | ms | times faster | processor ms | times less |\n|---|---|---|---|---|')
+    for name, (wall, used) in result.items():
+        print(f'| {name} | {wall:.0f} | {first[0] / wall:.2f} | {used:.0f} | {first[1] / used:.2f} |')
+
+
 def folder(path):
     "Images per second of a folder run, one after the other and overlapped, in turns."
     matter, rates = Matter(device='cpu'), {0: [], 3: []}
@@ -92,9 +135,11 @@ def main():
     parser.add_argument('--busy', type=int, default=0)
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--folder')
+    parser.add_argument('--against', help='checkout of an earlier commit, to compare with')
     parser.add_argument('--accuracy', nargs='+')
     args = parser.parse_args()
     if args.folder: return folder(args.folder)
+    if args.against: return table(against(args.against, args.rounds))
     if args.accuracy: return accuracy(args.accuracy)
     ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
     ways |= {'MODNet, onnx fp32': modnet(args.modnet)} if args.modnet else {}
@@ -103,11 +148,8 @@ def main():
     for process in others: process.start()
     result = timed(ways, cover(load_image(sample_image('grace_hopper')), (512, 512)), args.rounds)
     for process in others: process.kill()
-    first = result['torch fp32']
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {args.busy} busy processes beside it\n')
-    print('| way | ms | times faster | processor ms | times less |\n|---|---|---|---|---|')
-    for name, (wall, used) in result.items():
-        print(f'| {name} | {wall:.0f} | {first[0] / wall:.2f} | {used:.0f} | {first[1] / used:.2f} |')
+    table(result)
 
 
 if __name__ == '__main__': main()
