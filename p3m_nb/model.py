@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INTEGRATION', 'UNPOOL', 'PUBLISHED', 'FAST', 'FINETUNE', 'EXTENSION_CODE', 'EXTENDED', 'PAPER', 'DOUBLED',
-           'P3MOutput', 'Integrate', 'TFI', 'SBFI', 'DBFI', 'unpool', 'fuse', 'P3MNet', 'p3mnet_r34', 'p3mnet_lite',
-           'p3mnet']
+           'P3MOutput', 'upsample', 'Integrate', 'TFI', 'SBFI', 'DBFI', 'unpool', 'fuse', 'P3MNet', 'p3mnet_r34',
+           'p3mnet_lite', 'p3mnet']
 
 # %% ../nbs/21_model.ipynb #da378004
 import contextlib
@@ -40,9 +40,27 @@ class P3MOutput(NamedTuple):
         return self.fused_alpha
 
 # %% ../nbs/21_model.ipynb #8972adb8
-def _upsample(x, scale):
-    "Bilinear, half-pixel centres."
-    return F.interpolate(x, scale_factor=scale, mode='bilinear', align_corners=False)
+def _striped(x, enlarge, scale, stripes):
+    "`enlarge(x)` of a channels-last picture, cut into `stripes`, whose seams are made from the rows on both sides."
+    _, c, h, w = x.shape
+    parts = x.permute(0, 2, 3, 1).view(stripes, h // stripes, w, c).permute(0, 3, 1, 2)
+    out, half = enlarge(parts), scale // 2
+    seams = torch.cat([parts[:-1, :, -1:], parts[1:, :, :1]], 2).contiguous(memory_format=torch.channels_last)
+    seams = enlarge(seams)
+    out[:-1, :, -half:], out[1:, :, :half] = seams[:, :, half:scale], seams[:, :, scale:scale + half]
+    return out.permute(0, 2, 3, 1).view(1, scale * h, scale * w, c).permute(0, 3, 1, 2)
+
+# %% ../nbs/21_model.ipynb #8c19ad00
+def upsample(
+    x:Tensor,  # (B,C,H,W)
+    scale:int,  # how many times as large
+)->Tensor:  # (B,C,scale H,scale W)
+    "Bilinear enlargement with half-pixel centres; in inference on a CPU one picture is shared among the processors."
+    enlarge = partial(F.interpolate, scale_factor=scale, mode='bilinear', align_corners=False)
+    shared = torch.is_inference_mode_enabled() and x.device.type == 'cpu' and len(x) == 1 and scale % 2 == 0
+    if not shared or x.shape[1] < 4 or x.shape[2] % 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return enlarge(x)
+    return _striped(x, enlarge, scale, 4)
 
 # %% ../nbs/21_model.ipynb #f1419eaf
 class Integrate(nn.Module):
@@ -104,12 +122,12 @@ class DBFI(Integrate):
 
     def forward(self, semantic:Tensor, e4:Tensor)->Tensor:  # (B,c,h,w), (B,c_deep,H/32,W/32) -> (B,c,h,w)
         "The semantic feature with the meaning of E4."
-        deep = _upsample(self.transform2(e4), self.scale)
+        deep = upsample(self.transform2(e4), self.scale)
         return self.integrate(self.transform1(semantic), deep) + semantic
 
     def side(self, semantic:Tensor)->Tensor:  # (B,c,h,w) -> (B,3,H,W)
         "Logits from the semantic feature, for training."
-        return _upsample(self.conv2(semantic), 32 // self.scale)
+        return upsample(self.conv2(semantic), 32 // self.scale)
 
 # %% ../nbs/21_model.ipynb #84966f88
 def _scatter(x, indices):
@@ -130,7 +148,7 @@ def unpool(
     method:str='framework',  # 'framework', or 'deterministic': same rule on every device
 )->Tensor:  # (B,C,2H,2W)
     "Put each value of `x` to its place, last one wins, zero elsewhere."
-    if indices is None: return _upsample(x, 2)
+    if indices is None: return upsample(x, 2)
     # torch's own splits planes among threads, and where windows overlap two of them write to one place
     if method == 'framework' and x.device.type == 'cpu' and not torch.is_grad_enabled(): return _scatter(x, indices)
     x, indices = x.contiguous(), indices.contiguous().long()
@@ -193,7 +211,7 @@ class _Refine(nn.Module):
         self.alpha = nn.Conv2d(c_shallow, 1, 3, padding=1)
         self.mix = _AddReLU()
 
-    def forward(self, d, e0): return self.alpha(self.mix(self.fine, e0, _upsample(self.coarse(d), 2)))
+    def forward(self, d, e0): return self.alpha(self.mix(self.fine, e0, upsample(self.coarse(d), 2)))
 
 # %% ../nbs/21_model.ipynb #f5238250
 INTEGRATION = ('tfi', 'sbfi', 'dbfi')

@@ -69,8 +69,9 @@ def math_threads()->int:
 def sleeping_threads()->bool:  # whether it can still have an effect
     """Let PyTorch's threads sleep while they wait for each other; call it before torch is imported.
 
-    They spin otherwise, and where other programs run too each waits for one that has no processor. An OMP_WAIT_POLICY
-    that is set stays."""
+    They spin otherwise, and where other programs run too each waits for one that has no processor. A short spin, of
+    tens of microseconds with GNU's OpenMP, bridges the gaps within a network. An OMP_WAIT_POLICY that is set stays."""
+    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '10000')
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     return 'torch' not in sys.modules
 
@@ -118,7 +119,19 @@ def _libc():
     return ctypes.CDLL(None) if platform.libc_ver()[0] == 'glibc' else None
 
 # %% ../nbs/01_process.ipynb #36cf4666
+class _Heap(ctypes.Structure):
+    "glibc's `mallinfo2`: numbers of bytes, of which `free` ones lie in the heap and are used by nobody."
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'used', 'free', 'keepcost')]
+
+def _idle_bytes(libc):
+    "Freed memory that glibc still holds; before glibc 2.33 it cannot be told: infinite."
+    if not hasattr(libc, 'mallinfo2'): return float('inf')
+    libc.mallinfo2.restype = _Heap
+    return libc.mallinfo2().free
+
 _kept = types.SimpleNamespace(on=False)
+_IDLE = 256 << 20  # as much freed memory may stay with the process, for the next photograph
 _MALLOPT = dict(mmap_max=-4, mmap_threshold=-3, trim_threshold=-1, top_pad=-2)  # glibc's numbers
 _USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=128 << 10, top_pad=0)
 
@@ -131,9 +144,12 @@ def _mallopt(libc, **values):
 @contextlib.contextmanager
 def keep_memory(
     # bytes; larger blocks go back at once, for small ones would settle in the holes that they leave; None: none does
-    largest:int=16 << 20,
+    largest:int=17 << 20,  # 16 channels of 512x512 float32 numbers stay below
 ):
-    "Let glibc keep freed memory for reuse inside the block and give it back afterwards; nothing on other systems."
+    """Let glibc keep freed memory for reuse inside the block; nothing on other systems.
+
+    At the end it goes back to the system, unless it is less than 256 MB: to get it again page by page would take longer
+    than the mathematics of a small photograph."""
     libc = _libc()
     if libc is None or _kept.on:  # an outer block does it already
         yield
@@ -145,4 +161,4 @@ def keep_memory(
     finally:
         _kept.on = False
         _mallopt(libc, **_USUAL)
-        libc.malloc_trim(0)
+        if _idle_bytes(libc) > _IDLE: libc.malloc_trim(0)
