@@ -6,8 +6,9 @@
 Each person appears in two films: "calm", a person who sways a little before a camera that stands still, and "moving",
 by 3 pixels a frame, turning and growing, while the background pans. Every frame has its own sensor noise. dtSSD is
 times 100. "Perfect motion" is the same average over five frames with the true motion in place of optical flow: about
-what a filter of this kind can reach. "Lag" is how far an edge stays behind, in frames: the error's share of the step
-to the last frame.
+what a filter of this kind can reach. "No flicker along" is what would be left if the errors of all frames were equal
+at every point of the person: errors that move with the person, which no filter over time takes away. "Lag" is how far
+an edge stays behind, in frames: the error's share of the step to the last frame.
 """
 import argparse, sys
 from pathlib import Path
@@ -67,13 +68,30 @@ def film(kind, person, n):
         yield (mixed + rng.normal(0, 3, mixed.shape)).round().clip(0, 255).astype(np.uint8), mask, matrix
 
 
-def perfect(mattes, matrices):
+def moved(plane, was, now):
+    "`plane` of a frame in which the person is where the matrix `was` says, for one with `now`."
+    return cv2.warpAffine(plane, (now @ np.linalg.inv(was))[:2], SIZE[::-1], flags=cv2.INTER_CUBIC,
+                          borderMode=cv2.BORDER_REPLICATE)
+
+
+def perfect(mattes, matrices, reach=REACH):
     "The average over the same frames as `SteadyAlpha`, moved by the true motion."
-    for j, to in enumerate(matrices):
-        near = range(max(0, j - REACH), min(len(mattes), j + REACH + 1))
-        steps = [(i, (to @ np.linalg.inv(matrices[i]))[:2]) for i in near]
-        yield np.mean([cv2.warpAffine(mattes[i], m, SIZE[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-                       for i, m in steps], 0).clip(0, 1)
+    for j, now in enumerate(matrices):
+        near = range(max(0, j - reach), min(len(mattes), j + reach + 1))
+        yield np.mean([moved(mattes[i], matrices[i], now) for i in near], 0).clip(0, 1)
+
+
+def bound(mattes, truth, matrices):
+    "Mattes with the mean error of all frames, moved by the true motion: nothing flickers along the motion."
+    errors = [a - t for a, t in zip(mattes, truth)]
+    for now, t in zip(matrices, truth): yield t + np.mean([moved(e, m, now) for e, m in zip(errors, matrices)], 0)
+
+
+def along(mattes, truth, matrices):
+    "dtSSD of the errors along the true motion, in place of at fixed pixels."
+    errors = [a - t for a, t in zip(mattes, truth)]
+    steps = zip(errors, matrices, errors[1:], matrices[1:])
+    return 100 * float(np.mean([np.sqrt(np.mean(np.square(b - moved(a, m, n)))) for a, m, b, n in steps]))
 
 
 def lag(found, truth):
@@ -83,14 +101,17 @@ def lag(found, truth):
 
 
 def row(name, mattes, frames, truth, matrices):
-    "Print one line of the table; the two changes."
+    "Print one line of the table; the changes."
     calm = [a for _, a in SteadyAlpha()(zip([Frame(i, i, f) for i, f in enumerate(frames)], mattes))]
     error = lambda found: 1000 * np.mean([np.abs(a - t).mean() for a, t in zip(found, truth)])
-    before, after, best = (dtssd(found, truth) for found in (mattes, calm, list(perfect(mattes, matrices))))
-    print(f'| {name} | {before:.2f} | {after:.2f} | {after / before - 1:+.0%} | {best / before - 1:+.0%} | '
+    ideal, still = list(perfect(mattes, matrices)), list(bound(mattes, truth, matrices))
+    before, *others = (dtssd(found, truth) for found in (mattes, calm, ideal, still))
+    moving = along(calm, truth, matrices) / along(mattes, truth, matrices) - 1
+    changes = *(other / before - 1 for other in others), moving
+    print(f'| {name} | {before:.2f} | {others[0]:.2f} | {" | ".join(f"{change:+.0%}" for change in changes)} | '
           f'{error(mattes):.1f} | {error(calm):.1f} | {lag(mattes, truth):+.2f} | {lag(calm, truth):+.2f} |',
           flush=True)
-    return after / before - 1, best / before - 1
+    return changes
 
 
 def main():
@@ -106,15 +127,15 @@ def main():
     if args.portraits: people = photographed(args.portraits, args.backgrounds, args.films, args.skip)
     people = list(people)
     matter = Matter(backend=args.backend, device='cpu')
-    print('| film | dtSSD, frame by frame | steady | change | with perfect motion | mean error (1/1000) | steady '
-          '| lag | steady |\n|---|---|---|---|---|---|---|---|---|')
+    print('| film | dtSSD, frame by frame | steady | change | with perfect motion | no flicker along | steady, along '
+          '| mean error (1/1000) | steady | lag | steady |\n|---|---|---|---|---|---|---|---|---|---|---|')
     for kind in ('calm', 'moving'):
         changes = []
         for person in people:
             frames, truth, matrices = zip(*film(kind, person, args.frames))
             changes.append(row(f'{kind}, {person[0]}', [matter.alpha(f) for f in frames], frames, truth, matrices))
-        steady, best = np.mean(changes, 0)
-        print(f'| {kind}, mean of {len(changes)} | | | {steady:+.0%} | {best:+.0%} | | | | |')
+        means = ' | '.join(f'{change:+.0%}' for change in np.mean(changes, 0))
+        print(f'| {kind}, mean of {len(changes)} | | | {means} | | | | |')
 
 
 if __name__ == '__main__': main()

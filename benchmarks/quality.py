@@ -297,6 +297,7 @@ def arguments():
     p.add_argument('--strategy', default='hybrid', help='of Matter, separated by commas')
     p.add_argument('--shorter', type=int, help='of Matter; what the weights file asks for by default')
     p.add_argument('--min-part', type=float, help='of Matter, in the same way')
+    p.add_argument('--mirrored', action='store_true', help='compare with the mean with the mirrored photograph')
     p.add_argument('--refiner', help='another refiner than the shipped one')
     p.add_argument('--labels', help='folder of tools/make_labels.py, for part 2')
     for name in PEERS: p.add_argument(f'--{name}', help='ONNX file')
@@ -313,11 +314,14 @@ def arguments():
 
 
 def matters_of(args):
-    "Every strategy, without and with the detail stage."
+    "Every strategy, without and with the detail stage; or with it, without and with the mirrored photograph."
     if args.weights == 'none': return {}
     settings = dict(device='cpu', shorter=args.shorter, min_part=args.min_part)
-    return {f'p3mnet_lite, {s}{", detail" * bool(detail)}': Matter(args.weights, strategy=s, detail=detail, **settings)
-            for s in args.strategy.split(',') for detail in (False, args.refiner or True)}
+    detail = args.refiner or True
+    ways = {'': dict(detail=False), ', detail': dict(detail=detail)}
+    if args.mirrored: ways = {f', detail{", mirrored" * m}': dict(detail=detail, mirrored=m) for m in (False, True)}
+    return {f'p3mnet_lite, {s}{name}': Matter(args.weights, strategy=s, **settings, **way)
+            for s in args.strategy.split(',') for name, way in ways.items()}
 
 
 def main():

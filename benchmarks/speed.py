@@ -2,11 +2,12 @@
 
     python benchmarks/speed.py [--modnet FILE] [--rvm FILE] [--busy 2] [--rounds 15]
     python benchmarks/speed.py --folder FOLDER             # images per second, one after the other and overlapped
+    python benchmarks/speed.py --presets [PHOTOGRAPH]      # 1080x1620, p3m_matte's default, --best and --fast
     python benchmarks/speed.py --accuracy DATA [DATA ...]  # SAD of each precision; folders with image and alpha
     git worktree add ../before e3f1946 && python benchmarks/speed.py --against ../before   # and an earlier commit
 
 Milliseconds of the network alone, median of the rounds; processor time beside it, which other work on the machine
-disturbs less. `--busy` keeps so many other processes computing meanwhile.
+disturbs less. `--busy` keeps so many other processes computing meanwhile. OMP_NUM_THREADS=1 is one thread everywhere.
 """
 import argparse, multiprocessing, os, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from p3m_nb.compositing import cover
 from p3m_nb.core import load_alpha, load_image, sample_image
 from p3m_nb.finding import image_files
-from p3m_nb.infer import Matter
+from p3m_nb.infer import PRESETS, Matter, preset
 from p3m_nb.onnx_engine import open_session
 
 
@@ -116,6 +117,19 @@ def folder(path):
           f'{max(rates[3]):.2f} overlapped ({max(rates[3]) / max(rates[0]):.2f} times)')
 
 
+def presets(path, rounds):
+    "Processor seconds of a photograph of 1080x1620, from array to alpha, by the settings that have names."
+    image, used = cover(load_image(path), (1620, 1080)), {}
+    for backend in ('torch', 'onnx'):
+        named = {'default': {}} | {f'--{name}': preset(name, backend) for name in PRESETS}
+        ways = {n: Matter(device='cpu', backend=backend, **given).alpha for n, given in named.items()}
+        used[backend] = {n: ms / 1000 for n, (_, ms) in timed(ways, image, rounds).items()}
+    print('| way | torch, processor s | of the default | onnx, processor s | of the default |\n|---|---|---|---|---|')
+    for name in used['torch']:
+        cells = (f'{took[name]:.2f} | {took[name] / took["default"]:.2f}' for took in used.values())
+        print(f'| {name} | {" | ".join(cells)} |')
+
+
 def accuracy(roots):
     "Mean SAD of the shipped network in each precision, at 512 in one pass."
     ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
@@ -135,11 +149,19 @@ def main():
     parser.add_argument('--busy', type=int, default=0)
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--folder')
+<<<<<<< HEAD
     parser.add_argument('--against', help='checkout of an earlier commit, to compare with')
     parser.add_argument('--accuracy', nargs='+')
     args = parser.parse_args()
     if args.folder: return folder(args.folder)
     if args.against: return table(against(args.against, args.rounds))
+=======
+    parser.add_argument('--presets', nargs='?', const=sample_image())
+    parser.add_argument('--accuracy', nargs='+')
+    args = parser.parse_args()
+    if args.folder: return folder(args.folder)
+    if args.presets: return presets(args.presets, args.rounds)
+>>>>>>> main
     if args.accuracy: return accuracy(args.accuracy)
     ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
     ways |= {'MODNet, onnx fp32': modnet(args.modnet)} if args.modnet else {}

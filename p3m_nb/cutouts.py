@@ -31,18 +31,20 @@ class MadeBy:
     strategy:str  # 'hybrid' or 'resize'
     detail:bool  # whether hair was drawn at full size
     refine:str=''  # the second network, if there was one
+    mirrored:bool=False  # whether the network also looked at the mirrored photograph
 
     @classmethod
     def of(cls,
         settings:dict,  # what decides the results of a run, as `Matter.files` records it
     )->'MadeBy':
         "What made the mattes of a run with `settings`."
-        given = {f.name: settings[f.name] for f in fields(cls)}
+        given = {f.name: settings[f.name] for f in fields(cls) if f.name in settings}
         return cls(**given | dict(precision=_SHORT[settings['precision'].removeprefix('torch.')]))
 
     def __str__(self):
         end = 'detail' if self.detail else 'no detail'
-        return f'{self.network} {self.precision} {self.backend}, {self.strategy}, {self.refine or end}'
+        end = (self.refine or end) + ', mirrored' * self.mirrored
+        return f'{self.network} {self.precision} {self.backend}, {self.strategy}, {end}'
 
 # %% ../nbs/49_cutouts.ipynb #ebd1807c
 class Matte:

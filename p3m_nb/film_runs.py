@@ -18,6 +18,7 @@ import numpy as np
 from .fields import Range, check_fields, read_json
 from .film import Readable, ahead, film_info, read_film
 from .film_writing import CODECS, check_frames, frame_writer, join_frames, join_pieces
+from .process import keep_memory
 from .records import may_write, recorded
 from .writing import atomic_write, write_rules
 
@@ -190,8 +191,8 @@ def process_film(
     _load_state(pieces, state)
     frames = Readable(read_film(source, pieces.frames))
     read = ahead(frames) if n_workers else frames
-    with tqdm(total=info.frames or None, initial=pieces.frames, unit=' frames', desc=Path(source).name,
-              disable=None if progress else True) as bar:
+    with keep_memory(), tqdm(total=info.frames or None, initial=pieces.frames, unit=' frames', desc=Path(source).name,
+                             disable=None if progress else True) as bar:
         made = Readable(_counted(work(iter(read)), bar))  # after an error of the work, what is before it stays
         _all_pieces(iter(made), outputs, info, state, pieces, Behind(3 * (n_workers > 1)))
     return _finish(source, outputs, pieces, made.error or frames.error)

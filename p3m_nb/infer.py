@@ -57,9 +57,10 @@ def more_options(
     refine=None,  # a second network for the transition area, see `second_stage` (torch only)
     refine_weights=None,  # file with its weights
     backend:str|None=None,  # 'torch' or 'onnx'; by default 'torch' where it is installed, 'onnx' for .onnx files
+    mirrored:bool=False,  # also look at the mirrored photograph and average what the network says of both
 )->dict:
     "The arguments of `Matter` that few need."
-    return dict(refine=refine, refine_weights=refine_weights, backend=backend)
+    return dict(refine=refine, refine_weights=refine_weights, backend=backend, mirrored=mirrored)
 
 # %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(engine, strategy):
@@ -101,6 +102,7 @@ class Matter:
         self.strategy = _strategy_for(self.engine, strategy)
         self.shorter = self._asked('shorter', shorter, 540 if self.engine.halves else 512, 32, LONGEST)
         self.min_part = self._asked('min_part', min_part, 0., 0, 1)
+        self.mirrored = self._may_mirror(more['mirrored'])
         self.second = self._second_stage(more['refine'], more['refine_weights'])
         # the second stage draws the hair
         self._set_detail(False if detail is None and self.second is not None else detail)
@@ -113,8 +115,6 @@ class Matter:
         coarse, confidence = self.judged_alpha(array)
         alpha, name = self._at_full_size(array, coarse), Path(source_name(image)).name
         return Matte(array, alpha, name, confidence, dpi, self.made_by)
-
-    def __repr__(self): return f'Matter({self.made_by}, {self.device})'
 
 # %% ../nbs/50_infer.ipynb #6407bdce
 def _name_of(second):
@@ -130,14 +130,17 @@ def _settings(self:Matter, alpha_only, background):
     return dict(
         network=engine.name, weights=self.metadata.get('sha256') or str(self.given['weights']), backend=engine.backend,
         precision=str(getattr(engine, 'dtype', 'float32')), strategy=self.strategy, resize=self.resize,
-        shorter=self.shorter, min_part=self.min_part, detail=self.refiner is not None, refine=_name_of(self.second),
-        alpha_only=alpha_only, background=background)
+        shorter=self.shorter, min_part=self.min_part, mirrored=self.mirrored, detail=self.refiner is not None,
+        refine=_name_of(self.second), alpha_only=alpha_only, background=background)
 
 # %% ../nbs/50_infer.ipynb #f884a6c6
 @patch(as_prop=True)
 def made_by(self:Matter)->MadeBy:
-    "What makes the mattes: network, backend, precision, strategy and detail."
+    "What makes the mattes: network, backend, precision, strategy, detail, and whether it looked at a mirrored copy."
     return MadeBy.of(self._settings(False, None))
+
+@patch
+def __repr__(self:Matter): return f'Matter({self.made_by}, {self.device})'
 
 # %% ../nbs/50_infer.ipynb #f1aa084f
 @patch(as_prop=True)
@@ -216,9 +219,26 @@ def _scaled(image, size, resize, engine):
 
 # %% ../nbs/50_infer.ipynb #ad95a39e
 @patch
-def _run(self:Matter, part, image, size):
+def _may_mirror(self:Matter, mirrored):
+    "The setting `mirrored`; published procedures look at the photograph once."
+    if not choose('mirrored', mirrored, (True, False)): return False
+    if self.resize == 'paper':
+        raise ValueError("mirrored: resize='paper' is the published procedure, without it; leave out one of the two")
+    if self.engine.own_size:
+        raise ValueError(f'mirrored: {self.engine.name} runs by its own published procedure, without it; leave it out')
+    return True
+
+@patch
+def _run_once(self:Matter, part, image, size):
     "What a part of the network (forward, semantic or matting) gives for `image` at `size`: (C,h,w) of that size."
     return self.engine.run(part, _scaled(image, size, self.resize, self.engine))[:, :size[0], :size[1]]
+
+@patch
+def _run(self:Matter, part, image, size):
+    "`_run_once`; with `mirrored` the mean with what the part gives for the mirrored `image`, mirrored back."
+    planes = self._run_once(part, image, size)
+    if not self.mirrored: return planes
+    return (planes + self._run_once(part, np.ascontiguousarray(image[:, ::-1]), size)[..., ::-1]) / 2
 
 # %% ../nbs/50_infer.ipynb #9b869e60
 def _enlarged(planes, size):
@@ -325,7 +345,8 @@ def preset(
     backend:str|None=None,  # what will run the network
 )->dict:  # arguments of `Matter`
     "The settings that `name` stands for, on this machine."
-    if choose('preset', name, PRESETS) == 'best': return dict(strategy='hybrid', detail=True, precision='fp32')
+    best = dict(strategy='hybrid', detail=True, precision='fp32', mirrored=True)
+    if choose('preset', name, PRESETS) == 'best': return best
     fast = dict(strategy='resize', shorter=352, detail=False)
     return fast | {'precision': 'fp32' if _backend_for(backend, None) == 'onnx' else 'auto'}
 

@@ -30,6 +30,7 @@ from .cutouts import as_background
 from .jobs import FileReport, output_names, process_files
 from .hiding import fill_gaps, obfuscate_checked
 from .privacy import FaceStillSeen
+from .process import keep_memory
 
 # %% ../nbs/53_video.ipynb #0fc752a4
 def dtssd(
@@ -303,7 +304,7 @@ def _found_faces(source, finder, path):
     "The faces of every frame, noted in the file `path`; and what is wrong with the film, or None."
     found = _noted(path)
     frames = Readable(read_film(source, len(found)))
-    with open(path, 'ab', buffering=0) as notes:
+    with keep_memory(), open(path, 'ab', buffering=0) as notes:
         for frame in frames:
             entry = [_plain(face) for face in find_faces(frame.image, finder)]
             _note(notes, json.dumps(entry).encode() + b'\n', path)

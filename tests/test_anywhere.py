@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import p3m_nb.cli
-from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.core import alpha_to_uint, load_alpha, load_image, sample_image, save_image
 from p3m_nb.infer import Matter
 from p3m_nb.onnx_engine import read_onnx, shipped_onnx
 from p3m_nb.synth import synth_portrait
@@ -127,6 +127,27 @@ def test_a_command_takes_onnxruntime_where_it_may_and_says_so(tmp_path, monkeypa
         assert not code and f'made by p3mnet_lite fp32 {backend}, hybrid, detail' in said, said
         alphas[backend] = load_alpha(*(tmp_path/backend).glob('*_alpha.png')).astype(float)
     assert np.abs(alphas['onnx'] - alphas['torch']).max() <= 1  # of 255
+
+
+def test_best_also_looks_at_the_mirrored_photograph(tmp_path, monkeypatch):
+    "The report of a folder names it; --no-mirrored takes it away; a part is not resumed with another setting."
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    photo = load_image(sample_image())[::3, ::3]
+    save_image(photo, tmp_path/'in'/'a.png')
+    alphas = {}
+    for name, options, mirrored in (('best', ['--best'], True), ('plain', ['--best', '--no-mirrored'], False),
+                                    ('given', ['--mirrored'], True)):
+        given = tmp_path/'in', '-o', tmp_path/name, '--alpha-only', '--backend', 'onnx'
+        code, said = command(monkeypatch, *given, *options)
+        assert not code and f'made by p3mnet_lite fp32 onnx, hybrid, detail{", mirrored" * mirrored}\n' in said, said
+        alphas[mirrored] = alpha_to_uint(load_alpha(tmp_path/name/'a_alpha.png'))
+        by_hand = Matter(backend='onnx', mirrored=mirrored)(photo).alpha
+        assert np.array_equal(alphas[mirrored], alpha_to_uint(by_hand))
+    assert (alphas[True] != alphas[False]).mean() > .001
+    part = tmp_path/'in', '-o', tmp_path/'part', '--alpha-only', '--shard', '1/1'
+    assert not command(monkeypatch, *part, '--backend', 'onnx')[0]
+    code, said = command(monkeypatch, *part, '--backend', 'onnx', '--mirrored')
+    assert code and 'run before with other settings: mirrored False and True' in said, said
 
 
 def test_the_default_is_fp32_and_named():

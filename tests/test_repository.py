@@ -116,9 +116,9 @@ MAY_IMPORT = {
                  'torch_engine trimaps cutouts judging matte_runs sizes',
         'film': 'hints compositing core finding process',
         'film_writing': 'hints film writing core records',
-        'film_runs': 'film film_writing fields writing records',
+        'film_runs': 'film film_writing fields process writing records',
         'video': 'hints core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts '
-                 'matte_runs face_boxes',
+                 'matte_runs face_boxes process',
         'export': 'hints writing core process onnx_engine records model refiner registry weights',
         'methods': 'hints core process onnx_engine finding dataset crops data infer model registry weights trimaps '
                    'export sizes spread',

@@ -50,8 +50,11 @@ SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
 NEAR = dict(portraits_train=20, street_train=7)   # pixels from a mask's outline within which the teacher is believed
+EDGE = 3, 6   # pixels from a mask's outline up to which an edge is moved altogether, and not at all
 VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) +
          views(.25, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.15))
+CLOSE = views(.5, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.3)   # with `--hold`
+EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the first third of a training from ImageNet
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
 
 
@@ -73,11 +76,27 @@ def cache_one(photo, alpha, finder, generated):
     return packed(hidden.image, alpha, hidden.mask) if generated or hidden.mask.any() else None
 
 
+def levelled(alpha, mask):
+    """`alpha` with its edge where the human `mask` has it: as much of it is above one half as the mask is large.
+
+    The teacher's edges lie a fraction of a pixel outside. The odds of alpha are divided by one number for the
+    photograph, within `EDGE` pixels of the outline; hair farther off stays as it is."""
+    mask = (mask > .5).astype(np.uint8)
+    off = sum(cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (mask, 1 - mask))
+    near = np.clip((EDGE[1] - off) / (EDGE[1] - EDGE[0]), 0, 1)
+    soft = np.sort(alpha[(off < EDGE[0]) & (alpha > 0) & (alpha < 1)])
+    surplus = int((alpha > .5).sum()) - int(mask.sum())
+    if not len(soft): return alpha
+    at = np.clip(np.searchsorted(soft, .5) + surplus, 0, len(soft) - 1)
+    odds = np.clip(soft[at], .25, .75) ** near, (1 - np.clip(soft[at], .25, .75)) ** near
+    return (alpha * odds[1] / (alpha * odds[1] + (1 - alpha) * odds[0])).astype(np.float32)
+
+
 def label_of(data, name, photo, alpha):
-    "The label in the file `alpha`; away from the outline it is the human mask, where there is one."
+    "The label in the file `alpha`; away from the outline it is the human mask, where there is one, and its edge there."
     if name not in MASKS: return cleaned(load_alpha(alpha))
     mask = load_alpha(Path(data)/MASKS[name]/'mask'/f'{photo.stem}.png')
-    return cleaned(load_alpha(alpha), mask, NEAR[name])
+    return levelled(cleaned(load_alpha(alpha), mask, NEAR[name]), mask)
 
 
 def build_cache(args):
@@ -282,14 +301,41 @@ def one_example(rng, stock, kind):
     return image.transpose(2, 0, 1).astype(np.float32), alpha[None].astype(np.float32), trimap[None]
 
 
-def batch_of(rng, stock):
-    "Tensors (image, alpha, trimap) of one kind of batch."
-    kind = VIEWS[rng.integers(len(VIEWS))]
+def kinds(args, step):
+    "The kinds of batches of this step."
+    if args.hold: return CLOSE
+    return EARLY if is_early(args, step) else VIEWS
+
+
+def batch_of(rng, stock, among):
+    "Tensors (image, alpha, trimap) of one kind of batch `among` several."
+    kind = among[rng.integers(len(among))]
     made = zip(*(one_example(rng, stock, kind) for _ in range(kind['images'])))
     return [torch.from_numpy(np.stack(a)) for a in made]
 
 
 # --- training --------------------------------------------------------------------------------------------------------
+
+def is_early(args, step):
+    "Whether a network that starts from ImageNet is still in its first third."
+    return not args.start and step < args.steps / 3
+
+
+def semantic(net):
+    "The parts that say what a person is: the encoder and the semantic decoder."
+    return [m for name, m in net.named_children() if name == 'encoder' or name.endswith('_g') or 'dbfi' in name]
+
+
+def made_ready(args, net, step):
+    """Training mode: which weights learn, and which norms collect statistics.
+
+    A network from ImageNet collects the decoders' in its first third, in batches of ten; after that nobody does."""
+    set_mode(net, dict(frozen=7) if args.start or is_early(args, step) else dict(frozen=0))
+    if is_early(args, step):
+        for name, m in net.named_modules():
+            if isinstance(m, torch.nn.BatchNorm2d) and not name.startswith('encoder'): m.train()
+    for m in semantic(net) if args.hold else (): m.requires_grad_(False)
+
 
 def rate(args, step):
     "Up within 50 steps, and half a cosine down to a fiftieth."
@@ -311,14 +357,15 @@ class CoarseRun(Run):
 
     def learn(self, image, alpha, trimap):
         "One step; the loss and three of its parts."
-        set_mode(self.net, dict(frozen=7))
+        made_ready(self.args, self.net, self.step)
         for g in self.optimizer.param_groups: g['lr'] = rate(self.args, self.step) * g['factor']
         with torch.autocast('cpu', torch.bfloat16, enabled=self.args.precision == 'bf16'):
             out = self.net(image.contiguous(memory_format=torch.channels_last))
         parts = loss_parts(out, alpha, trimap)
         # without the last term the matting pass forgets the background, which HYBRID's confidence compares
         everywhere = (out.local_alpha - alpha).abs().mean()
-        loss = parts.total(WEIGHTING) + 4 * parts.local_alpha + 2 * everywhere
+        weighting = WEIGHTING | dict(global_=0) if self.args.hold else WEIGHTING
+        loss = parts.total(weighting) + 4 * parts.local_alpha + 2 * everywhere
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5)
         self.optimizer.step()
@@ -399,7 +446,7 @@ def train(args):
     run = CoarseRun(args, len(set(files)))
     print(f'{len(set(files))} photographs to train on, {len(held)} held out; at step {run.step}', flush=True)
     stock, seen, start = stock_of(args, files), [], time.time()
-    make = lambda step: batch_of(np.random.default_rng((args.seed, step)), stock)
+    make = lambda step: batch_of(np.random.default_rng((args.seed, step)), stock, kinds(args, step))
     checks = 0
     for batch in batches(make, run.step, args.steps):
         seen.append(run.learn(*batch))
@@ -453,6 +500,7 @@ def arguments():
     p.add_argument('--around', default='free wallpapers and drawn things', help='what --scenery is, for the metadata')
     p.add_argument('--start', help='weights to go on from')
     p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
+    p.add_argument('--hold', action='store_true', help='encoder and semantic decoder stay as --start has them')
     p.add_argument('--work', default='coarse_work', help='folder for cache and checkpoint')
     p.add_argument('--out', default='coarse_work/p3mnet_lite.safetensors')
     p.add_argument('--face-finder', default='centerface')
