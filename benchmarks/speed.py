@@ -149,19 +149,13 @@ def main():
     parser.add_argument('--busy', type=int, default=0)
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--folder')
-<<<<<<< HEAD
     parser.add_argument('--against', help='checkout of an earlier commit, to compare with')
-    parser.add_argument('--accuracy', nargs='+')
-    args = parser.parse_args()
-    if args.folder: return folder(args.folder)
-    if args.against: return table(against(args.against, args.rounds))
-=======
     parser.add_argument('--presets', nargs='?', const=sample_image())
     parser.add_argument('--accuracy', nargs='+')
     args = parser.parse_args()
     if args.folder: return folder(args.folder)
+    if args.against: return table(against(args.against, args.rounds))
     if args.presets: return presets(args.presets, args.rounds)
->>>>>>> main
     if args.accuracy: return accuracy(args.accuracy)
     ways = {name: shipped(*name.split()) for name in ('torch fp32', 'torch bf16', 'onnx fp32')}
     ways |= {'MODNet, onnx fp32': modnet(args.modnet)} if args.modnet else {}
