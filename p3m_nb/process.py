@@ -69,9 +69,8 @@ def math_threads()->int:
 def sleeping_threads()->bool:  # whether it can still have an effect
     """Let PyTorch's threads sleep while they wait for each other; call it before torch is imported.
 
-    They spin otherwise, and where other programs run too each waits for one that has no processor. A short spin, of
-    tens of microseconds with GNU's OpenMP, bridges the gaps within a network. An OMP_WAIT_POLICY that is set stays."""
-    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+    They spin otherwise, and where other programs run too each waits for one that has no processor. An OMP_WAIT_POLICY
+    that is set stays."""
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     return 'torch' not in sys.modules
 
