@@ -5,7 +5,8 @@
         --out coarse_work/p3mnet_lite.safetensors
 
 (1) `cache`: every labelled photograph with its foreground colours, at a shorter side of 512. Faces are blurred after
-labelling, as in `tools/train_lite.py`. A photograph of a real person in which no face is found is left out.
+labelling, as in `tools/train_lite.py`. A photograph of a real person in which no face is found is left out. What is
+cached stays: a cache of before 27 November 2026 has other labels of portraits and street (`levelled`); delete it.
 (2) `train`: whole views at about 256 pixels and crops at 512, the two passes of HYBRID. Two in five examples are hard
 cases made by composition: people against the light and as dark as the ground, groups of people of different size,
 people cut by the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night,
@@ -87,9 +88,11 @@ def levelled(alpha, mask):
     soft = np.sort(alpha[(off < EDGE[0]) & (alpha > 0) & (alpha < 1)])
     surplus = int((alpha > .5).sum()) - int(mask.sum())
     if not len(soft): return alpha
+    # so many pixels fewer: the value at which their number is right becomes one half
     at = np.clip(np.searchsorted(soft, .5) + surplus, 0, len(soft) - 1)
-    odds = np.clip(soft[at], .25, .75) ** near, (1 - np.clip(soft[at], .25, .75)) ** near
-    return (alpha * odds[1] / (alpha * odds[1] + (1 - alpha) * odds[0])).astype(np.float32)
+    half = np.clip(soft[at], .25, .75)
+    person, other = alpha * (1 - half) ** near, (1 - alpha) * half ** near
+    return (person / (person + other)).astype(np.float32)
 
 
 def label_of(data, name, photo, alpha):
@@ -527,6 +530,7 @@ def arguments():
 
 def main():
     args = arguments()
+    if args.hold and not args.start: raise SystemExit('--hold needs --start: without it there is nothing to hold')
     cv2.setNumThreads(1)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
