@@ -70,3 +70,9 @@ def run_here(monkeypatch, seconds, name, *args):
         status = e.code if isinstance(e.code, int) else int(e.code is not None)
     finally: signal.alarm(0)
     return status, said.getvalue()
+
+
+def downloaded(file):
+    """Whether a browser has finished `file`: Chromium first makes an empty one of this name, fills another beside it
+    and renames that."""
+    return file.exists() and file.stat().st_size > 0 and not list(file.parent.glob('*.crdownload'))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, downloaded
 
 CHROMIUM, DRIVER = (
     next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None),
@@ -435,7 +435,7 @@ def test_wipe_overlay_and_save(page):
     until(lambda: page.state('viewer.background') == 'green')
     page.button(cell, 'save').click()
     file = page.root / 'saved' / 'synth_alpha.png'
-    until(file.exists, what='the saved file')
+    until(lambda: downloaded(file), what='the saved file')
     until(lambda: 'saved' in shown(cell) and 'synth_alpha.png' in shown(cell))
     assert np.array_equal(np.asarray(Image.open(file)), alpha[..., 0])
     page.shot('viewer_used')
@@ -630,7 +630,7 @@ def test_batch(page, tmp_path):
     )
     link.click()
     file = page.root / 'downloads' / 'mattes.zip'
-    until(file.exists, what='the download')
+    until(lambda: downloaded(file), what='the download')
     assert zipfile.ZipFile(file).testzip() is None and sorted(zipfile.ZipFile(file).namelist()) == [
         'Anna_cutout.png',
         'failed.txt',

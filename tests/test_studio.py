@@ -9,7 +9,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, downloaded
 from p3m_nb.core import load_image, sample_image, save_image
 from p3m_nb.widgets.serve import studio_server
 from tools.viewer_page import browser, find_chromium
@@ -68,7 +68,7 @@ class Page:
         file.unlink(missing_ok=True)
         self.until(lambda: self.button(button).is_enabled())
         self.button(button).click()
-        self.until(file.exists, what=name)
+        self.until(lambda: downloaded(file), what=name)
         return file.read_bytes()
 
     def paint(self, dx, dy, length=30):
