@@ -20,10 +20,11 @@ def drop_small_parts(
     if not share: return alpha
     there = (alpha > .7).astype(np.uint8)  # above a half, so that a soft rim holds no pot
     n, part, stats, _ = cv2.connectedComponentsWithStats(there, connectivity=8)
-    area = stats[1:, cv2.CC_STAT_AREA]
+    small = stats[1:, cv2.CC_STAT_AREA] < share * stats[1:, cv2.CC_STAT_AREA].max(initial=0)
+    if not small.any(): return alpha
     side = round(.01 * min(alpha.shape)) | 1
     thick = np.bincount(part[cv2.erode(there, np.ones((side, side))) > 0], minlength=n)[1:] > 0
-    small = np.r_[False, (area < share * area.max(initial=0)) & thick][part]
+    small = np.r_[False, small & thick][part]
     if not small.any(): return alpha
     distance = lambda inside: cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.where(distance(small) < distance((part > 0) & ~small), 0, alpha).astype(alpha.dtype)

@@ -60,6 +60,8 @@ def upsample(
     shared = torch.is_inference_mode_enabled() and x.device.type == 'cpu' and len(x) == 1 and scale % 2 == 0
     if not shared or x.shape[1] < 4 or x.shape[2] % 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return enlarge(x)
+    # below half a million numbers to cut and sew takes longer than to enlarge
+    if torch.get_num_threads() == 1 or scale**2 * x.numel() < 2**19: return enlarge(x)
     return _striped(x, enlarge, scale, 4)
 
 # %% ../nbs/21_model.ipynb #f1419eaf

@@ -132,7 +132,7 @@ def _idle_bytes(libc):
 _kept = types.SimpleNamespace(on=False)
 _IDLE = 256 << 20  # as much freed memory may stay with the process, for the next photograph
 _MALLOPT = dict(mmap_max=-4, mmap_threshold=-3, trim_threshold=-1, top_pad=-2)  # glibc's numbers
-_USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=128 << 10, top_pad=0)
+_USUAL = dict(mmap_max=65536, mmap_threshold=128 << 10, trim_threshold=_IDLE, top_pad=0)
 
 # %% ../nbs/01_process.ipynb #6a8893b1
 def _mallopt(libc, **values):

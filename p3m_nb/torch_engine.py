@@ -6,7 +6,7 @@
 __all__ = ['optimise', 'TorchEngine']
 
 # %% ../nbs/46_torch_engine.ipynb #b0e24231
-import copy, functools, weakref
+import contextlib, copy, ctypes, functools, threading, weakref
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +72,45 @@ def _kernel(conv, x):
             weight, conv.padding, conv.stride, conv.dilation, conv.groups, size)
     return _packed[conv]
 
+# %% ../nbs/46_torch_engine.ipynb #a5820d9b
+@functools.cache
+def _thread_setter():
+    "OpenMP's function that says how many threads the calling one may take; None where torch does not heed it."
+    try: setter = ctypes.CDLL(None).omp_set_num_threads
+    except (OSError, TypeError, AttributeError): return None
+    n = torch.get_num_threads()
+    setter(n + 1)
+    heeded = torch.get_num_threads() == n + 1
+    setter(n)
+    return setter if heeded else None
+
+# %% ../nbs/46_torch_engine.ipynb #20be68a9
+_mine = threading.local()  # `threads`: how many the network of this thread of Python may take
+
+@contextlib.contextmanager
+def _sharing():
+    "Inside, `_share` chooses the number of threads."
+    n, setter = torch.get_num_threads(), _thread_setter()
+    _mine.threads = n if setter else 1
+    try: yield
+    finally:
+        _mine.threads = 1
+        if setter: setter(n)
+
+def _share(conv, x):
+    "Let `conv` and what follows take all threads, or one where it has little to do with `x` (B,C,H,W)."
+    n = getattr(_mine, 'threads', 1)
+    if n == 1: return
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    numbers = pixels * max(conv.in_channels, conv.out_channels)
+    _thread_setter()(1 if numbers <= 400 << 10 and pixels * conv.weight.numel() <= 64 << 20 else n)
+
 # %% ../nbs/46_torch_engine.ipynb #7497cbcf
 class _ConvReLU(nn.Conv2d):
     "Convolution and ReLU (or ReLU6) in one pass of oneDNN, through the operator that torch's compiler uses."
     activation = 'relu', []
     def forward(self, x):
+        _share(self, x)
         return torch.ops.mkldnn._convolution_pointwise(
             x, _kernel(self, x), self.bias, self.padding, self.stride, self.dilation, self.groups, *self.activation, ''
         )
@@ -159,6 +193,7 @@ class _PoolSBFI(SBFI):
 class _FusedAddReLU(nn.Module):
     "The ReLU of a convolution and something added to it, in one pass of oneDNN."
     def forward(self, conv, x, added):
+        _share(conv, x)
         return torch.ops.mkldnn._convolution_pointwise_(
             added, x, _kernel(conv, x), conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups,
             'add', 1., 'relu', [], '')
@@ -227,7 +262,8 @@ class TorchEngine:
     )->np.ndarray:  # (1,h,w) alpha of 'forward' and 'matting', (3,h,w) logits of 'semantic', float32
         "What a part of the network makes of an image."
         x = self._input(unit)
-        with torch.inference_mode(), steady(): out = getattr(self.model, part)(x)
+        around = steady if self.dtype == torch.float32 else _sharing
+        with torch.inference_mode(), around(): out = getattr(self.model, part)(x)
         if part == 'forward': out = self.model.alpha_of(out).clamp(0, 1)
         return out[0].float().cpu().numpy()
 
@@ -257,5 +293,5 @@ def _input(self:TorchEngine, unit):
         return x.to(self.device, self.dtype, memory_format=torch.channels_last)
     h, w, _ = unit.shape  # the same numbers, a row at a time: three channels side by side are too few for a loop
     mean, std = (torch.tensor(values).repeat(w) for values in (self.model.mean, self.model.std))
-    rows = ((torch.from_numpy(unit).reshape(h, 3 * w) - mean) / std).to(self.dtype)
+    rows = (torch.from_numpy(unit).reshape(h, 3 * w) - mean).div_(std).to(self.dtype)
     return rows.view(1, h, w, 3).permute(0, 3, 1, 2)
