@@ -112,10 +112,19 @@ def _watch(matter, inputs, *how):
     return matter.watch(inputs, *how, say=say)
 
 # %% ../nbs/80_cli.ipynb #91f8c8e8
-def _preset(best, fast, settings):
+def _few(inputs, how):
+    "Whether `inputs` are single photographs, and so few that PyTorch would start longer than it saves with --fast."
+    from p3m_nb.formats import IMAGE_SUFFIXES
+    if how.part or how.scheduler or how.on_worker or len(inputs) > 20: return False
+    return all(i == '-' or os.path.isfile(i) and i.lower().endswith(tuple(IMAGE_SUFFIXES)) for i in inputs)
+
+def _preset(best, fast, settings, few):
     "The `settings` with those that --best or --fast stand for."
     if best and fast: raise ValueError('--best and --fast: choose one of the two')
     from p3m_nb.infer import backend_for_command, preset
+    if fast and few:
+        sooner = preset('fast', 'onnx') | settings
+        if backend_for_command(sooner) == 'onnx': return sooner | {'backend': 'onnx'}
     if best or fast: settings = preset('best' if best else 'fast', settings.get('backend')) | settings
     return settings | {'backend': backend_for_command(settings)}
 
@@ -157,7 +166,7 @@ def p3m_matte(
     # two passes over the photograph and its mirror image, hair at full size, float32: errors 1 to 4 % smaller than the
     # default's, for 1.5 times its processor time (0.65 s for 1080x1620 pixels on a CPU of 2023)
     best:bool=False,
-    fast:bool=False,  # one pass at 352 pixels, no detail, bfloat16 where it can: 1/10 to 1/4 of the default's time
+    fast:bool=False,  # one pass at 352 pixels, no detail, in folders bfloat16 where it can: 1/10 to 1/4 of the time
     film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
@@ -172,7 +181,7 @@ def p3m_matte(
     single = None if films or remote or tars else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single)
     refuse_addresses(how, inputs, out)
-    settings = _preset(best, fast, settings)
+    settings = _preset(best, fast, settings, _few(inputs, how))
     if how.scheduler: return on_cluster(how, out, lambda: look_for_photographs(inputs, out, 'matte'))
     if not (remote or tars or how.on_worker): _check_inputs(inputs, films, single, watch)  # before a network is loaded
     matter, remarks = _loaded(settings, how)

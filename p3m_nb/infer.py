@@ -21,7 +21,7 @@ from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
 from .judging import drop_small_parts, matte_confidence, trimap_of_logits
 from .matte_runs import MatteReport, judged_report, matte_run
-from .process import gpu_in_sight, keep_memory, sleeping_threads
+from .process import gpu_in_sight, keep_memory, sleeping_threads, worker_count
 from .shards import shard_folder
 from .sizes import LONGEST, RESIZES, STRATEGIES, network_sizes, rescale_alpha, resize_paper
 from .spread import undivided
@@ -360,6 +360,16 @@ def backend_for_command(
     sooner = plain and cpu and importlib.util.find_spec('onnxruntime') is not None
     return given.get('backend') or ('onnx' if sooner else None)
 
+# %% ../nbs/50_infer.ipynb #672e4a7b
+class _Sharing:
+    "`matter`, which `at_once` threads may call at a time, each with its part of the processors."
+    def __init__(self, matter, at_once): self.matter, self.at_once = matter, at_once
+
+    def __call__(self, image):
+        with self.matter.engine.part_of_threads(self.at_once): return self.matter(image)
+
+    def __reduce__(self): return _Sharing, (self.matter, self.at_once)
+
 # %% ../nbs/50_infer.ipynb #0e402620
 @patch
 @hinted()
@@ -370,10 +380,13 @@ def files(self:Matter,
     background=None,  # a colour or an image: also write a composite
     overwrite:bool=False,  # make results again that exist
     progress:bool=True,  # show a progress bar on a terminal
-    n_workers:int=3,  # photographs at a time: one is in the network, others are read or written; 0: no threads
+    # photographs at a time: two are in the network (on a GPU one), others are read or written; 0: no threads
+    n_workers:int=3,
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    run, settings = matte_run(self, out, alpha_only, background), self._settings(alpha_only, background)
+    at_once = max(1, min(self.engine.at_once, worker_count(n_workers)))
+    matter = self if at_once == 1 else _Sharing(self, at_once)
+    run, settings = matte_run(matter, out, alpha_only, background, at_once), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
     with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
     return judged_report(report, self.made_by)

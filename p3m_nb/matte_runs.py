@@ -63,19 +63,20 @@ def _loaded(path):
 
 class _MatteWork:
     "What is done with one photograph; a process that gets it makes the network of its own."
-    def __init__(self, matter, background):
-        self.matter, self.background, self.network = matter, background, threading.Lock()
+    def __init__(self, matter, background, at_once):
+        self.matter, self.background, self.at_once = matter, background, at_once
+        self.network = threading.BoundedSemaphore(at_once)
 
     def __call__(self, loaded, outputs):
         chosen, (image, dpi) = loaded
-        with self.network: matte = self.matter(image)  # it has all processors; what is before and after it has one
+        with self.network: matte = self.matter(image)
         matte.dpi = dpi
         told = dict(chosen=chosen) if chosen else {}
         if matte.confidence is not None and matte.confidence < LOOK_AT: told['confidence'] = matte.confidence
         if told: tell(told)
         _write(matte, outputs, self.background)
 
-    def __reduce__(self): return _MatteWork, (self.matter, self.background)
+    def __reduce__(self): return _MatteWork, (self.matter, self.background, self.at_once)
 
 # %% ../nbs/49_matte_runs.ipynb #87e071ed
 def matte_run(
@@ -83,13 +84,15 @@ def matte_run(
     out:FilePath,  # folder for the results
     alpha_only:bool=False,  # only the alpha
     background:object=None,  # a colour or an image: also a composite
+    at_once:int=1,  # how many threads may call `matter` at a time
 )->dict:  # what `shard_folder` and `watch_folder` take
     "How the photographs of a folder are matted, and which files are written for each."
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    return dict(out=out, endings=endings, work=_MatteWork(matter, background), desc='matte', read=_loaded)
+    work = _MatteWork(matter, background, at_once)
+    return dict(out=out, endings=endings, work=work, desc='matte', read=_loaded)
 
 def judged_report(
     report:jobs.FileReport,  # of a run with `matte_run`

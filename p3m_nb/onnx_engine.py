@@ -6,7 +6,7 @@
 __all__ = ['only_output', 'run_session', 'open_session', 'read_onnx', 'onnx_facts', 'shipped_onnx', 'OnnxEngine', 'OnnxRefiner']
 
 # %% ../nbs/45_onnx_engine.ipynb #d91c6cf4
-import functools
+import contextlib, functools
 from importlib import resources
 from pathlib import Path
 
@@ -170,6 +170,7 @@ _PARTS = {'forward': 'alpha', 'semantic': 'logits', 'matting': 'local_alpha'}
 class OnnxEngine:
     "A network in onnxruntime, ready to be used."
     backend, device, fusion, own_size = 'onnx', 'cpu', 'tt', False
+    at_once = 2  # photographs in the network at a time: onnxruntime shares its threads among them
     def __init__(self,
         weights:str|Path|None=None,  # .onnx file of `p3m_export`, or a name with a shipped file; None: the shipped one
         device:str|None=None,  # 'cpu' or None
@@ -194,6 +195,10 @@ class OnnxEngine:
     def refiner(self, detail:object=None)->object:
         "The refiner that `detail` means: a file, something that redraws, or None for the shipped one."
         return detail if hasattr(detail, 'redraw') else OnnxRefiner(detail)
+
+    def part_of_threads(self, at_once:int):
+        "Nothing to do: onnxruntime shares its threads itself."
+        return contextlib.nullcontext()
 
     def __repr__(self): return f'onnxruntime {_runtime().__version__} fp32 on cpu'
 

@@ -284,6 +284,24 @@ class TorchEngine:
     def __repr__(self):
         return f'torch {str(self.dtype).removeprefix("torch.")} on {self.device}'
 
+# %% ../nbs/46_torch_engine.ipynb #59163c9a
+@patch(as_prop=True)
+def at_once(self:TorchEngine)->int:
+    "How many photographs may be in the network at a time: two on a CPU with more than one processor, else one."
+    return 2 if self.device.type == 'cpu' and torch.get_num_threads() > 1 and _thread_setter() else 1
+
+@patch
+@contextlib.contextmanager
+def part_of_threads(self:TorchEngine,
+    at_once:int,  # how many threads of Python use the network
+):
+    "Inside, the calling thread of Python takes its part of the processors."
+    n, setter = torch.get_num_threads(), _thread_setter()
+    if setter: setter(max(1, n // at_once))
+    try: yield
+    finally:
+        if setter: setter(n)
+
 # %% ../nbs/46_torch_engine.ipynb #7a85c043
 @patch
 def _input(self:TorchEngine, unit):

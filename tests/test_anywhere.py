@@ -106,10 +106,16 @@ def test_wrong_onnx_files_through_the_command(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('has', [False, True])
 def test_fast_where_the_processor_has_no_bfloat16(tmp_path, monkeypatch, has):
-    "What was chosen is said; the precision that is given wins."
+    "What was chosen is said; the precision that is given wins; single photographs need not wait for PyTorch."
     from p3m_nb import torch_engine
     monkeypatch.setattr(torch_engine, 'has_bf16', lambda device: has)
+    save_image(load_image(sample_image())[::4, ::4], tmp_path/'photos'/'a.png')
+    code, said = command(monkeypatch, tmp_path/'photos', '-o', tmp_path/'out', '--fast', '--device', 'cpu')
+    assert code == 0 and f'p3mnet_lite {"bf16" if has else "fp32"} torch, resize, no detail' in said, said
     code, said = command(monkeypatch, 'sample', '-o', tmp_path/'a.png', '--fast', '--device', 'cpu')
+    assert code == 0 and 'p3mnet_lite fp32 onnx, resize, no detail' in said, said
+    code, said = command(monkeypatch, 'sample', '-o', tmp_path/'d.png', '--fast', '--device', 'cpu', '--precision',
+                         'auto')
     assert code == 0 and f'p3mnet_lite {"bf16" if has else "fp32"} torch, resize, no detail' in said, said
     code, said = command(monkeypatch, 'sample', '-o', tmp_path/'b.png', '--fast', '--precision', 'fp32',
                          '--backend', 'torch')
