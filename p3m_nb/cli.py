@@ -100,9 +100,14 @@ def _tars(inputs, out):
         raise ValueError(f'-o {out}: {len(tars)} tar files; give a folder for those with the results')
     return tars
 
-def _refuse_mixtures(films, remote, alpha_only, watch):
+def _refuse_mixtures(films, remote, film, background, alpha_only, watch):
     "`ValueError` for inputs and options that do not go together."
     if films and alpha_only: raise ValueError('--alpha-only: the alpha of a film is in its cut-out')
+    if alpha_only and background is not None:
+        raise ValueError('--alpha-only writes no composite, --background asks for one: leave out one of the two')
+    if film and not films: raise ValueError(f'--film {film}: no film among the inputs; leave it out')
+    if film and background is not None:
+        raise ValueError(f'--film {film} is for cut-outs, --background makes one .mp4 instead: two commands make both')
     if remote and (films or watch): raise ValueError('addresses and tar files: photographs only, and without --watch')
 
 def _watch(matter, inputs, *how):
@@ -167,7 +172,7 @@ def p3m_matte(
     # default's, for 1.5 times its processor time (0.65 s for 1080x1620 pixels on a CPU of 2023)
     best:bool=False,
     fast:bool=False,  # one pass at 352 pixels, no detail, in folders bfloat16 where it can: 1/10 to 1/4 of the time
-    film:Literal['prores', 'vp9', 'png']='prores',  # of films: cut-outs with alpha as .mov, .webm or PNG files
+    film:Literal['prores', 'vp9', 'png']=None,  # of films: cut-outs with alpha as .mov (default), .webm or PNG files
     overwrite:bool=False,  # make results again that exist
     **settings  # see `MatteSettings`
 ):
@@ -177,7 +182,7 @@ def p3m_matte(
     films, watch, remote = _films(inputs), settings.pop('watch', False), at_address(inputs, out)
     tars = None if films else _tars(inputs, out)
     threads = {'n_workers': settings.pop('n_workers')} if 'n_workers' in settings else {}
-    _refuse_mixtures(films, remote or tars, alpha_only, watch)
+    _refuse_mixtures(films, remote or tars, film, background, alpha_only, watch)
     single = None if films or remote or tars else _single_out(inputs, out, alpha_only, background)
     how.refuse(films=films, watch=watch, single=single)
     refuse_addresses(how, inputs, out)
@@ -189,7 +194,7 @@ def p3m_matte(
     if watch:
         _say(remarks)
         return _watch(matter, inputs, out, alpha_only, background, overwrite)
-    if films: report = _matte_films(matter, films, out, film, background, overwrite, **threads)
+    if films: report = _matte_films(matter, films, out, film or 'prores', background, overwrite, **threads)
     elif single: report = _single(matter, inputs[0], single, alpha_only, background, overwrite)
     else: report = how.run(out, _matte_files, matter, inputs, out, how, alpha_only, background, overwrite, **threads)
     _say(remarks)

@@ -355,7 +355,8 @@ def backend_for_command(
     given:dict,  # arguments of `Matter`
 )->str|None:  # 'onnx' where it starts sooner and the mattes are the same, else what was given
     "What runs the network of one command: onnxruntime, where it can, as PyTorch takes seconds to start."
-    plain = given.get('precision') in (None, 'fp32') and not any(given.get(k) for k in ('weights', 'refine'))
+    usual = not any(given.get(k) for k in ('weights', 'refine', 'refine_weights'))
+    plain = given.get('precision') in (None, 'fp32') and usual
     cpu = given.get('device') == 'cpu' or given.get('device') is None and not gpu_in_sight()
     sooner = plain and cpu and importlib.util.find_spec('onnxruntime') is not None
     return given.get('backend') or ('onnx' if sooner else None)

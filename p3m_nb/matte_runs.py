@@ -89,6 +89,8 @@ def matte_run(
     "How the photographs of a folder are matted, and which files are written for each."
     out = Path(out).expanduser()
     if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    if alpha_only and background is not None:
+        raise ValueError('alpha_only writes no composite, background asks for one: leave out one of the two')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
     work = _MatteWork(matter, background, at_once)

@@ -2,9 +2,10 @@
 import io, os, pickle, re, subprocess, sys, time
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, run_here
 from p3m_nb.core import load_alpha, load_image
 
 
@@ -92,6 +93,19 @@ def test_wrong_arguments(command, weights, photo, tmp_path):
     (tmp_path/'empty').mkdir()
     assert 'no image files in this folder' in matte(tmp_path/'empty', '--weights', weights)
     assert command('p3m_matte', photo, '--strategy', 'guess').returncode == 2
+
+
+
+@pytest.mark.parametrize('given', [
+    '{} --alpha-only --background teal', '{}/grace.png -o {}/a.png --alpha-only --background teal', '{} --film png',
+    '{}/f.mp4 --film prores --background teal', '{}/f.mp4 --alpha-only', '{} --fast --best',
+    '{} --detail --resize paper', '{} --refine-weights {}/grace.png'])
+def test_none_of_two_options_is_ignored(monkeypatch, photo, given):
+    (photo.parent/'f.mp4').write_bytes(b'no film')
+    code, said = run_here(monkeypatch, 60, 'p3m_matte', *given.format(*[photo.parent] * 2).split())
+    assert code == 1 and said.startswith('p3m_matte: ') and 'Traceback' not in said, said
+    assert any(option.strip('-') in said.replace('_', '-') for option in given.split() if option.startswith('--')), said
+    assert sorted(p.name for p in photo.parent.iterdir()) == ['f.mp4', 'grace.png']
 
 
 class Evil:
