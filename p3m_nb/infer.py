@@ -381,11 +381,12 @@ def files(self:Matter,
     background=None,  # a colour or an image: also write a composite
     overwrite:bool=False,  # make results again that exist
     progress:bool=True,  # show a progress bar on a terminal
-    # photographs at a time: two are in the network (on a GPU one), others are read or written; 0: no threads
+    # photographs at a time: one (on a CPU and in a light network two) is in the network, others are read or written;
+    # 0: no threads
     n_workers:int=3,
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    at_once = max(1, min(self.engine.at_once, worker_count(n_workers)))
+    at_once = 1 if self.second is not None else max(1, min(self.engine.at_once, worker_count(n_workers)))
     matter = self if at_once == 1 else _Sharing(self, at_once)
     run, settings = matte_run(matter, out, alpha_only, background, at_once), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)

@@ -170,7 +170,7 @@ _PARTS = {'forward': 'alpha', 'semantic': 'logits', 'matting': 'local_alpha'}
 class OnnxEngine:
     "A network in onnxruntime, ready to be used."
     backend, device, fusion, own_size = 'onnx', 'cpu', 'tt', False
-    at_once = 2  # photographs in the network at a time: onnxruntime shares its threads among them
+
     def __init__(self,
         weights:str|Path|None=None,  # .onnx file of `p3m_export`, or a name with a shipped file; None: the shipped one
         device:str|None=None,  # 'cpu' or None
@@ -191,14 +191,17 @@ class OnnxEngine:
         self.halves = b'local_alpha' in self.content
         self.hybrid = (.5, 1) if self.halves else None
         self._session = functools.cache(self._open)
+        # photographs in the network at a time: two of a light one, of whose threads none waits then
+        self.at_once = 2 if math_threads() > 1 and len(self.content) < 20e6 else 1
+
+    def part_of_threads(self, at_once:int):
+        "Nothing to do: onnxruntime shares its threads itself."
+        return contextlib.nullcontext()
 
     def refiner(self, detail:object=None)->object:
         "The refiner that `detail` means: a file, something that redraws, or None for the shipped one."
         return detail if hasattr(detail, 'redraw') else OnnxRefiner(detail)
 
-    def part_of_threads(self, at_once:int):
-        "Nothing to do: onnxruntime shares its threads itself."
-        return contextlib.nullcontext()
 
     def __repr__(self): return f'onnxruntime {_runtime().__version__} fp32 on cpu'
 

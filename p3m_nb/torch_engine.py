@@ -287,8 +287,10 @@ class TorchEngine:
 # %% ../nbs/46_torch_engine.ipynb #59163c9a
 @patch(as_prop=True)
 def at_once(self:TorchEngine)->int:
-    "How many photographs may be in the network at a time: two on a CPU with more than one processor, else one."
-    return 2 if self.device.type == 'cpu' and torch.get_num_threads() > 1 and _thread_setter() else 1
+    "How many photographs may be in the network at a time: two in a light one on more than one processor, else one."
+    light = sum(p.numel() for p in self.model.parameters()) < 10e6
+    shared = self.device.type == 'cpu' and torch.get_num_threads() > 1 and _thread_setter()
+    return 2 if light and shared else 1
 
 @patch
 @contextlib.contextmanager
