@@ -371,6 +371,14 @@ class _Sharing:
 
     def __reduce__(self): return _Sharing, (self.matter, self.at_once)
 
+@patch
+def _at_once(self:Matter, n_workers):
+    "How many photographs of a folder are in the network at a time; what others wrote may not bear two threads."
+    parts = getattr(self.engine, 'model', None), self.refiner
+    ours = all(p is None or type(p).__module__.startswith('p3m_nb.') for p in parts)
+    most = self.engine.at_once if ours and self.second is None else 1
+    return max(1, min(most, worker_count(n_workers)))
+
 # %% ../nbs/50_infer.ipynb #0e402620
 @patch
 @hinted()
@@ -386,7 +394,7 @@ def files(self:Matter,
     n_workers:int=3,
 )->MatteReport:
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
-    at_once = 1 if self.second is not None else max(1, min(self.engine.at_once, worker_count(n_workers)))
+    at_once = self._at_once(n_workers)
     matter = self if at_once == 1 else _Sharing(self, at_once)
     run, settings = matte_run(matter, out, alpha_only, background, at_once), self._settings(alpha_only, background)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)

@@ -6,7 +6,7 @@
 __all__ = ['optimise', 'TorchEngine']
 
 # %% ../nbs/46_torch_engine.ipynb #b0e24231
-import contextlib, copy, ctypes, functools, threading, weakref
+import contextlib, copy, functools, threading, weakref
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from .devices import has_bf16, usable_device
 from .encoders import ResNet34MP
 from .model import SBFI, Integrate, P3MNet, fuse, upsample
 from .refiner import as_refiner, shipped_refiner
-from .registry import Network, list_models, steady
+from .registry import Network, list_models, steady, thread_setter
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/46_torch_engine.ipynb #d1ab5d21
@@ -72,25 +72,13 @@ def _kernel(conv, x):
             weight, conv.padding, conv.stride, conv.dilation, conv.groups, size)
     return _packed[conv]
 
-# %% ../nbs/46_torch_engine.ipynb #a5820d9b
-@functools.cache
-def _thread_setter():
-    "OpenMP's function that says how many threads the calling one may take; None where torch does not heed it."
-    try: setter = ctypes.CDLL(None).omp_set_num_threads
-    except (OSError, TypeError, AttributeError): return None
-    n = torch.get_num_threads()
-    setter(n + 1)
-    heeded = torch.get_num_threads() == n + 1
-    setter(n)
-    return setter if heeded else None
-
 # %% ../nbs/46_torch_engine.ipynb #20be68a9
 _mine = threading.local()  # `threads`: how many the network of this thread of Python may take
 
 @contextlib.contextmanager
 def _sharing():
     "Inside, `_share` chooses the number of threads."
-    n, setter = torch.get_num_threads(), _thread_setter()
+    n, setter = torch.get_num_threads(), thread_setter()
     _mine.threads = n if setter else 1
     try: yield
     finally:
@@ -103,7 +91,7 @@ def _share(conv, x):
     if n == 1: return
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     numbers = pixels * max(conv.in_channels, conv.out_channels)
-    _thread_setter()(1 if numbers <= 400 << 10 and pixels * conv.weight.numel() <= 64 << 20 else n)
+    thread_setter()(1 if numbers <= 400 << 10 and pixels * conv.weight.numel() <= 64 << 20 else n)
 
 # %% ../nbs/46_torch_engine.ipynb #7497cbcf
 class _ConvReLU(nn.Conv2d):
@@ -289,7 +277,7 @@ class TorchEngine:
 def at_once(self:TorchEngine)->int:
     "How many photographs may be in the network at a time: two in a light one on more than one processor, else one."
     light = sum(p.numel() for p in self.model.parameters()) < 10e6
-    shared = self.device.type == 'cpu' and torch.get_num_threads() > 1 and _thread_setter()
+    shared = self.device.type == 'cpu' and torch.get_num_threads() > 1 and thread_setter()
     return 2 if light and shared else 1
 
 @patch
@@ -298,7 +286,7 @@ def part_of_threads(self:TorchEngine,
     at_once:int,  # how many threads of Python use the network
 ):
     "Inside, the calling thread of Python takes its part of the processors."
-    n, setter = torch.get_num_threads(), _thread_setter()
+    n, setter = torch.get_num_threads(), thread_setter()
     if setter: setter(max(1, n // at_once))
     try: yield
     finally:
