@@ -215,10 +215,19 @@ def submit(self:_Run, pool, job):
     return done
 
 # %% ../nbs/02_jobs.ipynb #b0ab3310
+@contextlib.contextmanager
+def _pool(n_workers):
+    "Threads; when something stops the run, such as Ctrl-C, what they have begun is finished and nothing else begun."
+    with ThreadPoolExecutor(n_workers) as pool:
+        try: yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
 @patch
 def __call__(self:_Run, bar:object):
     "Do them all, a few ahead."
-    with ThreadPoolExecutor(max(1, self.n_workers)) as pool:
+    with _pool(max(1, self.n_workers)) as pool:
         waiting, ahead = iter(self.plan.todo), []
         for job in itertools.islice(waiting, 2 * max(1, self.n_workers)):
             ahead.append((job, self.submit(pool, job)))
