@@ -356,7 +356,7 @@ class CoarseRun(Run):
         net = net.to(memory_format=torch.channels_last)
         net.float32_encoder = args.precision == 'bf16' and args.float32_encoder
         super().__init__(args, net, torch.optim.AdamW(groups(net), lr=args.lr))
-        self.count, self.best = count, None
+        self.count = count
 
     def learn(self, image, alpha, trimap):
         "One step; the loss and three of its parts."
@@ -396,6 +396,7 @@ class CoarseRun(Run):
         if self.best is None or scores['sets'] < self.best:
             self.best = scores['sets']
             save_model(self.average, self.args.out, half=True, held_out=json.dumps(scores), **self.facts())
+            self.keep()  # a training that goes on must beat these
 
 
 def of_matter(args): return dict(strategy='hybrid', shorter=args.shorter, min_part=args.min_part)

@@ -422,6 +422,7 @@ def rate(args, step):
 class Run:
     "A network, its average, the optimizer, and where training stands; goes on from `--work`/last.pt."
     pace = .01  # of the average
+    best = None  # what was measured of the weights that were written, where that is measured
 
     def __init__(self, args, net, optimizer):
         self.args, self.step, self.saved = args, 0, time.time()
@@ -435,12 +436,13 @@ class Run:
     def resume(self):
         state = torch.load(self.file, weights_only=True)
         for name, part in self.parts().items(): part.load_state_dict(state[name])
-        self.step = state['step']
+        self.step, self.best = state['step'], state.get('best')
 
     def keep(self):
         "Write the checkpoint."
+        numbers = dict(step=self.step, best=self.best)
         with atomic_write(self.file) as tmp:
-            torch.save({k: v.state_dict() for k, v in self.parts().items()} | {'step': self.step}, tmp)
+            torch.save({k: v.state_dict() for k, v in self.parts().items()} | numbers, tmp)
         self.saved = time.time()
 
     @torch.no_grad()
