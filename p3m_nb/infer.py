@@ -369,8 +369,6 @@ class _Sharing:
     def __call__(self, image):
         with self.matter.engine.part_of_threads(self.at_once): return self.matter(image)
 
-    def __reduce__(self): return _Sharing, (self.matter, self.at_once)
-
 @patch
 def _at_once(self:Matter, n_workers):
     "How many photographs of a folder are in the network at a time; what others wrote may not bear two threads."

@@ -170,7 +170,6 @@ _PARTS = {'forward': 'alpha', 'semantic': 'logits', 'matting': 'local_alpha'}
 class OnnxEngine:
     "A network in onnxruntime, ready to be used."
     backend, device, fusion, own_size = 'onnx', 'cpu', 'tt', False
-
     def __init__(self,
         weights:str|Path|None=None,  # .onnx file of `p3m_export`, or a name with a shipped file; None: the shipped one
         device:str|None=None,  # 'cpu' or None
@@ -201,7 +200,6 @@ class OnnxEngine:
     def refiner(self, detail:object=None)->object:
         "The refiner that `detail` means: a file, something that redraws, or None for the shipped one."
         return detail if hasattr(detail, 'redraw') else OnnxRefiner(detail)
-
 
     def __repr__(self): return f'onnxruntime {_runtime().__version__} fp32 on cpu'
 

@@ -20,7 +20,7 @@ from .devices import has_bf16, usable_device
 from .encoders import ResNet34MP
 from .model import SBFI, Integrate, P3MNet, fuse, upsample
 from .refiner import as_refiner, shipped_refiner
-from .registry import Network, list_models, steady, thread_setter
+from .registry import Network, list_models, steady, thread_setter, threads_at_most
 from .weights import load_model, shipped_weights
 
 # %% ../nbs/46_torch_engine.ipynb #d1ab5d21
@@ -281,16 +281,12 @@ def at_once(self:TorchEngine)->int:
     return 2 if light and shared else 1
 
 @patch
-@contextlib.contextmanager
 def part_of_threads(self:TorchEngine,
     at_once:int,  # how many threads of Python use the network
-):
-    "Inside, the calling thread of Python takes its part of the processors."
-    n, setter = torch.get_num_threads(), thread_setter()
-    if setter: setter(max(1, n // at_once))
-    try: yield
-    finally:
-        if setter: setter(n)
+):  # a context manager
+    "Inside, the calling thread of Python takes its part of the processors, where `thread_setter` can give it one."
+    n = torch.get_num_threads()
+    return threads_at_most(max(1, n // at_once) if thread_setter() else n)
 
 # %% ../nbs/46_torch_engine.ipynb #7a85c043
 @patch

@@ -175,12 +175,14 @@ FILM_KINDS = ('prores', 'vp9', 'png')  # of cut-outs
 def film_outputs(
     source:str|Path,  # a film
     out:str|Path,  # folder of the results
-    kind:str='prores',  # of the cut-out: 'prores', 'vp9' or 'png'
-    composite:bool=False,  # over a background instead
+    kind:str|None=None,  # of the cut-out: 'prores' (None), 'vp9' or 'png'
+    composite:bool=False,  # over a background instead, always 'h264'
 )->dict:  # path -> kind of `film_writing.CODECS`
     "What `matte_film` writes."
-    choose('kind', kind, FILM_KINDS)
-    name, kind = ('composite', 'h264') if composite else ('cutout', kind)
+    if kind is not None: choose('kind', kind, FILM_KINDS)
+    if composite and kind: raise ValueError(f"kind='{kind}' is of cut-outs, and a background asks for a composite: "
+                                            'leave out one of the two')
+    name, kind = ('composite', 'h264') if composite else ('cutout', kind or 'prores')
     name = f'{Path(source).stem}_{name}'
     if kind == 'png': return {Path(out)/name/'frames.ffconcat': kind}
     return {Path(out)/f'{name}{CODECS[kind].suffix}': kind}
@@ -231,7 +233,7 @@ def matte_films(
     matter:Matter,  # the matting session
     films:list,  # of paths
     out:str|Path,  # folder of the results
-    kind:str='prores',  # of cut-outs: 'prores', 'vp9' or 'png'
+    kind:str|None=None,  # of cut-outs: 'prores' (None), 'vp9' or 'png'
     background=None,  # a colour or an image: composites instead
     overwrite:bool=False,  # make results again that exist
     n_workers:int=2,  # threads for each film, see `matte_film`

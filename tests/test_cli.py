@@ -95,7 +95,6 @@ def test_wrong_arguments(command, weights, photo, tmp_path):
     assert command('p3m_matte', photo, '--strategy', 'guess').returncode == 2
 
 
-
 @pytest.mark.parametrize('given', [
     '{} --alpha-only --background teal', '{}/grace.png -o {}/a.png --alpha-only --background teal', '{} --film png',
     '{}/f.mp4 --film prores --background teal', '{}/f.mp4 --alpha-only', '{} --fast --best',
