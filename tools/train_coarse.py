@@ -15,9 +15,11 @@ A checkpoint every few minutes; the best average on held-out photographs goes to
 (3) `--calibrate`: no training; how much wider the transition area of `--start` should be and how sharp its alpha, by
 held-out photographs, folded into the weights.
 
-Who starts from weights (`--start`) keeps their ancestry: the shipped ones of November 2026 were taught by RVM (GPL) and
-MODNet. From ImageNet (`--encoder`, as in `tools/train_lite.py`) no GPL teacher is involved. The 16 photographs of
-people/interfaces that `benchmarks/quality.py` measures on are neither trained on nor used to choose.
+Who starts from weights (`--start`) keeps their ancestry: those in the package until 27 November 2026 were taught by RVM
+(GPL) and MODNet. With `--encoder` a network begins from ImageNet (mobilenet_v2-b0353104.pth) or from MODNet's encoder
+(`tools/modnet_encoder.py`), and no GPL teacher is involved; `--sets free` takes only photographs that anyone may use.
+`tools/make_weights.py` runs everything in order. The 16 photographs of people/interfaces that `benchmarks/quality.py`
+measures on are neither trained on nor used to choose.
 """
 import argparse
 import copy
@@ -46,8 +48,13 @@ from train_detail import Run, background, batches, held_out, load_scene
 from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
                         packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
 
-SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated_tiles=1, portraits_train=2,
+SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated_tiles=1, faces=2, portraits_train=2,
             street_train=3)   # how often a photograph is seen in an epoch
+SOURCES = dict(people_interfaces='cjdowner/interfaces (CC0)', openpeople='openpeople (MIT)',
+               people_faker='faker-js (CC0)', people_generated_tiles='SFHQ-T2I (MIT)',
+               faces='official portraits of members of the US Congress (US Government works)',
+               portraits_train='EG1800', street_train='Clothing Co-Parsing')
+FREE = tuple(s for s, source in SOURCES.items() if source.endswith(')'))   # anyone may use them
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
 NEAR = dict(portraits_train=20, street_train=7)   # pixels from a mask's outline within which the teacher is believed
@@ -110,7 +117,7 @@ def build_cache(args):
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
     none = set(json.loads(log.read_text(encoding='utf-8'))) if log.exists() else set()
-    for name in SETS:
+    for name in args.sets:
         for stem, photo, alpha in labelled_photographs(args.labels, name):
             path = cache/f'{stem}.npy'
             if stem in none or path.exists(): continue
@@ -333,7 +340,8 @@ def made_ready(args, net, step):
     """Training mode: which weights learn, and which norms collect statistics.
 
     A network from ImageNet collects the decoders' in its first third, in batches of ten; after that nobody does."""
-    set_mode(net, dict(frozen=7) if args.start or is_early(args, step) else dict(frozen=0))
+    usual = 7 if args.start or is_early(args, step) else 0
+    set_mode(net, dict(frozen=usual if args.frozen is None else args.frozen))
     if is_early(args, step):
         for name, m in net.named_modules():
             if isinstance(m, torch.nn.BatchNorm2d) and not name.startswith('encoder'): m.train()
@@ -381,13 +389,13 @@ class CoarseRun(Run):
         "What the weights file says about itself."
         args = self.args
         before = read_metadata(args.start) if args.start else {}
-        start = f'started from {before["training_data"]}; then ' if before else ''
+        start = f'started from {before["training_data"]}; then ' if before else f'started from {args.began}; then '
         steps = f'{before["steps"].split(",")[0]} + {self.step}' if before else f'{self.step}'
         data = (f'{start}{self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet (Apache-2.0) at '
-                'two sizes: cjdowner/interfaces, faker-js, openpeople, SFHQ-T2I, EG1800, Clothing Co-Parsing; '
-                f'{args.around} around them{"; official portraits pasted over blurred faces" if args.faces else ""}')
-        return dict(training_data=data, licence=args.licence, recipe='tools/train_lite.py, then tools/train_coarse.py',
-                    steps=f'{steps}, see tools/train_lite.py and tools/train_coarse.py', **of_matter(args))
+                f'two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around them{"; official portraits pasted over blurred faces" if args.faces else ""}')
+        recipe = 'tools/make_weights.py' if 'train_lite' not in before.get('recipe', '') else before['recipe']
+        return dict(training_data=data, licence=args.licence, recipe=recipe, steps=f'{steps}, see {recipe}',
+                    **of_matter(args))
 
     def check(self, held):
         "Measure the average; write it if it is the best so far."
@@ -429,11 +437,11 @@ def measured(model, files, args):
 
 def cached(args):
     "(files to train on, as often as they are seen; files held out, those first whose name's checksum is lowest)."
-    files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in SETS}
+    files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in args.sets}
     held = [f for fs in files.values() for f in fs if is_held_out(f.stem)]
     if not held: raise ValueError(f'{args.work}/cache: no photograph to measure on (1 in 22); label more photographs')
     held = sorted(held, key=lambda f: zlib.crc32(f.stem.encode()))
-    return [f for s, n in SETS.items() for f in files[s] if not is_held_out(f.stem) for _ in range(n)], held
+    return [f for s in args.sets for f in files[s] if not is_held_out(f.stem) for _ in range(SETS[s])], held
 
 
 def stock_of(args, files):
@@ -483,15 +491,22 @@ def calibrate(args):
     "Finds the best of `--widen` on the held-out photographs, then the best of `--sharpen`, and writes the result."
     model, held, chosen = load_model(args.start), cached(args)[1], dict(widen=0., sharpen=1.)
     for name in chosen:
-        sads = {}
+        found = {}
         for value in getattr(args, name):
-            scores = measured(calibrated(model, **chosen | {name: value}), held, args)
-            sads[value] = scores['sets']
-            print(name, value, scores, flush=True)
-        chosen[name] = min(sads, key=sads.get)
+            found[value] = measured(calibrated(model, **chosen | {name: value}), held, args)
+            print(name, value, found[value], flush=True)
+        chosen[name] = min(found, key=lambda value: found[value]['sets'])
     facts = {k: v for k, v in read_metadata(args.start).items() if k not in ('format', 'architecture', 'sha256')}
-    facts |= dict(widened=str(chosen['widen']), sharpened=str(chosen['sharpen']))
+    facts |= dict(widened=str(chosen['widen']), sharpened=str(chosen['sharpen']),
+                  held_out=json.dumps(found[chosen['sharpen']]))
     save_model(calibrated(model, **chosen), args.out, half=True, **facts)
+
+
+def sets_of(names):
+    "The sets called `names`, in the order of `SETS`."
+    chosen = FREE if names == ['free'] else names
+    if unknown := set(chosen) - set(SETS): raise argparse.ArgumentTypeError(f'{unknown}: take of {", ".join(SETS)}')
+    return [s for s in SETS if s in chosen]
 
 
 def arguments():
@@ -499,11 +514,15 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--labels', required=True, help='folder of tools/make_labels.py')
     p.add_argument('--scenery', nargs='+', required=True, help='folders of pictures without people')
+    p.add_argument('--sets', default=','.join(SETS), type=lambda names: sets_of(names.split(',')),
+                   help='separated by commas, or "free" for those that anyone may use')
     p.add_argument('--data', default=root/'data', help='folder with portraits and street, for their human masks')
     p.add_argument('--faces', help='folder of photographs whose faces may be shown, to paste into others (P3M-CP)')
     p.add_argument('--around', default='free wallpapers and drawn things', help='what --scenery is, for the metadata')
     p.add_argument('--start', help='weights to go on from')
-    p.add_argument('--encoder', help='mobilenet_v2-b0353104.pth, where training from the beginning')
+    p.add_argument('--encoder', help='where training from the beginning: mobilenet_v2-b0353104.pth (ImageNet), or what '
+                   'tools/modnet_encoder.py wrote')
+    p.add_argument('--began', default="MODNet's encoder (Apache-2.0)", help='what --encoder is, for the metadata')
     p.add_argument('--hold', action='store_true', help='encoder and semantic decoder stay as --start has them')
     p.add_argument('--work', default='coarse_work', help='folder for cache and checkpoint')
     p.add_argument('--out', default='coarse_work/p3mnet_lite.safetensors')
@@ -513,6 +532,8 @@ def arguments():
     p.add_argument('--widen', nargs='+', type=float, default=[0, .5, 1, 1.5], help='added to the logit of transition')
     p.add_argument('--sharpen', nargs='+', type=float, default=[.8, .9, 1], help='factors for the logits of alpha')
     p.add_argument('--steps', type=int, default=20000)
+    p.add_argument('--frozen', type=int, help='first layers of the encoder that never learn (default: 7 with --start '
+                   'and in the first third of a training with --encoder, then none)')
     p.add_argument('--lr', type=float, default=4e-4)
     p.add_argument('--precision', default='bf16', choices=('bf16', 'fp32'))
     p.add_argument('--float32-encoder', action='store_true', help='the encoder in float32, where bf16 is slow')

@@ -1,0 +1,205 @@
+"The tools that make the shipped weights: they start where they say, and go on where they stopped."
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, save_alpha, save_image
+from p3m_nb.encoders import MobileNetV2Encoder, make_encoder
+from p3m_nb.synth import synth_portrait
+from p3m_nb.weights import create_model, load_model, read_metadata, save_model
+
+sys.path.insert(0, str(ROOT/'tools'))
+import make_labels
+import make_weights
+import modnet_encoder
+import train_coarse
+import train_detail
+
+
+# --- MODNet's encoder ------------------------------------------------------------------------------------------------
+
+def odd_encoder():
+    "An encoder whose norms have statistics and factors of their own."
+    torch.manual_seed(0)
+    encoder = MobileNetV2Encoder().eval()
+    for m in encoder.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            for t, low, high in ((m.running_mean, -.2, .2), (m.running_var, .5, 2), (m.weight, .5, 1.5), (m.bias, 0, 1)):
+                torch.nn.init.uniform_(t, low, high)
+    return encoder
+
+
+def folded(encoder, path):
+    "Its convolutions, norms folded in by torch, as the ONNX file that MODNet comes in."
+    import onnx
+    from onnx import helper, numpy_helper
+    modules, nodes, numbers = dict(encoder.features.named_modules()), [], []
+    for name, conv in modules.items():
+        if not isinstance(conv, torch.nn.Conv2d): continue
+        head, _, last = name.rpartition('.')
+        fused = torch.nn.utils.fuse_conv_bn_eval(conv, modules[f'{head}.{int(last) + 1}'])
+        numbers += [numpy_helper.from_array(t.detach().numpy(), f'{name}{part}')
+                    for t, part in ((fused.weight, 'w'), (fused.bias, 'b'))]
+        nodes.append(helper.make_node('Conv', ['x', f'{name}w', f'{name}b'], [f'{name}y']))
+    onnx.save(helper.make_model(helper.make_graph(nodes, 'modnet', [], [], numbers)), str(path))
+    return path
+
+
+@torch.no_grad()
+def features(encoder, image, mean, std):
+    "Of layers 1 and 17, without what lies near the border, where zeros mean another colour."
+    x = torch.from_numpy(((image - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)[None])
+    found = []
+    for layer in encoder.features: found.append(x := layer(x))
+    return found[1][..., 4:-4, 4:-4], found[17][..., 5:-5, 5:-5]
+
+
+def test_encoder_of_modnet(tmp_path):
+    "For a photograph in -1..1 the folded network has the features that ours has for ImageNet's statistics."
+    theirs = odd_encoder()
+    state = modnet_encoder.encoder_state(folded(theirs, tmp_path/'modnet.onnx'))
+    ours = make_encoder('mobilenetv2', state).eval()
+    image = np.random.default_rng(0).random((384, 384, 3), np.float32)
+    for a, b in zip(features(theirs, image, [.5] * 3, [.5] * 3), features(ours, image, IMAGENET_MEAN, IMAGENET_STD)):
+        assert a.std() > 1e-3
+        assert (a - b).abs().max() < 1e-3 * a.abs().max()
+    first = ours.features[3].conv[0][0].weight.detach()
+    assert torch.allclose(first.pow(2).mean((1, 2, 3)), torch.tensor(2 / first[0].numel()), rtol=1e-3)
+
+
+def test_another_network_is_refused(tmp_path):
+    import onnx
+    from onnx import helper, numpy_helper
+    numbers = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in (('w', (8, 3, 5, 5)), ('b', (8,)))]
+    nodes = [helper.make_node('Conv', ['x', 'w', 'b'], ['y'])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, 'other', [], [], numbers)), str(tmp_path/'other.onnx'))
+    with pytest.raises(ValueError, match='other.onnx: convolution 0 .*give modnet.onnx'):
+        modnet_encoder.encoder_state(tmp_path/'other.onnx')
+
+
+# --- one command -----------------------------------------------------------------------------------------------------
+
+def given(tmp_path, **more):
+    return argparse.Namespace(work=tmp_path, until=None, **more)
+
+
+def test_steps_are_done_once_and_in_order(tmp_path, monkeypatch):
+    ran = []
+    def scenes(args): ran.append('scenes')
+    def broken(args): raise SystemExit('killed')
+    monkeypatch.setattr(make_weights, 'steps', lambda args: dict(unpack=broken if not ran else scenes, scenes=scenes))
+    with pytest.raises(SystemExit): make_weights.go_on(given(tmp_path))
+    assert not (tmp_path/'done.json').exists()
+    write = [sys.executable, '-c', f'open(r"{tmp_path/"made"}", "a").write("x")']
+    monkeypatch.setattr(make_weights, 'steps', lambda args: dict(scenes=scenes, labels=write))
+    for _ in range(2): make_weights.go_on(given(tmp_path))
+    assert ran == ['scenes'] and (tmp_path/'made').read_text() == 'x'
+    assert list(json.loads((tmp_path/'done.json').read_text())) == ['scenes', 'labels']
+
+
+def test_a_changed_step_is_refused(tmp_path, monkeypatch):
+    "Otherwise a folder would hold results of two recipes."
+    for code in '1', '2':
+        monkeypatch.setattr(make_weights, 'steps', lambda args: dict(labels=[sys.executable, '-c', code]))
+        if code == '1': make_weights.go_on(given(tmp_path))
+    with pytest.raises(SystemExit, match='labels was done with another command'): make_weights.go_on(given(tmp_path))
+
+
+def test_a_failed_step_is_not_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_weights, 'steps', lambda args: dict(labels=[sys.executable, '-c', 'raise SystemExit(3)']))
+    with pytest.raises(subprocess.CalledProcessError): make_weights.go_on(given(tmp_path))
+    assert not (tmp_path/'done.json').exists()
+
+
+def test_scenes_hold_no_picture_twice(tmp_path):
+    "A copy at another size, a broken file and a small picture are left out."
+    folder = tmp_path/'packages'/'wallpapers'/'usr'
+    folder.mkdir(parents=True)
+    image = synth_portrait(3, (700, 900)).image
+    save_image(image, folder/'a.png')
+    save_image(cv2.resize(image, (1800, 1400), interpolation=cv2.INTER_CUBIC), folder/'b.png')
+    save_image(image[:200, :200], folder/'small.png')
+    save_image(synth_portrait(4, (700, 900)).image, folder/'other.png')
+    (folder/'broken.png').write_bytes(b'no picture')
+    make_weights.scenes(given(tmp_path))
+    assert len(list((tmp_path/'scenes').glob('*.jpg'))) == 2
+
+
+def test_every_step_names_a_tool_that_knows_its_options(tmp_path, monkeypatch):
+    "The commands are read by the tools' own parsers."
+    tools = {m.__name__: m for m in (make_labels, train_coarse, train_detail)}
+    sets = dict(packages=tmp_path, data=tmp_path, behind='all', first_steps=1, more_steps=1, detail_steps=1,
+                engine='openvino', threads=1)
+    commands = [s for s in make_weights.steps(given(tmp_path, **sets)).values() if not callable(s)]
+    assert len(commands) == 10
+    for command in commands:
+        assert Path(command[1]).is_file()
+        if command[1].endswith('modnet_encoder.py'): continue
+        monkeypatch.setattr(sys, 'argv', command[1:])
+        tools[Path(command[1]).stem].arguments()
+
+
+def test_mean(tmp_path):
+    "Half of each; what was held out of one of them is not said of both."
+    made = []
+    for seed, name in enumerate(('free', 'all')):
+        torch.manual_seed(seed)
+        made.append(create_model('p3mnet_lite'))
+        save_model(made[-1], tmp_path/f'{name}.safetensors', training_data=name, held_out='.9')
+    make_weights.mean(given(tmp_path))
+    a, b, mean = (m.state_dict() for m in (*made, load_model(tmp_path/'mean.safetensors')))
+    for name in a: assert torch.allclose(mean[name].float(), (a[name] + b[name]) / 2, rtol=1e-3, atol=1e-3), name
+    facts = read_metadata(tmp_path/'mean.safetensors')
+    assert facts['training_data'].startswith('all; mean') and 'held_out' not in facts
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def labels(tmp_path_factory):
+    "Six small labelled photographs of nobody, one of them held out, and a scene."
+    root = tmp_path_factory.mktemp('labels')
+    names = [f'p{i}' for i in range(200)]
+    kept = [n for n in names if train_coarse.is_held_out(f'openpeople_{n}')][:1]
+    seen = [n for n in names if not train_coarse.is_held_out(f'openpeople_{n}')][:5]
+    for part in 'image', 'alpha': (root/'openpeople'/part).mkdir(parents=True)
+    for i, name in enumerate(kept + seen):
+        portrait = synth_portrait(i, 160)
+        save_image(portrait.image, root/'openpeople'/'image'/f'{name}.jpg')
+        save_alpha(portrait.alpha, root/'openpeople'/'alpha'/f'{name}.png')
+    (root/'scenes').mkdir()
+    save_image(synth_portrait(9, 400).image, root/'scenes'/'scene.jpg')
+    return root
+
+
+def coarse(labels, work, *options):
+    command = [sys.executable, ROOT/'tools'/'train_coarse.py', '--labels', labels, '--scenery', labels/'scenes',
+               '--work', work, '--out', work/'out.safetensors', '--sets', 'openpeople', '--face-finder', 'haar', *options]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400)
+
+
+def test_coarse_training_goes_on(labels, tmp_path):
+    "Stopped after one step it goes on at the second, and the file says what it was trained on."
+    first = coarse(labels, tmp_path, '--steps', 1)
+    assert first.returncode == 0, first.stderr
+    assert '5 photographs to train on, 1 held out; at step 0' in first.stdout
+    second = coarse(labels, tmp_path, '--steps', 2)
+    assert second.returncode == 0, second.stderr
+    assert 'at step 1' in second.stdout
+    facts = read_metadata(tmp_path/'out.safetensors')
+    assert 'openpeople (MIT)' in facts['training_data'] and 'EG1800' not in facts['training_data']
+    load_model(tmp_path/'out.safetensors')
+
+
+def test_free_sets():
+    assert train_coarse.sets_of(['free']) == list(train_coarse.FREE)
+    assert not set(train_coarse.FREE) & set(train_coarse.MASKS)
+    with pytest.raises(argparse.ArgumentTypeError, match='nobody'): train_coarse.sets_of(['nobody'])
