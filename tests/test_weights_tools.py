@@ -153,7 +153,7 @@ def test_mean(tmp_path):
     for seed, name in enumerate(('free', 'all')):
         torch.manual_seed(seed)
         made.append(create_model('p3mnet_lite'))
-        save_model(made[-1], tmp_path/f'{name}.safetensors', training_data=name, held_out='.9')
+        save_model(made[-1], tmp_path/f'{name}.safetensors', training_data=name, licence='MIT', held_out='.9')
     make_weights.mean(given(tmp_path))
     a, b, mean = (m.state_dict() for m in (*made, load_model(tmp_path/'mean.safetensors')))
     for name in a: assert torch.allclose(mean[name].float(), (a[name] + b[name]) / 2, rtol=1e-3, atol=1e-3), name
