@@ -32,7 +32,8 @@ def odd_encoder():
     encoder = MobileNetV2Encoder().eval()
     for m in encoder.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
-            for t, low, high in ((m.running_mean, -.2, .2), (m.running_var, .5, 2), (m.weight, .5, 1.5), (m.bias, 0, 1)):
+            ranges = (m.running_mean, -.2, .2), (m.running_var, .5, 2), (m.weight, .5, 1.5), (m.bias, 0, 1)
+            for t, low, high in ranges:
                 torch.nn.init.uniform_(t, low, high)
     return encoder
 
@@ -182,7 +183,8 @@ def labels(tmp_path_factory):
 
 def coarse(labels, work, *options):
     command = [sys.executable, ROOT/'tools'/'train_coarse.py', '--labels', labels, '--scenery', labels/'scenes',
-               '--work', work, '--out', work/'out.safetensors', '--sets', 'openpeople', '--face-finder', 'haar', *options]
+               '--work', work, '--out', work/'out.safetensors', '--sets', 'openpeople', '--face-finder', 'haar',
+               *options]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400)
 
 

@@ -81,7 +81,8 @@ def mean(args):
     with torch.no_grad():
         for name, own in model.state_dict().items():
             if own.dtype.is_floating_point: own.lerp_(theirs[name], .5)
-    facts = {k: v for k, v in read_metadata(files[1]).items() if k not in ('format', 'architecture', 'sha256', 'held_out')}
+    own = 'format', 'architecture', 'sha256', 'held_out'
+    facts = {k: v for k, v in read_metadata(files[1]).items() if k not in own}
     facts['training_data'] += '; mean with as many steps on the free ones of these photographs alone'
     save_model(model, args.work/'mean.safetensors', half=True, **facts)
 

@@ -391,8 +391,9 @@ class CoarseRun(Run):
         before = read_metadata(args.start) if args.start else {}
         start = f'started from {before["training_data"]}; then ' if before else f'started from {args.began}; then '
         steps = f'{before["steps"].split(",")[0]} + {self.step}' if before else f'{self.step}'
+        pasted = '; official portraits pasted over blurred faces' if args.faces else ''
         data = (f'{start}{self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet (Apache-2.0) at '
-                f'two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around them{"; official portraits pasted over blurred faces" if args.faces else ""}')
+                f'two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around them{pasted}')
         recipe = 'tools/make_weights.py' if 'train_lite' not in before.get('recipe', '') else before['recipe']
         return dict(training_data=data, licence=args.licence, recipe=recipe, steps=f'{steps}, see {recipe}',
                     **of_matter(args))
