@@ -12,6 +12,8 @@ cases made by composition: people against the light and as dark as the ground, g
 people cut by the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night,
 and scenes without anybody. What a person holds belongs to the person, as in P3M-10k, because the teacher says so.
 A checkpoint every few minutes; the best average on held-out photographs goes to `--out`. The same command goes on.
+With a graphics card: `--device cuda --workers 8 --multiple 8 --pace .001`; processes make the examples, which takes
+most of the time.
 (3) `--calibrate`: no training; how much wider the transition area of `--start` should be and how sharp its alpha, by
 held-out photographs, folded into the weights.
 
@@ -321,10 +323,10 @@ def kinds(args, step):
     return EARLY if is_early(args, step) else VIEWS
 
 
-def batch_of(rng, stock, among):
-    "Tensors (image, alpha, trimap) of one kind of batch `among` several."
+def batch_of(rng, stock, among, multiple=1):
+    "Tensors (image, alpha, trimap) of one kind of batch `among` several, `multiple` times its number of images."
     kind = among[rng.integers(len(among))]
-    made = zip(*(one_example(rng, stock, kind) for _ in range(kind['images'])))
+    made = zip(*(one_example(rng, stock, kind) for _ in range(kind['images'] * multiple)))
     return [torch.from_numpy(np.stack(a)) for a in made]
 
 
@@ -360,12 +362,11 @@ def rate(args, step):
 
 class CoarseRun(Run):
     "The coarse network in training."
-    pace = .006
-
     def __init__(self, args, count):
         torch.manual_seed(args.seed)
+        self.pace = args.pace
         net = load_model(args.start) if args.start else create_model('p3mnet_lite', encoder_weights=args.encoder)
-        net = net.to(memory_format=torch.channels_last)
+        net = net.to(args.device, memory_format=torch.channels_last)
         net.float32_encoder = args.precision == 'bf16' and args.float32_encoder
         super().__init__(args, net, torch.optim.AdamW(groups(net), lr=args.lr))
         self.count = count
@@ -374,7 +375,8 @@ class CoarseRun(Run):
         "One step; the loss and three of its parts."
         made_ready(self.args, self.net, self.step)
         for g in self.optimizer.param_groups: g['lr'] = rate(self.args, self.step) * g['factor']
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.args.precision == 'bf16'):
+        image, alpha, trimap = (t.to(self.args.device) for t in (image, alpha, trimap))
+        with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == 'bf16'):
             out = self.net(image.contiguous(memory_format=torch.channels_last))
         parts = loss_parts(out, alpha, trimap)
         # without the last term the matting pass forgets the background, which HYBRID's confidence compares
@@ -387,7 +389,7 @@ class CoarseRun(Run):
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.follow()
-        return [v.item() for v in (loss, parts.semantic, parts.fusion_alpha, parts.local_alpha)]
+        return torch.stack([loss, parts.semantic, parts.fusion_alpha, parts.local_alpha]).detach()
 
     def facts(self):
         "What the weights file says about itself."
@@ -438,7 +440,7 @@ def measured(model, files, args):
     """Means of `one_score` over the photographs, and `sets`: the geometric mean of the sets' SADs.
 
     One set alone, such as the generated tiles, whose labels are the roughest, does not decide."""
-    matter, scores = Matter(copy.deepcopy(model), device='cpu', detail=False, **of_matter(args)), {}
+    matter, scores = Matter(copy.deepcopy(model), device=args.device, detail=False, **of_matter(args)), {}
     for f in files:
         item = np.load(f)
         score = one_score(item, matter.alpha(np.ascontiguousarray(item[..., :3])))
@@ -466,17 +468,38 @@ def stock_of(args, files):
     return Stock(files, [scene(s) for s in large] + free, large, faces)
 
 
+@dataclass
+class Batches(torch.utils.data.Dataset):
+    "The batch of each step: the same for the same seed, whoever makes it."
+    args: argparse.Namespace
+    stock: Stock
+
+    def __len__(self): return self.args.steps
+
+    def __getitem__(self, step):
+        rng = np.random.default_rng((self.args.seed, step))
+        return batch_of(rng, self.stock, kinds(self.args, step), self.args.multiple)
+
+    def following(self, step):
+        "The batches from `step` on, made ahead in a thread, or in `--workers` processes."
+        if not self.args.workers: return batches(self.__getitem__, step, self.args.steps)
+        return torch.utils.data.DataLoader(self, None, sampler=range(step, self.args.steps),
+                                           num_workers=self.args.workers, worker_init_fn=one_thread)
+
+
+def one_thread(worker): cv2.setNumThreads(1)
+
+
 def train(args):
     files, held = cached(args)
     run = CoarseRun(args, len(set(files)))
     print(f'{len(set(files))} photographs to train on, {len(held)} held out; at step {run.step}', flush=True)
-    stock, seen, start = stock_of(args, files), [], time.time()
-    make = lambda step: batch_of(np.random.default_rng((args.seed, step)), stock, kinds(args, step))
+    seen, start = [], time.time()
     checks = 0
-    for batch in batches(make, run.step, args.steps):
+    for batch in Batches(args, stock_of(args, files)).following(run.step):
         seen.append(run.learn(*batch))
         if run.step % 20 == 0:
-            numbers = ' '.join(f'{v:.3f}' for v in np.mean(seen, 0))
+            numbers = ' '.join(f'{v:.3f}' for v in torch.stack(seen).mean(0).tolist())
             print(time.strftime('%H:%M:%S'), f'{run.step}: loss, semantic, fused, local: {numbers}; '
                   f'cpu {time.process_time():.0f} s', flush=True)
             seen = []
@@ -552,6 +575,10 @@ def arguments():
     p.add_argument('--precision', default='bf16', choices=('bf16', 'fp32'))
     p.add_argument('--float32-encoder', action='store_true', help='the encoder in float32, where bf16 is slow')
     p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--device', default='cpu', help='cpu or cuda')
+    p.add_argument('--workers', type=int, default=0, help='processes that make batches (0: a thread does)')
+    p.add_argument('--multiple', type=int, default=1, help='so many times larger batches')
+    p.add_argument('--pace', type=float, default=.006, help='how fast the average follows, in a step')
     p.add_argument('--minutes', type=float, help='stop after so many minutes; the same command goes on')
     p.add_argument('--save-minutes', type=float, default=4)
     p.add_argument('--check-every', type=int, default=2, help='measure at every so many checkpoints')

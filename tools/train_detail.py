@@ -434,7 +434,7 @@ class Run:
     def parts(self): return dict(net=self.net, average=self.average, optimizer=self.optimizer)
 
     def resume(self):
-        state = torch.load(self.file, weights_only=True)
+        state = torch.load(self.file, map_location='cpu', weights_only=True)
         for name, part in self.parts().items(): part.load_state_dict(state[name])
         self.step, self.best = state['step'], state.get('best')
 
@@ -448,9 +448,11 @@ class Run:
     @torch.no_grad()
     def follow(self):
         "Move the average towards the network."
-        for mean, own in zip(self.average.state_dict().values(), self.net.state_dict().values()):
-            if own.dtype.is_floating_point: mean.lerp_(own, self.pace)
-            else: mean.copy_(own)
+        pairs = list(zip(self.average.state_dict().values(), self.net.state_dict().values()))
+        floating = [p for p in pairs if p[1].dtype.is_floating_point]
+        torch._foreach_lerp_(*zip(*floating), self.pace)
+        for mean, own in pairs:
+            if not own.dtype.is_floating_point: mean.copy_(own)
 
 
 class RefinerRun(Run):
