@@ -41,7 +41,8 @@ def test_facts():
     assert (
         facts['architecture']['encoder'] == 'mobilenetv2'
         and facts['licence']
-        and 'distilled from RVM and MODNet' in facts['training_data']
+        and 'labelled by MODNet (Apache-2.0)' in facts['training_data']
+        and 'RVM' not in facts['training_data']
     )
     assert 0 < json.loads(facts['held_out'])['iou'] <= 1
 

@@ -1,8 +1,10 @@
 "The tools that make the shipped weights: they start where they say, and go on where they stopped."
 import argparse
+import copy
 import json
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -190,7 +192,7 @@ def test_every_step_names_a_tool_that_knows_its_options(tmp_path, monkeypatch):
     "The commands are read by the tools' own parsers."
     tools = {m.__name__: m for m in (make_labels, train_coarse, train_detail)}
     sets = dict(packages=tmp_path, data=tmp_path, behind='all', first_steps=1, more_steps=1, detail_steps=1,
-                engine='openvino', threads=1)
+                engine='openvino', threads=1, multiple=8, device='cpu', workers=0)
     commands = [s for s in make_weights.steps(given(tmp_path, **sets)).values() if not callable(s)]
     assert len(commands) == 10 and not list(tmp_path.iterdir())
     for command in commands:
@@ -274,3 +276,89 @@ def test_free_sets():
     assert train_coarse.sets_of(['free']) == list(train_coarse.FREE)
     assert not set(train_coarse.FREE) & set(train_coarse.MASKS)
     with pytest.raises(argparse.ArgumentTypeError, match='nobody'): train_coarse.sets_of(['nobody'])
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def stock(tmp_path):
+    "One cached photograph (a disc before noise) and one scene."
+    rng = np.random.default_rng(0)
+    item = rng.integers(0, 256, (512, 520, 8), np.uint8)
+    item[..., 6:] = 0
+    item[..., 6] = cv2.circle(np.zeros((512, 520), np.uint8), (260, 256), 150, 255, -1)
+    np.save(tmp_path/'faces_a.npy', item)
+    scene = rng.integers(0, 256, (700, 800, 3), np.uint8)
+    return train_coarse.Stock([tmp_path/'faces_a.npy'], [scene], [scene], [])
+
+
+def batches_of(stock, **more):
+    args = argparse.Namespace(**dict(seed=3, steps=3, multiple=1, hold=False, start='x') | more)
+    return list(train_coarse.Batches(args, stock).following(1))
+
+
+def test_processes_make_the_same_batches(stock, tmp_path):
+    """With `--workers` 0, 1 and 2, in a process like the tool's own, where OpenCV never had threads: they do not
+    survive a fork."""
+    np.save(tmp_path/'scene.npy', stock.scenes[0])
+    program = f"""
+import sys; sys.path[:0] = [{str(ROOT/'tools')!r}]
+import argparse, cv2, numpy as np, torch, train_coarse
+cv2.setNumThreads(1)
+scene = np.load({str(tmp_path/'scene.npy')!r})
+stock = train_coarse.Stock([{str(stock.files[0])!r}], [scene], [scene], [])
+args = lambda workers: argparse.Namespace(seed=3, steps=3, multiple=1, hold=False, start='x', workers=workers)
+made = [list(train_coarse.Batches(args(w), stock).following(1)) for w in (0, 1, 2)]
+assert all(len(batches) == 2 for batches in made)   # steps 1 and 2 of three
+print(all(torch.equal(x, y) for other in made[1:] for a, b in zip(made[0], other) for x, y in zip(a, b)))
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ['True'], done.stderr
+
+
+def test_larger_batches_begin_with_the_same_kind(stock):
+    for one, three in zip(batches_of(stock, workers=0), batches_of(stock, workers=0, multiple=3)):
+        for x, y in zip(one, three): assert len(y) == 3 * len(x) and torch.equal(y[:len(x)], x)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_faces_hidden_more(stock, seed):
+    "Changed: the face and some pixels around it, in photograph and colours alike; never the transition area."
+    item = np.load(stock.files[0])
+    face = cv2.circle(np.zeros(item.shape[:2], np.uint8), (260, 200), 60, 255, -1)
+    soft = cv2.circle(np.zeros(item.shape[:2], np.uint8), (260, 256), 150, 1, 9) > 0
+    item[..., 7] = face
+    item[..., 6][soft] = 128
+    before = item.copy()
+    more = train_coarse.hidden_more(np.random.default_rng(seed), item)
+    assert (item == before).all() and (more[..., 6:] == item[..., 6:]).all()
+    changed = (more[..., :3] != item[..., :3]).any(-1)
+    assert changed[face > 0].mean() > .9 and not changed[soft].any()
+    assert not changed[cv2.dilate(face, np.ones((120, 120))) == 0].any()
+    assert (more[..., 3:6][changed] == more[..., :3][changed]).all()
+
+
+def test_without_a_face_nothing_is_hidden(stock):
+    item = np.load(stock.files[0])
+    assert train_coarse.hidden_more(np.random.default_rng(0), item) is item
+
+
+def test_average_follows_numbers_and_copies_counts():
+    net = torch.nn.BatchNorm2d(2)
+    run = types.SimpleNamespace(net=net, average=copy.deepcopy(net), pace=.25)
+    with torch.no_grad():
+        net.weight.fill_(3.)
+        net.num_batches_tracked.fill_(8)
+    train_detail.Run.follow(run)
+    assert run.average.weight.tolist() == [1.5, 1.5] and run.average.num_batches_tracked == 8
+
+
+def test_who_goes_on_with_other_settings_is_told(tmp_path, capsys):
+    def run(**more):
+        net = torch.nn.Linear(2, 2)
+        args = argparse.Namespace(**dict(work=tmp_path, steps=9, lr=.1) | more)
+        return train_detail.Run(args, net, torch.optim.AdamW(net.parameters()))
+    run().keep()
+    assert run().step == 0 and not capsys.readouterr().out
+    run(steps=7)
+    assert 'last.pt: goes on with other settings: steps 9, now 7\n' in capsys.readouterr().out

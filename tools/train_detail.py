@@ -437,10 +437,15 @@ class Run:
         state = torch.load(self.file, map_location='cpu', weights_only=True)
         for name, part in self.parts().items(): part.load_state_dict(state[name])
         self.step, self.best = state['step'], state.get('best')
+        now, then = self.settings(), state.get('settings', {})
+        changed = [f'{k} {v}, now {now[k]}' for k, v in then.items() if k in now and now[k] != v]
+        if changed: print(f'{self.file}: goes on with other settings: {"; ".join(changed)}', flush=True)
+
+    def settings(self): return {k: str(v) for k, v in vars(self.args).items()}
 
     def keep(self):
         "Write the checkpoint."
-        numbers = dict(step=self.step, best=self.best)
+        numbers = dict(step=self.step, best=self.best, settings=self.settings())
         with atomic_write(self.file) as tmp:
             torch.save({k: v.state_dict() for k, v in self.parts().items()} | numbers, tmp)
         self.saved = time.time()
