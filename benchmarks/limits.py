@@ -84,6 +84,7 @@ def main():
     p.add_argument('--weights')
     p.add_argument('--strategy', help='of Matter; what the weights file asks for by default')
     p.add_argument('--limit', type=int, default=40, help='photographs, spread evenly')
+    p.add_argument('--only', default='', help='conditions with this in their name, for example size')
     args = p.parse_args()
     matter, rng, scores = Matter(args.weights, device='cpu', strategy=args.strategy), np.random.default_rng(0), {}
     folder = Path(args.data)/'portraits'/'validation'
@@ -101,7 +102,7 @@ def main():
         for name, (x, m) in conditions(
             image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
         ).items():
-            scores.setdefault(name, []).append(iou(matter.alpha(np.ascontiguousarray(x)), m))
+            if args.only in name: scores.setdefault(name, []).append(iou(matter.alpha(np.ascontiguousarray(x)), m))
     table(
         ['condition', 'photographs', 'IoU', 'median', 'below 0.9'],
         [

@@ -343,6 +343,15 @@ def test_without_a_face_nothing_is_hidden(stock):
     assert train_coarse.hidden_more(np.random.default_rng(0), item) is item
 
 
+@pytest.mark.parametrize('seed', range(6))
+def test_a_wide_shot_shows_one_small_person(stock, seed):
+    "The disc has 300 of 512 rows, so at a size of 0.15 to 0.6 it has 9 to 35 % of the rows; the scene is elsewhere."
+    image, alpha = train_coarse.wide(np.random.default_rng(seed), stock, dict(shape=(352, 256)))
+    rows = np.flatnonzero((alpha > .5).any(1))
+    assert image.shape == (352, 256, 3) and .08 < len(rows) / 352 < .37
+    assert alpha[0].max() == 0 and (alpha > .5).mean() < .15 and image[alpha == 0].std() > .01
+
+
 def test_average_follows_numbers_and_copies_counts():
     net = torch.nn.BatchNorm2d(2)
     run = types.SimpleNamespace(net=net, average=copy.deepcopy(net), pace=.25)

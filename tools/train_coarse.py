@@ -71,6 +71,7 @@ VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) 
 CLOSE = views(.5, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.3)   # with `--hold`
 EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the first third of a training from ImageNet
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
+WIDE = .06
 HIDDEN_MORE = .7   # of the photographs without a shown face
 
 
@@ -164,6 +165,7 @@ class Stock:
     faces: list
     shown: float = PASTED       # share of photographs with one of these in place of the blurred face
     hide_more: float = HIDDEN_MORE   # share of the others whose faces are hidden more
+    wide: float = WIDE   # share of examples that are wide shots
 
     def item(self, rng):
         "A cached photograph, perhaps with a shown face pasted over the blurred one, or with one hidden more."
@@ -209,6 +211,14 @@ def group(rng, stock, kind):
         colours, cover = layer(item, *_placed(standing(rng, item, shape, size), shape))
         image, alpha = over(image, alpha, recolour(rng, colours, .4), cover)
     return image, alpha
+
+
+def wide(rng, stock, kind):
+    "A wide shot: one small person, on the ground or anywhere, in a scene."
+    item, shape, size = stock.item(rng), kind['shape'], rng.uniform(.15, .6)
+    m, scale = standing(rng, item, shape, size)
+    if rng.random() < .5: m[1, 2] -= rng.uniform(0, 1 - size) * shape[0]
+    return over(stock.behind(rng, shape), 0., *layer(item, m, shape, scale))
 
 
 def _placed(found, shape): return found[0], shape, found[1]
@@ -328,6 +338,7 @@ def finished(rng, image):
 def one_example(rng, stock, kind):
     "(normalised image (3,H,W), alpha (1,H,W), trimap (1,H,W))."
     case = list(CASES)[rng.choice(len(CASES), p=list(CASES.values()))]
+    if rng.random() < stock.wide: case = wide
     image, alpha = case(rng, stock, kind)
     if case is not ordinary: image = finished(rng, image)
     kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
@@ -484,7 +495,7 @@ def stock_of(args, files):
     large = [load_scene(p, 600) for p in paths]
     free = [s for f in sorted(set(files)) if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
-    return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more)
+    return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more, args.wide)
 
 
 @dataclass
@@ -575,6 +586,7 @@ def arguments():
     p.add_argument('--faces', help='folder of photographs whose faces may be shown, to paste into others (P3M-CP)')
     p.add_argument('--shown', type=float, default=PASTED, help='share of photographs that get such a face')
     p.add_argument('--hide-more', type=float, default=HIDDEN_MORE, help='share of the others hidden more than by blur')
+    p.add_argument('--wide', type=float, default=WIDE, help='share of examples that are wide shots of a small person')
     p.add_argument('--around', default='free wallpapers and drawn things', help='what --scenery is, for the metadata')
     p.add_argument('--start', help='weights to go on from')
     p.add_argument('--encoder', help='where training from the beginning: mobilenet_v2-b0353104.pth (ImageNet), or what '
