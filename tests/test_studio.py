@@ -4,6 +4,7 @@ With P3M_SCREENSHOTS=folder the screenshots are kept."""
 import contextlib, io, json, os, signal, socket, subprocess, sys, threading, time, urllib.request, zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -181,9 +182,11 @@ def test_more_files_than_fit(page, files):
 
 
 def test_what_the_network_is_not_sure_of_is_marked(page, tmp_path):
-    "A picture without a person, beside those with one."
-    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    page.upload(save_image(noise, tmp_path/'wall.png'))
+    "A portrait cut into pieces and put together wrongly, beside whole ones."
+    rows, columns = (np.random.default_rng(n).permutation(n) for n in (6, 7))
+    whole = cv2.resize(load_image(sample_image('grace_hopper')), (280, 300))
+    pieces = whole.reshape(6, 50, 7, 40, 3)[rows][:, :, columns].reshape(300, 280, 3)
+    page.upload(save_image(pieces, tmp_path/'wall.png'))
     page.ready('wall.png')
     unsure = {n for n, p in page.photos().items() if p['unsure']}
     assert unsure == {'wall.png'} and 'please check the one that is marked' in page.text()
