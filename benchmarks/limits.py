@@ -103,6 +103,7 @@ def main():
             image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
         ).items():
             if args.only in name: scores.setdefault(name, []).append(iou(matter.alpha(np.ascontiguousarray(x)), m))
+    if not scores: raise SystemExit(f'--only {args.only}: no condition has this in its name')
     table(
         ['condition', 'photographs', 'IoU', 'median', 'below 0.9'],
         [

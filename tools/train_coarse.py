@@ -71,7 +71,7 @@ VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) 
 CLOSE = views(.5, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.3)   # with `--hold`
 EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the first third of a training from ImageNet
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
-WIDE = .06
+WIDE = .06   # of all examples, in place of one of `CASES`
 HIDDEN_MORE = .7   # of the photographs without a shown face
 
 
@@ -428,9 +428,10 @@ class CoarseRun(Run):
         start = before.get('training_data', f'started from {args.began}')
         steps = f'{before["steps"].split(",")[0]} + {self.step}' if before else f'{self.step}'
         pasted = '; official portraits pasted over blurred faces' if args.faces else ''
+        hidden = '; faces of others hidden more' if args.hide_more else ''
         data = (f'{start}; then {self.count} photographs, faces blurred by p3m_nb.privacy, labelled by MODNet '
                 f'(Apache-2.0) at two sizes: {", ".join(SOURCES[s] for s in args.sets)}; {args.around} around '
-                f'them{pasted}; faces of others hidden more')
+                f'them{pasted}{hidden}')
         recipe = before.get('recipe', 'tools/train_coarse.py')
         if not recipe.endswith('tools/train_coarse.py'): recipe += ', then tools/train_coarse.py'
         return dict(training_data=data, licence=licence_of(args, before), recipe=recipe, steps=f'{steps}, see {recipe}',
