@@ -91,8 +91,14 @@ class Matte:
     def _repr_jpeg_(self): return core.encode_image(np.asarray(self.preview()), '.jpg', 85)
     def __repr__(self):
         h, w = self.alpha.shape
-        by = f', by {self.made_by}' if self.made_by else ''
-        return f"Matte({self.name or 'image'}, {w}x{h}, {self.alpha.mean():.1%} foreground{by})"
+        found = 'nobody found' if self.empty else f'{self.alpha.mean():.1%} foreground'
+        return f"Matte({self.name or 'image'}, {w}x{h}, {found}{f', by {self.made_by}' if self.made_by else ''})"
+
+# %% ../nbs/49_cutouts.ipynb #51d7c0e2
+@patch(as_prop=True)
+def empty(self:Matte)->bool:
+    "Whether nobody was found: no pixel belongs mostly to a person."
+    return not (self.alpha > .5).any()
 
 # %% ../nbs/49_cutouts.ipynb #ed44832c
 @patch

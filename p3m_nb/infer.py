@@ -274,7 +274,7 @@ def _look_twice(self:Matter, image, low, high):
     "HYBRID: (alpha, confidence) of the semantic pass at size `low` and the matting pass at size `high`."
     logits, local = self._run('semantic', image, low), self._run('matting', image, high)[0]
     alpha = drop_small_parts(self.engine.join(_enlarged(logits, high), local), self.min_part)
-    return alpha, matte_confidence(logits, local, alpha) if self.engine.halves else None
+    return alpha, matte_confidence(image, logits, local, alpha) if self.engine.halves else None
 
 # %% ../nbs/50_infer.ipynb #d46f4bfe
 @patch

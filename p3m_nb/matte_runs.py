@@ -48,11 +48,13 @@ def _write(matte, outputs, background):
 class MatteReport(jobs.FileReport):
     "What `Matter.files` did."
     look_at: dict = field(default_factory=dict)  # file -> its confidence, below `LOOK_AT`
+    nobody: list = field(default_factory=list)  # files in which nobody was found: their mattes are empty
     made_by: MadeBy|None = None  # what made those that are done
 
     def __str__(self):
         lines, worst = [super().__str__()], sorted(self.look_at.items(), key=lambda kv: kv[1])
         if self.done and self.made_by: lines.append(f'made by {self.made_by}')
+        if self.nobody: lines += [f'{len(self.nobody)} in which nobody was found:', *(f'  {p}' for p in self.nobody)]
         if worst: lines.append(f'{len(worst)} of low confidence, look at these:')
         return '\n'.join([*lines, *(f'  {p} ({c:.2f})' for p, c in worst)])
 
@@ -72,7 +74,8 @@ class _MatteWork:
         with self.network: matte = self.matter(image)
         matte.dpi = dpi
         told = dict(chosen=chosen) if chosen else {}
-        if matte.confidence is not None and matte.confidence < LOOK_AT: told['confidence'] = matte.confidence
+        if matte.empty: told['nobody'] = True
+        elif matte.confidence is not None and matte.confidence < LOOK_AT: told['confidence'] = matte.confidence
         if told: tell(told)
         _write(matte, outputs, self.background)
 
@@ -104,7 +107,8 @@ def judged_report(
     told = {p: report.told[p] for p in report.done + report.skipped if p in report.told}
     report.notes |= {p: f'{p}: {t["chosen"]}' for p, t in told.items() if t.get('chosen')}
     look_at = {p: t['confidence'] for p, t in told.items() if 'confidence' in t}
-    return MatteReport(**vars(report), look_at=look_at, made_by=made_by)
+    nobody = [p for p, t in told.items() if t.get('nobody')]
+    return MatteReport(**vars(report), look_at=look_at, nobody=nobody, made_by=made_by)
 
 # %% ../nbs/49_matte_runs.ipynb #cade3f19
 def merge_mattes(

@@ -1,6 +1,7 @@
 "The tools that make the shipped weights: they start where they say, and go on where they stopped."
 import argparse
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -350,6 +351,40 @@ def test_a_wide_shot_shows_one_small_person(stock, seed):
     rows = np.flatnonzero((alpha > .5).any(1))
     assert image.shape == (352, 256, 3) and .08 < len(rows) / 352 < .37
     assert alpha[0].max() == 0 and (alpha > .5).mean() < .15 and image[alpha == 0].std() > .01
+
+
+def corner(rng, stock, kind):
+    "A case: the left upper quarter is the person, and white."
+    alpha = np.zeros(kind['shape'], np.float32)
+    alpha[:kind['shape'][0] // 2, :kind['shape'][1] // 2] = 1
+    return np.repeat(alpha[..., None], 3, 2), alpha
+
+
+def test_turned_examples_keep_their_shape(stock, monkeypatch):
+    "A quarter, half or three quarters round, photograph and alpha alike; upright where none is asked for."
+    monkeypatch.setattr(train_coarse, 'CASES', {corner: 1.})
+    kind, seen = dict(shape=(352, 256)), set()
+    for stock.turned, seed in itertools.product((0., 1.), range(12)):
+        image, alpha, _ = train_coarse.one_example(np.random.default_rng(seed), stock, kind)
+        assert image.shape[1:] == alpha.shape[1:] == (352, 256) and alpha.sum() == 352 * 256 / 4
+        assert image[:, alpha[0] > .5].min() > image[:, alpha[0] < .5].max()
+        seen.add((stock.turned, *np.argwhere(alpha[0] > .5)[0].tolist()))
+    assert seen == {(0., 0, 0), (1., 0, 128), (1., 176, 0), (1., 176, 128)}
+
+
+def test_a_right_alpha_has_only_fewer_pixels():
+    "The refiner sees a coarse alpha whose means over 16x16 pixels are those of the true one."
+    rng = np.random.default_rng(0)
+    alpha = cv2.resize(rng.integers(0, 256, (40, 40), np.uint8), (300, 300), interpolation=cv2.INTER_LINEAR)
+    image = np.repeat(alpha[..., None], 3, 2)
+    item = train_detail.Item(image, alpha, np.zeros_like(alpha), [np.argwhere(alpha > 0)])
+    means = lambda a: a.reshape(8, 16, 8, 16).mean((1, 3))
+    for right in (True, False):
+        off = []
+        for seed in range(8):
+            planes, true, _ = train_detail.example(np.random.default_rng(seed), item, right)
+            off.append(np.abs(means(planes[3] / 2 + .5) - means(true[0])).mean())
+        assert (max(off) < .05) == right, off
 
 
 def test_average_follows_numbers_and_copies_counts():

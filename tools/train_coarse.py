@@ -71,8 +71,8 @@ VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) 
 CLOSE = views(.5, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.3)   # with `--hold`
 EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the first third of a training from ImageNet
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
-WIDE = .06   # of all examples, in place of one of `CASES`
 HIDDEN_MORE = .7   # of the photographs without a shown face
+TURNED = .06   # of all examples: a quarter, half or three quarters round
 
 
 # --- cache -----------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def hidden_more(rng, item):
     "A copy of a cached photograph whose faces are hidden as `p3m_nb.hiding` does it for others: wider, and by more."
     face = item[..., 7] > 127
     if not face.any(): return item
-    face = widened(face, round(rng.uniform(0, .4) * math.sqrt(face.sum() / (1 + len(faces_of_mask(face))))))
+    face = widened(face, round(rng.uniform(0, .4) * math.sqrt(face.sum() / len(faces_of_mask(face)))))
     method = rng.choice(('blur', 'mosaic', 'zero'), p=(.6, .2, .2))
     strength = rng.uniform(.25, .8) if method == 'blur' else None
     done = obfuscate(np.ascontiguousarray(item[..., :3]), item[..., 6] / np.float32(255), method, strength, face)
@@ -165,7 +165,7 @@ class Stock:
     faces: list
     shown: float = PASTED       # share of photographs with one of these in place of the blurred face
     hide_more: float = HIDDEN_MORE   # share of the others whose faces are hidden more
-    wide: float = WIDE   # share of examples that are wide shots
+    turned: float = TURNED   # share of examples that do not stand upright
 
     def item(self, rng):
         "A cached photograph, perhaps with a shown face pasted over the blurred one, or with one hidden more."
@@ -321,7 +321,7 @@ def ordinary(rng, stock, kind):
     return example(rng, stock.item(rng), kind, stock.scenes, MILD)
 
 
-CASES = {ordinary: .68, group: .07, cut: .05, against_light: .07, among_things: .06, nobody: .04, night: .03}
+CASES = {ordinary: .58, group: .07, cut: .05, against_light: .07, among_things: .06, nobody: .04, night: .03, wide: .1}
 
 
 def finished(rng, image):
@@ -338,8 +338,9 @@ def finished(rng, image):
 def one_example(rng, stock, kind):
     "(normalised image (3,H,W), alpha (1,H,W), trimap (1,H,W))."
     case = list(CASES)[rng.choice(len(CASES), p=list(CASES.values()))]
-    if rng.random() < stock.wide: case = wide
-    image, alpha = case(rng, stock, kind)
+    turn = int(rng.integers(1, 4)) if rng.random() < stock.turned else 0
+    shape = kind['shape'][::-1] if turn % 2 else kind['shape']
+    image, alpha = (np.ascontiguousarray(np.rot90(a, turn)) for a in case(rng, stock, kind | dict(shape=shape)))
     if case is not ordinary: image = finished(rng, image)
     kernel = int(min(kind['shape']) * rng.uniform(.035, .065)) | 1
     trimap = make_trimap((alpha * 255 + .5).astype(np.uint8), kernel)
@@ -496,7 +497,7 @@ def stock_of(args, files):
     large = [load_scene(p, 600) for p in paths]
     free = [s for f in sorted(set(files)) if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
-    return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more, args.wide)
+    return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more, args.turned)
 
 
 @dataclass
@@ -587,7 +588,7 @@ def arguments():
     p.add_argument('--faces', help='folder of photographs whose faces may be shown, to paste into others (P3M-CP)')
     p.add_argument('--shown', type=float, default=PASTED, help='share of photographs that get such a face')
     p.add_argument('--hide-more', type=float, default=HIDDEN_MORE, help='share of the others hidden more than by blur')
-    p.add_argument('--wide', type=float, default=WIDE, help='share of examples that are wide shots of a small person')
+    p.add_argument('--turned', type=float, default=TURNED, help='share of examples that do not stand upright')
     p.add_argument('--around', default='free wallpapers and drawn things', help='what --scenery is, for the metadata')
     p.add_argument('--start', help='weights to go on from')
     p.add_argument('--encoder', help='where training from the beginning: mobilenet_v2-b0353104.pth (ImageNet), or what '

@@ -316,11 +316,16 @@ def load_item(path):
     return Item(image, alpha, alpha_to_uint(enlarge_alpha(low, alpha.shape)), places) if places else None
 
 
+def reduced(rng, alpha):
+    "The true alpha with fewer pixels, as another tool gives it that is right at its own size."
+    n = round(CROP / rng.choice([1.5, 2, 2, 3, 4]))
+    return cv2.resize(alpha, (n, n), interpolation=cv2.INTER_AREA)
+
+
 def spoiled(rng, alpha):
     "A coarse alpha made from the true one: reduced, often also blurred, grown or shrunk, noisy, too hard."
-    n = CROP // int(rng.choice([2, 2, 3, 4]))
-    a = cv2.resize(alpha, (n, n), interpolation=cv2.INTER_AREA)
-    if rng.random() < .4: return enlarge_alpha(a, alpha.shape)  # what is right already is to be left alone
+    a = reduced(rng, alpha)
+    n = len(a)
     if rng.random() < .7: a = cv2.GaussianBlur(a, (0, 0), float(rng.uniform(.3, 2.2)))
     if rng.random() < .35:
         grow = cv2.dilate if rng.random() < .5 else cv2.erode
@@ -367,10 +372,11 @@ def crop(rng, item):
     return [np.ascontiguousarray(a) for a in parts]
 
 
-def example(rng, item):
-    "(planes (7,C,C), alpha (1,C,C), weight (1,C,C)) float32."
+def example(rng, item, right=False):
+    "(planes (7,C,C), alpha (1,C,C), weight (1,C,C)) float32; `right`: the coarse alpha is right, with fewer pixels."
     image, alpha, low = crop(rng, item)
-    if rng.random() < .4: low = spoiled(rng, alpha)
+    if right: low = enlarge_alpha(reduced(rng, alpha), alpha.shape)
+    elif rng.random() < .3: low = spoiled(rng, alpha)
     image = recoloured(rng, image)
     given = guided(image, low, rng.uniform(1.4, 2.6)) if rng.random() < .85 else low
     colours = [cv2.resize(c, (CROP, CROP), interpolation=cv2.INTER_LINEAR) for c in local_colours(image, low)]
@@ -401,6 +407,7 @@ def batch_of(args, items, step):
     made = [[it for n, it in items if n.startswith('composite') == wanted] for wanted in (True, False)]
     rng = np.random.default_rng((args.seed, 2, step))
     def one():
+        if made[0] and rng.random() < args.right: return example(rng, made[0][rng.integers(len(made[0]))], True)
         pool = made[int(rng.random() > .55)] or made[0] or made[1]
         return example(rng, pool[rng.integers(len(pool))])
     return [torch.from_numpy(np.stack(a)) for a in zip(*(one() for _ in range(args.bs)))]
@@ -520,6 +527,7 @@ def arguments():
     p.add_argument('--coarse', help='weights of the coarse network; the shipped ones by default')
     p.add_argument('--start', help='a refiner to start from')
     p.add_argument('--composites', type=int, default=160)
+    p.add_argument('--right', type=float, default=.3, help='share of examples whose coarse alpha is right')
     p.add_argument('--steps', type=int, default=2200)
     p.add_argument('--bs', type=int, default=6)
     p.add_argument('--lr', type=float, default=4e-3)

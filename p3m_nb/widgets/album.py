@@ -246,7 +246,7 @@ def _work_on(self:Album, photo:Photo):
     if photo.state == 'working':
         if self.matter is None: self.matter = Matter()
         matte = self.matter(image)
-        self.set_alpha(photo, matte.alpha, image, matte.confidence)
+        self.set_alpha(photo, matte.alpha, image, 0. if matte.empty else matte.confidence)  # empty: to be looked at
     self.faces(photo, image)
 
 @patch
