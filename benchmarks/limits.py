@@ -5,7 +5,8 @@
     python benchmarks/limits.py --limit 30 --weights other.safetensors
 
 Every condition changes the photograph and, where it moves pixels, its mask in the same way. "Two people" puts two
-photographs side by side; both people count as foreground.
+photographs side by side; both people count as foreground. "Said": what a report of `p3m_matte` lists, because the
+confidence is low or nobody was found.
 """
 import argparse, os, sys
 from pathlib import Path
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import composite, estimate_foreground
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
+from p3m_nb.judging import LOOK_AT
 from quality import iou, table
 
 
@@ -75,6 +77,15 @@ def conditions(image, alpha, mask, other, scene, rng):
         'at a quarter of the size': shrunk(foreground, alpha, mask, scene, 0.25),
     }
 
+def judged(matte, mask):
+    "(IoU, whether a report says that somebody should look)."
+    return iou(matte.alpha, mask), matte.empty or matte.confidence is not None and matte.confidence < LOOK_AT
+
+def row_of(name, ious, said):
+    bad = ious < .9
+    counts = len(ious), f'{ious.mean():.3f}', f'{np.median(ious):.3f}', bad.sum(), said[bad].sum(), said[~bad].sum()
+    return [name, *(f'{c:g}' if not isinstance(c, str) else c for c in counts)]
+
 def main():
     shared = (
         Path(os.environ['P3M_SHARED']) if 'P3M_SHARED' in os.environ else Path(__file__).resolve().parents[2] / 'shared'
@@ -102,14 +113,9 @@ def main():
         for name, (x, m) in conditions(
             image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
         ).items():
-            if args.only in name: scores.setdefault(name, []).append(iou(matter.alpha(np.ascontiguousarray(x)), m))
+            if args.only in name: scores.setdefault(name, []).append(judged(matter(np.ascontiguousarray(x)), m))
     if not scores: raise SystemExit(f'--only {args.only}: no condition has this in its name')
-    table(
-        ['condition', 'photographs', 'IoU', 'median', 'below 0.9'],
-        [
-            [k, str(len(v)), f'{np.mean(v):.3f}', f'{np.median(v):.3f}', str(sum(s < 0.9 for s in v))]
-            for k, v in scores.items()
-        ],
-    )
+    table(['condition', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
+          [row_of(name, *np.transpose(found)) for name, found in scores.items()])
 
 if __name__ == '__main__': main()

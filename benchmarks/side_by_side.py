@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from p3m_nb.compositing import composite, estimate_foreground
-from p3m_nb.core import load_image, save_image
+from p3m_nb.core import encode_image, load_image
 from p3m_nb.infer import Matter
 from quality import PEERS
 
@@ -51,14 +51,14 @@ def main():
     p.add_argument('--photos', nargs='+', type=window, required=True, metavar='FILE:X,Y')
     p.add_argument('--side', type=int, default=260)
     p.add_argument('--weights', help='of p3m_nb; the shipped ones by default')
-    p.add_argument('--out', required=True)
+    p.add_argument('--out', type=Path, required=True)
     for name in PEERS: p.add_argument(f'--{name}', help=f'{name} as an ONNX file')
     args = p.parse_args()
     methods = dict(p3m_nb=Matter(args.weights, device='cpu').alpha)
     methods |= {TITLES[n]: make(getattr(args, n), 1) for n, make in PEERS.items() if getattr(args, n)}
     rows = [titled(['photograph', *methods], args.side)]
     rows += [np.hstack(cells(*photo, args.side, methods, (0, 128, 128))) for photo in args.photos]
-    save_image(np.vstack(rows), args.out)
+    args.out.write_bytes(encode_image(np.vstack(rows), args.out.suffix, 88))
 
 
 if __name__ == '__main__': main()

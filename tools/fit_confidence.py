@@ -7,10 +7,11 @@ Fitted on photographs of the training sets with human-drawn masks (every third o
 street/train): the error of a matte is 1 - IoU with its mask, expected is a weighted sum of its `doubts`, and least
 squares of the logarithms decide. Printed: the numbers to put into
 nbs/49_judging.ipynb, and five-fold cross-validation. `--check` measures the numbers in the package, not those just
-fitted, on the validation photographs, which are for measuring only: put the numbers in first. About 0.3 s a photograph.
+fitted, on the validation photographs, which are for measuring only: put the numbers in first.
 """
 import argparse
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -18,9 +19,9 @@ import torch
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
-from p3m_nb import judging
+from p3m_nb import infer, judging
 from p3m_nb.core import load_alpha, load_image
-from p3m_nb.infer import Matter
+from p3m_nb.detail import enlarge_alpha
 
 TAUGHT = {'portraits/train': 3, 'street/train': 2}   # folder -> every so many photographs
 KEPT = {'portraits/validation': 1, 'street/validation': 1}
@@ -30,10 +31,9 @@ SMALL = .005    # added before logarithms are taken: differences far below it do
 
 def doubts_and_error(matter, image, mask):
     "(doubts, error) of the matte of one photograph."
-    low, high = matter._sizes(image.shape[:2])
-    logits, local = matter._run('semantic', image, low), matter._run('matting', image, high)[0]
-    person, alpha = matter.alpha(image) > .5, matter.coarse_alpha(image)
-    return [*judging.doubts(image, logits, local, alpha), 1 - (person & mask).sum() / max(1, (person | mask).sum())]
+    with mock.patch.object(infer, 'matte_confidence', judging.doubts): alpha, doubts = matter.judged_alpha(image)
+    person = enlarge_alpha(alpha, mask.shape) > .5
+    return [*doubts, 1 - (person & mask).sum() / max(1, (person | mask).sum())]
 
 
 def measured(matter, data, folders):
@@ -81,7 +81,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    matter = Matter(args.weights, device='cpu')
+    matter = infer.Matter(args.weights, device='cpu', detail=False)
     if args.check:
         doubts, errors = measured(matter, args.data, KEPT)
         print(judgement(doubts @ judging.WEIGHING, errors))

@@ -8,8 +8,10 @@
 (3) Both ONNX files (`tools/export_weights.py`, which compares them with torch).
 (4) tests/data/grace_hopper_*.png, the mattes that `tests/test_default_weights.py` and `tests/test_commands.py` expect.
 
-By hand remain: figures in README.md (nbs/index.ipynb), nbs/90_model_card.ipynb, benchmarks/README.md; NOTICE;
-p3m_nb/weights/detail.md; CHANGELOG.md; then run the notebooks that show mattes: 47, 50, 60, 90, index, tutorials.
+By hand remain: the numbers of `matte_confidence` (tools/fit_confidence.py); nbs/images/hair.jpg
+(benchmarks/side_by_side.py); figures in README.md (nbs/index.ipynb), nbs/90_model_card.ipynb, benchmarks/README.md;
+NOTICE; p3m_nb/weights/detail.md; CHANGELOG.md; then run the notebooks that show mattes: 47, 50, 60, 90, index,
+tutorials.
 """
 import argparse
 import shutil

@@ -527,7 +527,7 @@ def arguments():
     p.add_argument('--coarse', help='weights of the coarse network; the shipped ones by default')
     p.add_argument('--start', help='a refiner to start from')
     p.add_argument('--composites', type=int, default=160)
-    p.add_argument('--right', type=float, default=.3, help='share of examples whose coarse alpha is right')
+    p.add_argument('--right', type=float, default=.15, help='share of examples whose coarse alpha is right')
     p.add_argument('--steps', type=int, default=2200)
     p.add_argument('--bs', type=int, default=6)
     p.add_argument('--lr', type=float, default=4e-3)
