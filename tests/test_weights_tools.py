@@ -21,6 +21,7 @@ from p3m_nb.synth import synth_portrait
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 
 sys.path.insert(0, str(ROOT/'tools'))
+import fit_confidence
 import make_labels
 import make_weights
 import modnet_encoder
@@ -386,6 +387,33 @@ def test_a_right_alpha_has_only_fewer_pixels():
             off.append(np.abs(means(planes[3] / 2 + .5) - means(true[0])).mean())
         assert (max(off) < .05) == right, off
 
+
+# --- confidence ------------------------------------------------------------------------------------------------------
+
+def doubtful(n, weights=(.3, .4, .006)):
+    "(doubts, errors) of `n` photographs whose errors follow `weights`, up to a tenth."
+    rng = np.random.default_rng(5)
+    doubts = rng.lognormal([-5, -4, -.5], .8, (n, 3))
+    return doubts, doubts @ weights * np.exp(rng.normal(0, .1, n))
+
+
+def test_confidence_is_fitted_to_what_made_the_errors():
+    doubts, errors = doubtful(400)
+    assert np.allclose(fit_confidence.fitted(doubts, errors), (.3, .4, .006), rtol=.1)
+    found = fit_confidence.cross_validated(doubts, errors)
+    assert np.corrcoef(np.log(found), np.log(errors))[0, 1] > .95
+    bad, tenth = (errors > .05).sum(), (np.sort(errors)[-40:] > .05).sum()
+    said = fit_confidence.judgement(errors, errors)  # who knows the errors has the worst of them in the worst tenth
+    assert f'{bad} with an error above 0.05, of them {tenth} in the worst tenth; rank correlation 1.00' in said
+
+
+def test_confidence_needs_two_looks():
+    image = np.zeros((40, 30, 3), np.uint8)
+    with pytest.raises(SystemExit, match='looks only once'):
+        fit_confidence.doubts_and_error(fit_confidence.infer.Matter(device='cpu'), image, image[..., 0] > 0)
+
+
+# --- training runs ---------------------------------------------------------------------------------------------------
 
 def test_average_follows_numbers_and_copies_counts():
     net = torch.nn.BatchNorm2d(2)

@@ -5,9 +5,9 @@
 
 Fitted on photographs of the training sets with human-drawn masks (every third of portraits/train, every second of
 street/train): the error of a matte is 1 - IoU with its mask, expected is a weighted sum of its `doubts`, and least
-squares of the logarithms decide. Printed: the numbers to put into
-nbs/49_judging.ipynb, and five-fold cross-validation. `--check` measures the numbers in the package, not those just
-fitted, on the validation photographs, which are for measuring only: put the numbers in first.
+squares of the logarithms decide. Printed: the numbers to put into nbs/49_judging.ipynb, and five-fold
+cross-validation. `--check` measures the numbers in the package, not those just fitted, on the validation photographs,
+which are for measuring only: put the numbers in first.
 """
 import argparse
 from pathlib import Path
@@ -32,6 +32,8 @@ SMALL = .005    # added before logarithms are taken: differences far below it do
 def doubts_and_error(matter, image, mask):
     "(doubts, error) of the matte of one photograph."
     with mock.patch.object(infer, 'matte_confidence', judging.doubts): alpha, doubts = matter.judged_alpha(image)
+    if doubts is None:
+        raise SystemExit(f'{matter.engine.name} looks only once at a photograph of this size: there is no confidence')
     person = enlarge_alpha(alpha, mask.shape) > .5
     return [*doubts, 1 - (person & mask).sum() / max(1, (person | mask).sum())]
 
