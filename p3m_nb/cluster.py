@@ -258,9 +258,13 @@ def look_after(self:Handing, now:float):
 @patch
 def take(self:Handing, future:object)->int|None:
     "The number of files of a chunk that is finished; None if it was given to another worker."
+    from distributed import CancelledError
     task = self.asked.pop(future)
     if future.status == 'finished':
-        n, lines = future.result()
+        try: n, lines = future.result()
+        except (CancelledError, OSError) as e:
+            self.asked[future] = task  # its result was lost on the way
+            raise self.lost() from e
         for line in set(lines) - self.warned: self.say(f'warning: {line}')
         self.warned.update(lines)
         return n
@@ -278,6 +282,7 @@ def take(self:Handing, future:object)->int|None:
                            'memory; what is finished stays: give them more, then run the same command to go on') from e
     raise (type(e) if isinstance(e, (ValueError, OSError)) else RuntimeError)(one_line(e)) from e
 
+# %% ../nbs/04_cluster.ipynb #6a1f03be
 @patch
 def __call__(self:Handing)->Iterator[int|None]:
     "Hand out all chunks; gives what `take` gives for each as it comes."
