@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import composite, estimate_foreground
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
-from p3m_nb.judging import LOOK_AT
 from quality import iou, table
 
 
@@ -77,10 +76,6 @@ def conditions(image, alpha, mask, other, scene, rng):
         'at a quarter of the size': shrunk(foreground, alpha, mask, scene, 0.25),
     }
 
-def judged(matte, mask):
-    "(IoU, whether a report says that somebody should look)."
-    return iou(matte.alpha, mask), matte.empty or matte.confidence is not None and matte.confidence < LOOK_AT
-
 def row_of(name, ious, said):
     bad = ious < .9
     counts = len(ious), f'{ious.mean():.3f}', f'{np.median(ious):.3f}', bad.sum(), said[bad].sum(), said[~bad].sum()
@@ -113,7 +108,9 @@ def main():
         for name, (x, m) in conditions(
             image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
         ).items():
-            if args.only in name: scores.setdefault(name, []).append(judged(matter(np.ascontiguousarray(x)), m))
+            if args.only not in name: continue
+            matte = matter(np.ascontiguousarray(x))
+            scores.setdefault(name, []).append((iou(matte.alpha, m), matte.unsure))
     if not scores: raise SystemExit(f'--only {args.only}: no condition has this in its name')
     table(['condition', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
           [row_of(name, *np.transpose(found)) for name, found in scores.items()])

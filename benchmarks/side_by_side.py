@@ -1,19 +1,22 @@
 """A picture: hair at 100 %, cut out by p3m_nb and by other methods, over one colour.
 
-    python benchmarks/side_by_side.py --photos interfaces/003.jpg:420,120 interfaces/030.jpg:300,200 \\
+    python benchmarks/side_by_side.py --folder ../shared/data/people/interfaces --side 250 \\
+        --photos 058.jpg:650,60 044.jpg:620,480 029.jpg:40,560 076.jpg:640,300 \\
         --modnet modnet.onnx --rvm rvm_mobilenetv3_fp32.onnx --isnet isnet.onnx --out nbs/images/hair.jpg
 
 After the colon stands the left upper corner of the window, whose side is `--side` pixels; nothing is scaled. Where the
 ONNX files come from says `benchmarks/quality.py`; colours of the person come from `estimate_foreground` for all.
 """
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import composite, estimate_foreground
-from p3m_nb.core import encode_image, load_image
+from p3m_nb.core import load_image, save_image
 from p3m_nb.infer import Matter
 from quality import PEERS
 
@@ -49,6 +52,7 @@ def titled(titles, side, height=26):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--photos', nargs='+', type=window, required=True, metavar='FILE:X,Y')
+    p.add_argument('--folder', type=Path, default=Path(), help='where the photographs lie')
     p.add_argument('--side', type=int, default=260)
     p.add_argument('--weights', help='of p3m_nb; the shipped ones by default')
     p.add_argument('--out', type=Path, required=True)
@@ -57,8 +61,8 @@ def main():
     methods = dict(p3m_nb=Matter(args.weights, device='cpu').alpha)
     methods |= {TITLES[n]: make(getattr(args, n), 1) for n, make in PEERS.items() if getattr(args, n)}
     rows = [titled(['photograph', *methods], args.side)]
-    rows += [np.hstack(cells(*photo, args.side, methods, (0, 128, 128))) for photo in args.photos]
-    args.out.write_bytes(encode_image(np.vstack(rows), args.out.suffix, 88))
+    rows += [np.hstack(cells(args.folder/name, x, y, args.side, methods, (0, 128, 128))) for name, x, y in args.photos]
+    save_image(np.vstack(rows), args.out, 88)
 
 
 if __name__ == '__main__': main()

@@ -260,6 +260,12 @@ def judged_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->tuple:  # (alpha (h,w) float32 in 0..1, `matte_confidence` or None)
     "`coarse_alpha`, and how sure the network is of it; None where it does not look twice."
+    alpha, passes = self._look(image)
+    return alpha, matte_confidence(image, *passes, alpha) if passes else None
+
+@patch
+def _look(self:Matter, image):
+    "(alpha, both passes of HYBRID: logits and alpha of the matting pass; None where the network does not look twice)."
     if self.engine.own_size: return self.engine.own_alpha(image), None
     low, high = self._sizes(image.shape[:2])
     with keep_memory():
@@ -271,10 +277,10 @@ def judged_alpha(self:Matter,
 # %% ../nbs/50_infer.ipynb #e4a7f99c
 @patch
 def _look_twice(self:Matter, image, low, high):
-    "HYBRID: (alpha, confidence) of the semantic pass at size `low` and the matting pass at size `high`."
+    "HYBRID: (alpha, passes) of the semantic pass at size `low` and the matting pass at size `high`, see `_look`."
     logits, local = self._run('semantic', image, low), self._run('matting', image, high)[0]
     alpha = drop_small_parts(self.engine.join(_enlarged(logits, high), local), self.min_part)
-    return alpha, matte_confidence(image, logits, local, alpha) if self.engine.halves else None
+    return alpha, (logits, local) if self.engine.halves else None
 
 # %% ../nbs/50_infer.ipynb #d46f4bfe
 @patch
@@ -282,7 +288,7 @@ def coarse_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (h,w) float32 in 0..1
     "Alpha of `image` at the size at which the network looked at it."
-    return self.judged_alpha(image)[0]
+    return self._look(image)[0]
 
 # %% ../nbs/50_infer.ipynb #365e18f8
 @patch

@@ -10,6 +10,7 @@ cross-validation. `--check` measures the numbers in the package, not those just 
 which are for measuring only: put the numbers in first.
 """
 import argparse
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +20,7 @@ import torch
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb import infer, judging
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.detail import enlarge_alpha
@@ -60,7 +62,7 @@ def fitted(doubts, errors):
 def judgement(found, errors):
     "How well the expected errors `found` tell the failures."
     tenth = np.argsort(-found)[:len(errors) // 10]
-    confidence = np.exp(-found / .04)
+    confidence = judging.confidence_of(found)
     return (f'{len(errors)} photographs, {(errors > BAD).sum()} with an error above {BAD}, of them '
             f'{(errors[tenth] > BAD).sum()} in the worst tenth; rank correlation {spearmanr(found, errors)[0]:.2f}; '
             f'confidence below {judging.LOOK_AT}: {(confidence < judging.LOOK_AT).sum()}; '
