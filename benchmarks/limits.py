@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import composite, estimate_foreground
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
+from p3m_nb.judging import is_unsure
 from quality import iou, table
 
 
@@ -110,7 +111,7 @@ def main():
         ).items():
             if args.only not in name: continue
             matte = matter(np.ascontiguousarray(x))
-            scores.setdefault(name, []).append((iou(matte.alpha, m), matte.unsure))
+            scores.setdefault(name, []).append((iou(matte.alpha, m), matte.empty or is_unsure(matte.confidence)))
     if not scores: raise SystemExit(f'--only {args.only}: no condition has this in its name')
     table(['condition', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
           [row_of(name, *np.transpose(found)) for name, found in scores.items()])

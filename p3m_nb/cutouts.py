@@ -18,7 +18,6 @@ from fastcore.basics import patch
 from . import compositing, core, profiles
 from .core import load_image, save_alpha, save_image
 from .hints import did_you_mean
-from .judging import LOOK_AT
 
 # %% ../nbs/49_cutouts.ipynb #327fee07
 _SHORT = {'float32': 'fp32', 'bfloat16': 'bf16', 'float16': 'fp16'}
@@ -100,11 +99,6 @@ class Matte:
 def empty(self:Matte)->bool:
     "Whether nobody was found: no pixel belongs mostly to a person."
     return not self.alpha.max() > .5
-
-@patch(as_prop=True)
-def unsure(self:Matte)->bool:
-    "Whether somebody should look: nobody was found, or the confidence is below `LOOK_AT`."
-    return self.empty or (self.confidence is not None and self.confidence < LOOK_AT)
 
 # %% ../nbs/49_cutouts.ipynb #ed44832c
 @patch

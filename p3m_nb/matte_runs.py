@@ -17,6 +17,7 @@ from . import core, jobs
 from .core import FilePath, save_image
 from .cutouts import MadeBy, as_background
 from .jobs import tell
+from .judging import is_unsure
 from .records import told_of
 from .shards import Shards, join_folders, joined_report
 
@@ -74,7 +75,7 @@ class _MatteWork:
         matte.dpi = dpi
         told = dict(chosen=chosen) if chosen else {}
         if matte.empty: told['nobody'] = True
-        elif matte.unsure: told['confidence'] = matte.confidence
+        elif is_unsure(matte.confidence): told['confidence'] = matte.confidence
         if told: tell(told)
         _write(matte, outputs, self.background)
 
