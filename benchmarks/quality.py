@@ -10,7 +10,7 @@ command; each part is left out where its data or file is not given:
 2. `--labels` (folder of tools/make_labels.py): 16 photographs of people/interfaces that no training saw, SAD to the
    teacher at up to 1024 pixels; SAD-T in its transition area (0.02 to 0.98, widened by 1 % of the shorter side).
 3. truth_objects: the true alpha reduced to a shorter side of 256, brought back by enlarging, by the guided filter, by
-   guided filter and refiner: SAD, SAD-T and GRAD.
+   guided filter and refiner, and by both held to what was given, as far as that is judged right: SAD, SAD-T and GRAD.
 4. `--speed`: seconds of whole photographs and memory, and milliseconds of a network at 512x512.
 
 Data: $P3M_SHARED/data or ../shared/data. `--parts 1,3` does only these.
@@ -213,8 +213,10 @@ def held_out(args, methods):
 # --- 3. the detail stage alone ---------------------------------------------------------------------------------------
 
 WAYS = {'enlarged': lambda image, alpha: enlarge_alpha(alpha, image.shape[:2]),
-        'guided filter': lambda image, alpha: refine_alpha(image, alpha, refiner=False),
-        'guided filter and refiner': refine_alpha}
+        'guided filter': partial(refine_alpha, refiner=False, trust=0),
+        'guided filter and refiner': partial(refine_alpha, trust=0),
+        'guided filter, held to what was given': partial(refine_alpha, refiner=False),
+        'guided filter and refiner, held (default)': refine_alpha}
 
 
 def detail_alone(args):
