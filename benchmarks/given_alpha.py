@@ -4,9 +4,10 @@
 
 The 16 photographs of people/interfaces that no training saw (tools/make_labels.py; the label counts as true) and two
 composites of each over SCENES with drawn locks of hair, whose alpha is known. Given are the true alpha with a shorter
-side of 256 or half the photograph's, the latter blurred, MODNet's alpha of 512 and that of the package's own network.
-SAD-T (thousands; transition area) after enlarging, and refined with `trust` 0, 1 and None, which judges; with the
-median of what it judged. SAD-T of photographs flatters MODNet, which made their labels."""
+side of 256 or half the photograph's, the latter blurred or reduced without smoothing; MODNet's alpha of 512 as the
+network gives it, and enlarged to the photograph's size; and that of the package's own network. SAD-T (thousands;
+transition area) after enlarging, and refined with `trust` 0, 1 and None, which judges; with the median of what it
+judged. SAD-T of photographs flatters MODNet, which made their labels."""
 import argparse
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from make_labels import Teacher
 from p3m_nb.compositing import estimate_foreground
 from p3m_nb.core import load_alpha, load_image
-from p3m_nb.detail import enlarge_alpha, judged_trust, refine_alpha
+from p3m_nb.detail import detail_levels, detail_zones, enlarge_alpha, judged_trust, refine_alpha
 from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
 from quality import in_transition
@@ -47,16 +48,28 @@ def given(image, alpha, teacher, matter):
     "{name: alpha that someone may bring}."
     smaller = lambda a, side: enlarge_alpha(a, tuple(round(n * side / min(a.shape)) for n in a.shape))
     half = smaller(alpha, min(alpha.shape) // 2)
+    raw = teacher.raw(image, 512)
     return {'true, 256': smaller(alpha, 256), 'true, half': half,
             **{f'true, half, blurred by {b}': cv2.GaussianBlur(half, (0, 0), b) for b in BLURS},
-            'MODNet, 512': smaller(teacher(image, 512), 512), "the package's own": matter.coarse_alpha(image)}
+            'true, half, every second pixel': np.ascontiguousarray(alpha[::2, ::2]),
+            'MODNet, 512': raw, 'MODNet, 512, enlarged': enlarge_alpha(raw, alpha.shape),
+            "the package's own": matter.coarse_alpha(image)}
 
 
 def row_of(image, true, low):
     "SAD-T of the ways, and the judged trust."
     ways = [refine_alpha(image, low, trust=t) for t in TRUST]
     errors = [in_transition(a, true)[1] for a in (enlarge_alpha(low, true.shape), *ways)]
-    return *errors, judged_trust(low, ways[0])
+    return *errors, judged(image, low)
+
+
+def judged(image, alpha):
+    "The trust that `refine_alpha` finds at the first level."
+    if alpha.shape == image.shape[:2]:
+        alpha = enlarge_alpha(alpha, tuple(round(n * 512 / min(alpha.shape)) for n in alpha.shape))
+    first = detail_levels(alpha.shape, image.shape[:2])[0]
+    drawn = refine_alpha(cv2.resize(image, first[::-1], interpolation=cv2.INTER_AREA), alpha, trust=0)
+    return judged_trust(alpha, drawn, detail_zones(alpha))
 
 
 def main():

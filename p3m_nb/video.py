@@ -25,9 +25,9 @@ from .film import Readable, film_info, read_film
 from .film_runs import film_pieces, process_film
 from .film_writing import CODECS
 from .infer import Matter
-from .matte_runs import MatteReport
-from .cutouts import as_background
-from .jobs import FileReport, output_names, process_files
+from .matte_runs import MatteReport, judged_report
+from .cutouts import as_background, is_empty
+from .jobs import FileReport, output_names, process_files, tell
 from .hiding import fill_gaps, obfuscate_checked
 from .privacy import FaceStillSeen
 from .process import keep_memory
@@ -123,7 +123,7 @@ class SteadyAlpha:
         strength:float=1,  # weight of the mattes of other frames, 0..1; 0: each frame by itself
     ):
         if not 0 <= strength <= 1: raise ValueError(f'strength={strength}: from 0 to 1')
-        self.strength, self.past = strength, deque(maxlen=REACH)
+        self.strength, self.past, self.found = strength, deque(maxlen=REACH), False  # `found`: somebody, in some frame
         self.motion = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def __call__(self,
@@ -139,12 +139,14 @@ class SteadyAlpha:
 
     def keep(self)->dict:
         "What the next frame needs, as arrays."
-        return {f'{name}{i}': getattr(seen, name) for i, seen in enumerate(self.past) for name in ('gray', 'alpha')}
+        past = {f'{name}{i}': getattr(seen, name) for i, seen in enumerate(self.past) for name in ('gray', 'alpha')}
+        return past | {'found': np.array(self.found)}
 
     def restore(self, kept:dict):
         "Go on from what `keep` gave."
         self.past.clear()
-        for i in range(len(kept) // 2):
+        self.found = bool(kept.get('found', True))
+        for i in range(sum(name.startswith('gray') for name in kept)):
             seen = _Seen(None, kept[f'gray{i}'], kept[f'alpha{i}'])
             if self.past: _link(self.motion, self.past[-1], seen)
             self.past.append(seen)
@@ -167,7 +169,9 @@ def _first(self:SteadyAlpha, coming):
             weight, alpha = _vote(now, other, flow)
             total, weights = total + self.strength * weight * alpha, weights + self.strength * weight
     self.past.append(now)
-    return now.frame, total / weights if self.strength else now.alpha
+    alpha = total / weights if self.strength else now.alpha
+    self.found = self.found or not is_empty(alpha)
+    return now.frame, alpha
 
 # %% ../nbs/53_video.ipynb #5ed6a1e7
 FILM_KINDS = ('prores', 'vp9', 'png')  # of cut-outs
@@ -197,6 +201,7 @@ def _matted(matter, steady, background):
     def work(frames):
         mattes = ((frame, matter.alpha(frame.image)) for frame in frames)
         for frame, alpha in steady(mattes): yield frame, functools.partial(finished, frame.image, alpha)
+        if not steady.found: tell(dict(nobody=True))  # before the film is put together: then it is noted with it
     return work
 
 # %% ../nbs/53_video.ipynb #65d29a01
@@ -244,7 +249,7 @@ def matte_films(
     def work(film, outputs): matte_film(matter, film, made[film], background, n_workers=n_workers)
     jobs = [(film, list(outputs)) for film, outputs in made.items()]
     report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False)
-    return MatteReport(**vars(report), made_by=getattr(matter, 'made_by', None))
+    return judged_report(report, getattr(matter, 'made_by', None))
 
 # %% ../nbs/53_video.ipynb #401df001
 HOLD = 6  # frames

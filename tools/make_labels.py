@@ -52,13 +52,16 @@ class Teacher:
     def __init__(self, path, threads, engine='onnxruntime'):
         self.run = (openvino_bf16 if engine == 'openvino' else onnx_runtime)(str(path), threads)
 
-    def __call__(self, image, shorter):
+    def raw(self, image, shorter):
+        "Alpha of the size that the network gives it."
         scale = shorter / min(image.shape[:2])
         h, w = (max(32, round(n * scale / 32) * 32) for n in image.shape[:2])
         x = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         x = x.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-        alpha = self.run(np.ascontiguousarray(x))[0, 0]
-        return np.clip(cv2.resize(alpha, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
+        return np.clip(self.run(np.ascontiguousarray(x))[0, 0], 0, 1)
+
+    def __call__(self, image, shorter):
+        return cv2.resize(self.raw(image, shorter), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def ellipse(radius):
