@@ -24,7 +24,7 @@ from p3m_nb.core import load_alpha, load_image
 from p3m_nb.detail import detail_levels, detail_zones, enlarge_alpha, judged_trust, refine_alpha
 from p3m_nb.finding import image_files
 from p3m_nb.infer import Matter
-from quality import in_transition
+from quality import in_transition, reduced
 from train_detail import composite, labelled, load_scene
 
 TRUST = 0, 1, None
@@ -46,10 +46,8 @@ def pictures(args):
 
 def given(image, alpha, teacher, matter):
     "{name: alpha that someone may bring}."
-    smaller = lambda a, side: enlarge_alpha(a, tuple(round(n * side / min(a.shape)) for n in a.shape))
-    half = smaller(alpha, min(alpha.shape) // 2)
-    raw = teacher.raw(image, 512)
-    return {'true, 256': smaller(alpha, 256), 'true, half': half,
+    half, raw = reduced(alpha, min(alpha.shape) // 2), teacher.raw(image, 512)
+    return {'true, 256': reduced(alpha, 256), 'true, half': half,
             **{f'true, half, blurred by {b}': cv2.GaussianBlur(half, (0, 0), b) for b in BLURS},
             'true, half, every second pixel': np.ascontiguousarray(alpha[::2, ::2]),
             'MODNet, 512': raw, 'MODNet, 512, enlarged': enlarge_alpha(raw, alpha.shape),
@@ -65,8 +63,7 @@ def row_of(image, true, low):
 
 def judged(image, alpha):
     "The trust that `refine_alpha` finds at the first level."
-    if alpha.shape == image.shape[:2]:
-        alpha = enlarge_alpha(alpha, tuple(round(n * 512 / min(alpha.shape)) for n in alpha.shape))
+    if alpha.shape == image.shape[:2]: alpha = reduced(alpha, 512)
     first = detail_levels(alpha.shape, image.shape[:2])[0]
     drawn = refine_alpha(cv2.resize(image, first[::-1], interpolation=cv2.INTER_AREA), alpha, trust=0)
     return judged_trust(alpha, drawn, detail_zones(alpha))

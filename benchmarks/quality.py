@@ -219,12 +219,16 @@ WAYS = {'enlarged': lambda image, alpha: enlarge_alpha(alpha, image.shape[:2]),
         'guided filter and refiner, held (default)': refine_alpha}
 
 
+def reduced(alpha, shorter):
+    "`alpha` with a shorter side of `shorter`."
+    return enlarge_alpha(alpha, tuple(round(n * shorter / min(alpha.shape)) for n in alpha.shape))
+
+
 def detail_alone(args):
     folder, found = Path(args.data)/'truth_objects', {name: [] for name in WAYS}
     for path in sorted((folder/'alpha').glob('*.png')):
         image, true = load_image(next((folder/'image').glob(f'{path.stem}.*'))), load_alpha(path)
-        scale = 256 / min(true.shape)
-        coarse = enlarge_alpha(true, tuple(round(n * scale) for n in true.shape))
+        coarse = reduced(true, 256)
         for name, way in WAYS.items(): found[name].append(in_transition(way(image, coarse), true))
     base = np.mean(found['guided filter'], 0)
     rows = []

@@ -141,10 +141,11 @@ def test_matte_command_with_uneven_times_and_a_display_matrix(tmp_path):
     assert '1 skipped' in again.stdout + again.stderr
 
 
-def test_a_film_without_people_is_said_each_time(tmp_path):
+@pytest.mark.parametrize('n_workers', (0, 1, 2))
+def test_a_film_without_people_is_said_each_time(tmp_path, n_workers):
     film = write_film(tmp_path/'empty.mp4', [np.full((64, 96, 3), 90, np.uint8)] * 50)  # more than one piece
     for skipped in (0, 1):
-        said = command('p3m_matte', film, '-o', tmp_path/'out', '--fast').stderr
+        said = command('p3m_matte', film, '-o', tmp_path/'out', '--fast', '--n-workers', n_workers).stderr
         assert f'1 in which nobody was found:\n  {film}' in said and (f'{skipped} skipped' in said) == bool(skipped)
 
 
