@@ -8,7 +8,8 @@ command; each part is left out where its data or file is not given:
    (zero off the dilated human mask) at native size, in thousands a photograph. RVM and MODNet made these mattes, so
    their SAD flatters them. Blurred: after `hiding.obfuscate`, only photographs in which a face was found.
 2. `--labels` (folder of tools/make_labels.py): 16 photographs of people/interfaces that no training saw, SAD to the
-   teacher at up to 1024 pixels; SAD-T in its transition area (0.02 to 0.98, widened by 1 % of the shorter side).
+   teacher at up to 1024 pixels; SAD-T in its transition area (0.02 to 0.98, widened by 1 % of the shorter side). And
+   the same with the teacher's edges where the photographs have theirs (`benchmarks/edges.py`).
 3. truth_objects: the true alpha reduced to a shorter side of 256, brought back by enlarging, by the guided filter, by
    guided filter and refiner, and by both held to what was given, as far as that is judged right: SAD, SAD-T and GRAD.
 4. `--speed`: seconds of whole photographs and memory, and milliseconds of a network at 512x512.
@@ -201,13 +202,17 @@ def human_masks(args, methods):
 # --- 2. the teacher on photographs that no training saw --------------------------------------------------------------
 
 def held_out(args, methods):
+    from make_labels import on_edge
     from train_detail import labelled
     rows, photographs = [], labelled(args.labels, measuring=True)
-    for name, method in methods.items():
-        found = [in_transition(method(load_image(photo)), load_alpha(alpha)) for _, photo, alpha in photographs]
-        mean, median = np.mean(found, 0), np.median(found, 0)
-        rows.append([name, str(len(found)), *(f'{v:.2f}' for v in mean), f'{median[0]:.2f}'])
-    table(['held-out interfaces', 'photographs', 'SAD', 'SAD-T', 'GRAD', 'median SAD'], rows)
+    found = {name: [method(load_image(photo)) for _, photo, _ in photographs] for name, method in methods.items()}
+    for labels, change in (("the teacher's", lambda alpha: alpha), ('its edges moved', on_edge)):
+        true = [change(load_alpha(alpha)) for _, _, alpha in photographs]
+        for name, alphas in found.items():
+            scores = [in_transition(*pair) for pair in zip(alphas, true)]
+            mean, median = np.mean(scores, 0), np.median(scores, 0)
+            rows.append([labels, name, str(len(scores)), *(f'{v:.2f}' for v in mean), f'{median[0]:.2f}'])
+    table(['labels', 'held-out interfaces', 'photographs', 'SAD', 'SAD-T', 'GRAD', 'median SAD'], rows)
 
 
 # --- 3. the detail stage alone ---------------------------------------------------------------------------------------

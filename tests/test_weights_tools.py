@@ -20,7 +20,8 @@ from p3m_nb.encoders import MobileNetV2Encoder, make_encoder
 from p3m_nb.synth import synth_portrait
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 
-sys.path.insert(0, str(ROOT/'tools'))
+sys.path[:0] = [str(ROOT/'tools'), str(ROOT/'benchmarks')]
+import edges
 import fit_confidence
 import make_labels
 import make_weights
@@ -386,6 +387,42 @@ def test_a_right_alpha_has_only_fewer_pixels():
             planes, true, _ = train_detail.example(np.random.default_rng(seed), item, right)
             off.append(np.abs(means(planes[3] / 2 + .5) - means(true[0])).mean())
         assert (max(off) < .05) == right, off
+
+
+# --- where edges lie -------------------------------------------------------------------------------------------------
+
+def disc(radius, right=0.):
+    "Coverage of a disc in the middle of 300x300 pixels, moved `right`, edges one pixel wide."
+    y, x = np.mgrid[:300, :300] - 149.5
+    return np.clip(radius + .5 - np.hypot(x - right, y), 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize('farther', (-.6, 0., .6))
+def test_an_outline_outside_the_edge(farther):
+    image = np.repeat((50 + 150 * disc(80))[..., None], 3, 2).astype(np.uint8)
+    found = edges.profiles(edges.change(image), disc(80 + farther))
+    assert {k: edges.peak(v) for k, v in found.items()} == pytest.approx(dict.fromkeys(found, farther), abs=.08)
+
+
+def test_a_shifted_mask_has_two_signs():
+    image = np.repeat((200 - 150 * disc(80))[..., None], 3, 2).astype(np.uint8)
+    found = {k: edges.peak(v) for k, v in edges.profiles(edges.change(image), disc(80, right=.6)).items()}
+    # the sides that face left and right are up to 45 degrees off
+    assert found['all'] == pytest.approx(0, abs=.08) and -.6 < found['left'] < -.4 and .4 < found['right'] < .6
+
+
+@pytest.mark.parametrize('size', (300, 900))
+def test_an_edge_is_moved_and_hair_away_from_it_stays(size):
+    scale = size / 600
+    ramp = np.float32(1 / (1 + np.exp((np.arange(size) - size / 2) / scale)))
+    alpha = np.repeat(ramp[None], size, 0)
+    hair = slice(round(size / 2 + 20 * scale), round(size / 2 + 30 * scale))
+    alpha[::round(10 * scale), hair] = .7
+    moved = make_labels.on_edge(alpha)
+    np.testing.assert_array_equal(moved[:, hair], alpha[:, hair])
+    row = round(5 * scale)
+    crossing = lambda values, at: np.interp(-at, -values[:round(size * .52)], np.arange(round(size * .52)))
+    assert crossing(moved[row], .5) == pytest.approx(crossing(alpha[row], make_labels.EDGE_AT), abs=.1)
 
 
 # --- confidence ------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from p3m_nb.core import load_alpha, load_image, save_alpha, save_image
 from p3m_nb.finding import image_files
 from p3m_nb.writing import atomic_write
 
+EDGE = 3, 6   # pixels from an outline up to which an edge is moved altogether, and not at all (shorter side of 600)
+EDGE_AT = .65   # the teacher's alpha where a photograph has its edge: `benchmarks/edges.py`
 SETS = ('people/interfaces', 'people/faker', 'openpeople', 'people/generated_tiles', 'faces', 'portraits/train',
         'street/train')
 
@@ -76,6 +78,30 @@ def blend(coarse, fine, widen=.012):
     side = (4 * radius + 1,) * 2
     weight *= np.clip(1.5 - 5 * np.abs(cv2.blur(coarse, side) - cv2.blur(fine, side)), 0, 1)
     return coarse + weight * (fine - coarse), area
+
+
+def edge_moved(alpha, off, half, scale=1.):
+    """`alpha` with what was `half` at one half, near an outline from which pixels are `off` away, float32.
+
+    The odds of alpha are divided by one number, whole up to the first of `EDGE` pixels from the outline, not at all
+    beyond the second, times `scale`."""
+    near = np.clip((EDGE[1] * scale - off) / ((EDGE[1] - EDGE[0]) * scale), 0, 1)
+    person, other = alpha * (1 - half) ** near, (1 - alpha) * half ** near
+    return (person / (person + other)).astype(np.float32)
+
+
+def from_outline(mask):
+    "Distance of each pixel to the outline of a boolean `mask`, in pixels."
+    mask = mask.astype(np.uint8)
+    return sum(cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (mask, 1 - mask))
+
+
+def on_edge(alpha):
+    "The teacher's `alpha` with its edges where the photograph has them; hair away from the body stays as it is."
+    scale = min(alpha.shape) / 600
+    kernel, body = ellipse(max(1, round(4 * scale))), (alpha > .5).astype(np.uint8)
+    for way in (cv2.MORPH_OPEN, cv2.MORPH_CLOSE): body = cv2.morphologyEx(body, way, kernel)
+    return edge_moved(alpha, from_outline(body), EDGE_AT, scale)
 
 
 def disagreement(coarse, fine, area):

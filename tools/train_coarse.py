@@ -6,7 +6,7 @@
 
 (1) `cache`: every labelled photograph with its foreground colours, at a shorter side of 512. Faces are blurred after
 labelling, as in `tools/train_lite.py`. A photograph of a real person in which no face is found is left out. What is
-cached stays: a cache of before 27 November 2026 has other labels of portraits and street (`levelled`); delete it.
+cached stays: a cache of before 28 November 2026 has labels with other edges (`label_of`); delete it.
 (2) `train`: whole views at about 256 pixels and crops at 512, the two passes of HYBRID. In half of the photographs an
 official portrait's face stands over the blurred one (`--faces`); of the others seven in ten hide more, as photographs
 that were hidden for publishing do: without these a network learns the light blur alone (IoU 0.93 in place of 0.98 on
@@ -51,6 +51,7 @@ from p3m_nb.losses import loss_parts
 from p3m_nb.process import keep_memory
 from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 from p3m_nb.writing import atomic_write
+from make_labels import EDGE, edge_moved, from_outline, on_edge
 from train_detail import Run, background, batches, held_out, load_scene
 from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, facts_of, groups, is_held_out,
                         packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
@@ -66,7 +67,6 @@ RESEARCH = 'MIT; trained on photographs published for research, see the model ca
 GENERATED = 'openpeople', 'people_faker', 'people_generated_tiles'   # nobody's face
 MASKS = dict(portraits_train='portraits/train', street_train='street/train')
 NEAR = dict(portraits_train=20, street_train=7)   # pixels from a mask's outline within which the teacher is believed
-EDGE = 3, 6   # pixels from a mask's outline up to which an edge is moved altogether, and not at all
 VIEWS = (views(.75, (352, 256, 6), (384, 256, 6), (320, 320, 6), (256, 384, 6)) +
          views(.25, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.15))
 CLOSE = views(.5, (512, 384, 3), (448, 448, 3), (384, 512, 3), zoom=1.7, replace=.3)   # with `--hold`
@@ -97,26 +97,22 @@ def cache_one(photo, alpha, finder, generated):
 
 
 def levelled(alpha, mask):
-    """`alpha` with its edge where the human `mask` has it: as much of it is above one half as the mask is large.
-
-    The teacher's edges lie a fraction of a pixel outside. The odds of alpha are divided by one number for the
-    photograph, within `EDGE` pixels of the outline; hair farther off stays as it is."""
-    mask = (mask > .5).astype(np.uint8)
-    off = sum(cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (mask, 1 - mask))
-    near = np.clip((EDGE[1] - off) / (EDGE[1] - EDGE[0]), 0, 1)
+    "`alpha` with its edge where the human `mask` has it: as much of it is above one half as the mask is large."
+    mask = mask > .5
+    off = from_outline(mask)
     soft = np.sort(alpha[(off < EDGE[0]) & (alpha > 0) & (alpha < 1)])
     surplus = int((alpha > .5).sum()) - int(mask.sum())
     if not len(soft): return alpha
     # so many pixels fewer: the value at which their number is right becomes one half
     at = np.clip(np.searchsorted(soft, .5) + surplus, 0, len(soft) - 1)
-    half = np.clip(soft[at], .25, .75)
-    person, other = alpha * (1 - half) ** near, (1 - alpha) * half ** near
-    return (person / (person + other)).astype(np.float32)
+    return edge_moved(alpha, off, np.clip(soft[at], .25, .75))
 
 
 def label_of(data, name, photo, alpha):
-    "The label in the file `alpha`; away from the outline it is the human mask, where there is one, and its edge there."
-    if name not in MASKS: return cleaned(load_alpha(alpha))
+    """The label in the file `alpha`, with its edge where the photograph has it: the teacher's lies farther out.
+
+    Where there is a human mask, it says where the edge is, and away from its outline everything."""
+    if name not in MASKS: return cleaned(on_edge(load_alpha(alpha)))
     mask = load_alpha(Path(data)/MASKS[name]/'mask'/f'{photo.stem}.png')
     return levelled(cleaned(load_alpha(alpha), mask, NEAR[name]), mask)
 

@@ -35,6 +35,7 @@ from p3m_nb.detail import detail_zones, enlarge_alpha, guided_coefficients, loca
 from p3m_nb.finding import image_files
 from p3m_nb.refiner import Refiner, load_refiner, save_refiner
 from p3m_nb.writing import atomic_write
+from make_labels import on_edge
 
 SETS = ('people_interfaces', 'openpeople', 'people_faker')
 HOLD = 5       # every fifth labelled photograph of the first set, 16 in all, is kept for measuring
@@ -256,7 +257,7 @@ def renew(args, matter):
 
 def prepare_one(args, name, photo, alpha, matter):
     path = Path(args.work)/'data'/f'{name}.npz'
-    if not path.exists(): store(path, load_image(photo), load_alpha(alpha), matter)
+    if not path.exists(): store(path, load_image(photo), on_edge(load_alpha(alpha)), matter)
 
 
 def load_scene(path, shorter=1200):
@@ -275,7 +276,7 @@ def prepare_composites(args, jobs, matter):
         if path.exists(): continue
         rng = np.random.default_rng((args.seed, 1, i))
         _, photo, alpha = jobs[rng.integers(len(jobs))]
-        alpha = np.clip((load_alpha(alpha) - .02) / .96, 0, 1)
+        alpha = np.clip((on_edge(load_alpha(alpha)) - .02) / .96, 0, 1)
         image = load_image(photo)
         if 1024 * 1400 < alpha.size: image, alpha = image[-1400:], alpha[-1400:]
         behind = scene(paths[rng.integers(len(paths))])
