@@ -89,9 +89,11 @@ def _check_folders(inputs):
     return folders
 
 # %% ../nbs/03_watch.ipynb #ea2b7a65
-def _add(total, report, say):
+def _add(total, report, say, remark):
     "Add the `report` of a round to the `total`, and say what happened to each file."
-    for path in report.done: say(f'{path}: done')
+    for path in report.done:
+        more = remark(report.told[path]) if remark and path in report.told else ''
+        say(f'{path}: done{more and ", " + more}')
     for reason in report.failed.values(): say(reason)
     for path in (*report.done, *report.skipped): total.failed.pop(path, None)
     for name in ('done', 'skipped'):
@@ -110,6 +112,7 @@ def watch_folder(
     arrivals:Arrivals=None,  # when a file is complete
     say:Callable=print,  # called with a line about each file
     going:Callable=None,  # called before each look; False ends the watch
+    remark:Callable=None,  # what `work` told about a file, in words to be said when it is done
     **kwargs,  # `read`, `n_workers`, `overwrite`, `progress` of `process_files`
 )->FileReport:
     "Do `work` for every picture in the folders `inputs`, those that are there and those that come, until Ctrl-C."
@@ -122,7 +125,7 @@ def watch_folder(
                 if ready := dict(arrivals.complete(present)):
                     for job in _jobs(present, out, endings):  # one by one: each is reported when it is done
                         if job[0] not in ready: continue
-                        _add(total, process_files([job], work, desc=desc, out=out, **kwargs), say)
+                        _add(total, process_files([job], work, desc=desc, out=out, **kwargs), say, remark)
                 else: time.sleep(min(1, arrivals.quiet))
         except KeyboardInterrupt: say('the watch is over')
     for path, _ in folders.present():
