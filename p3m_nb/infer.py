@@ -20,7 +20,7 @@ from .hints import choose, hinted
 from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
 from .judging import drop_small_parts, matte_confidence, trimap_of_logits
-from .matte_runs import MatteReport, in_words, judged_report, matte_run
+from .matte_runs import MatteReport, judged_report, matte_run
 from .process import gpu_in_sight, keep_memory, sleeping_threads, worker_count
 from .shards import shard_folder
 from .sizes import LONGEST, RESIZES, STRATEGIES, network_sizes, rescale_alpha, resize_paper
@@ -418,6 +418,6 @@ def watch(self:Matter,
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
     undivided('folders that are watched')
-    run, how = matte_run(self, out, alpha_only, background), dict(overwrite=overwrite, progress=False, **kwargs)
-    with keep_memory(): report = watch_folder(inputs, **run, **how, remark=in_words)
+    run = matte_run(self, out, alpha_only, background)
+    with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
     return judged_report(report, self.made_by)

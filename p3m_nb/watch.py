@@ -89,10 +89,10 @@ def _check_folders(inputs):
     return folders
 
 # %% ../nbs/03_watch.ipynb #ea2b7a65
-def _add(total, report, say, remark):
+def _add(total, report, say, in_words):
     "Add the `report` of a round to the `total`, and say what happened to each file."
     for path in report.done:
-        more = remark(report.told[path]) if remark and path in report.told else ''
+        more = in_words(report.told[path]) if in_words and path in report.told else ''
         say(f'{path}: done{more and ", " + more}')
     for reason in report.failed.values(): say(reason)
     for path in (*report.done, *report.skipped): total.failed.pop(path, None)
@@ -107,16 +107,18 @@ def watch_folder(
     inputs:object,  # a folder, or a list of folders
     out:FilePath,  # folder of the results; may be one of `inputs`
     endings:tuple,  # of the results, e.g. ('_alpha.png', '_cutout.png')
-    work:Callable,  # called as work(source, outputs) or, with `read`, work(read(source), outputs)
+    # called as work(source, outputs) or, with `read`, work(read(source), outputs); what it tells about a file is said
+    # with its `in_words`, if it has one
+    work:Callable,
     desc:str,  # name of the run
     arrivals:Arrivals=None,  # when a file is complete
     say:Callable=print,  # called with a line about each file
     going:Callable=None,  # called before each look; False ends the watch
-    remark:Callable=None,  # what `work` told about a file, in words to be said when it is done
     **kwargs,  # `read`, `n_workers`, `overwrite`, `progress` of `process_files`
 )->FileReport:
     "Do `work` for every picture in the folders `inputs`, those that are there and those that come, until Ctrl-C."
     folders, arrivals = _Folders(_check_folders(inputs), desc, say), arrivals or Arrivals()
+    in_words = getattr(work, 'in_words', None)
     total = FileReport(out=str(out))
     with folder_lock(out, desc):
         try:
@@ -125,7 +127,7 @@ def watch_folder(
                 if ready := dict(arrivals.complete(present)):
                     for job in _jobs(present, out, endings):  # one by one: each is reported when it is done
                         if job[0] not in ready: continue
-                        _add(total, process_files([job], work, desc=desc, out=out, **kwargs), say, remark)
+                        _add(total, process_files([job], work, desc=desc, out=out, **kwargs), say, in_words)
                 else: time.sleep(min(1, arrivals.quiet))
         except KeyboardInterrupt: say('the watch is over')
     for path, _ in folders.present():
