@@ -7,7 +7,11 @@ signed distance to the outline and how much the colours change there. The table 
 most, on the mean of all photographs, in pixels of a photograph with a shorter side of 600: above 0 the outline lies
 outside the edge, below 0 inside. Separately for the parts of the outline that face up, left and right: a mask that is
 shifted has different signs at left and right. With true alphas (truth_objects over drawn and real grounds) the same
-measure gives what it would say of a perfect matte.
+measure gives what it would say of a perfect matte. "change": how much the colours change there, against the mean
+within 4 pixels of the outline: the less an outline follows the edges, the smaller.
+
+A second table has the IoU with the masks of all validation photographs, and the same with alpha moved to the right by
+as much as the masks of the training photographs are.
 
 Without --labels only the sets with human masks, and without --modnet only the shipped weights.
 """
@@ -24,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
 from make_labels import on_edge
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
-from quality import modnet, table
+from quality import iou, modnet, table
 
 SHORTER, FINER = 600, 4   # every photograph is measured at this shorter side, on a grid so much finer
 BINS = np.arange(-4, 4.01, .25)
@@ -83,26 +87,58 @@ def peak(profile):
     return float((weight * CENTRES).sum() / weight.sum())
 
 
+def mean_profile(found, facing):
+    "Of the `profiles` of many photographs, each with a mean of 1; nan where none has this facing."
+    known = [p[facing] / np.nanmean(p[facing]) for p in found if np.isfinite(p[facing]).all()]
+    return np.mean(known, 0) if known else np.full(len(CENTRES), np.nan)
+
+
 def row(group, name, found):
-    "One row of the table from the `profiles` of many photographs, each counting the same."
-    means = {}
-    for facing in FACING:
-        known = [p[facing] / np.nanmean(p[facing]) for p in found if np.isfinite(p[facing]).all()]
-        means[facing] = f'{peak(np.mean(known, 0)):+.2f}' if known else '-'
-    return [group, name, str(len(found)), *means.values()]
+    means = [mean_profile(found, facing) for facing in FACING]
+    return [group, name, str(len(found)), *(f'{peak(m):+.2f}' for m in means), f'{means[0].max():.2f}']
 
 
 def spread(paths, limit): return paths[::max(1, -(-len(paths) // limit))]
 
 
+def photographs(folder, limit=None):
+    "(photograph, human mask) of those in `folder`, or of `limit` of them."
+    paths = sorted((folder/'image').glob('*.jpg'))
+    for path in spread(paths, limit) if limit else paths:
+        yield load_image(path), load_alpha(folder/'mask'/f'{path.stem}.png')
+
+
 def with_masks(args, matters):
     "(set, {name: alpha}, photograph) of the photographs with human masks."
     for group in ('portraits', 'street'):
-        folder = Path(args.data)/group/'validation'
-        for path in spread(sorted((folder/'image').glob('*.jpg')), args.limit):
-            image = load_image(path)
-            yield group, {'human mask': load_alpha(folder/'mask'/f'{path.stem}.png'),
-                          **{name: matter(image) for name, matter in matters.items()}}, image
+        for image, mask in photographs(Path(args.data)/group/'validation', args.limit):
+            yield group, {'human mask': mask, **{name: matter(image) for name, matter in matters.items()}}, image
+
+
+def shift_of(args, group):
+    "How far to the right the human masks of the training photographs lie, in pixels of these."
+    found, scale = [], []
+    for image, mask in photographs(Path(args.data)/group/'train', args.limit):
+        found.append(profiles(change(image), mask))
+        scale.append(max(1, min(mask.shape) / SHORTER))
+    left, right = (peak(mean_profile(found, facing)) for facing in ('left', 'right'))
+    return (right - left) / 2 * np.mean(scale)
+
+
+def shifted_scores(args, matters):
+    "Rows of the IoU with the masks of the validation photographs, alpha as it is and moved as the masks are."
+    rows = []
+    for group in ('portraits', 'street'):
+        shift, found = shift_of(args, group), {name: [] for name in matters}
+        move = np.float32([[1, 0, shift], [0, 1, 0]])
+        for image, mask in photographs(Path(args.data)/group/'validation'):
+            for name, matter in matters.items():
+                alpha = matter(image)
+                moved = cv2.warpAffine(alpha, move, alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+                found[name].append([iou(a, mask > .5) for a in (alpha, moved)])
+        for name, scores in found.items():
+            rows.append([group, name, str(len(scores)), f'{shift:+.2f}', *(f'{v:.4f}' for v in np.mean(scores, 0))])
+    return rows
 
 
 def with_labels(args, matters):
@@ -136,11 +172,14 @@ def main():
     matters = {'p3mnet_lite, detail': Matter(args.weights, device='cpu', detail=args.refiner or True).alpha}
     if args.modnet: matters['modnet'] = modnet(args.modnet, 1)
     found = {}
-    for part in (with_truth(args), with_masks(args, matters), with_labels(args, matters) if args.labels else ()):
+    parts = [with_truth(args), with_masks(args, matters), *([with_labels(args, matters)] if args.labels else [])]
+    for part in parts:
         for group, alphas, image in part:
             changes = change(image)
             for name, alpha in alphas.items(): found.setdefault((group, name), []).append(profiles(changes, alpha))
-    table(['set', 'outline of', 'photographs', *FACING], [row(*key, values) for key, values in found.items()])
+    table(['set', 'outline of', 'photographs', *FACING, 'change'], [row(*key, values) for key, values in found.items()])
+    headings = 'set', 'method', 'photographs', 'masks lie right by', 'IoU', 'IoU, alpha moved as the masks'
+    table(headings, shifted_scores(args, matters))
 
 
 if __name__ == '__main__': main()

@@ -81,11 +81,12 @@ def main():
     p.add_argument('--data', type=Path, default=Path('../shared/data'), help='folder with portraits and street')
     p.add_argument('--weights', help='of the coarse network; the shipped ones by default')
     p.add_argument('--check', action='store_true', help='measure the numbers in the package on the validation sets')
+    p.add_argument('--mirrored', action='store_true', help='as with --best: the mean with the mirrored photograph')
     p.add_argument('--threads', type=int, default=1)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    matter = infer.Matter(args.weights, device='cpu', detail=False)
+    matter = infer.Matter(args.weights, device='cpu', detail=False, mirrored=args.mirrored)
     if args.check:
         doubts, errors = measured(matter, args.data, KEPT)
         print(judgement(doubts @ judging.WEIGHING, errors))
