@@ -8,6 +8,7 @@ import pytest
 
 from conftest import ROOT
 from p3m_nb.core import load_alpha, load_image, sample_image
+from p3m_nb.cutouts import Matte
 from p3m_nb.film import film_info, read_film
 from p3m_nb.film_writing import write_film
 
@@ -18,6 +19,7 @@ STAND_IN = '''
 import os, signal, sys
 import numpy as np
 from p3m_nb import film_runs
+from p3m_nb.cutouts import Matte
 from p3m_nb.video import matte_films
 film_runs.PIECE = 8
 stop = int(sys.argv[4])
@@ -29,6 +31,7 @@ class Brightness:
         self.seen += 1
         if self.seen == stop: os.kill(os.getpid(), signal.SIGKILL)
         return np.clip((image.mean(2) - 60) / 120, 0, 1).astype(np.float32)
+    def __call__(self, image): return Matte(image, self.alpha(image))
 
 matter = Brightness()
 report = matte_films(matter, [sys.argv[1]], sys.argv[2], sys.argv[3])
@@ -280,6 +283,7 @@ def test_one_frame_of_ten_bits_with_odd_sides(tmp_path, kind):
     class Bright:
         strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
         def alpha(self, image): return (image.mean(2) / 255).astype(np.float32)
+        def __call__(self, image): return Matte(image, self.alpha(image))
 
     report = matte_films(Bright(), [str(tmp_path/'one.mkv')], tmp_path/'out', kind)
     assert report.ok, report
@@ -311,6 +315,7 @@ def test_films_and_frames_of_others_stay(tmp_path):
     class Half:
         strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
         def alpha(self, image): return np.full(image.shape[:2], .5, np.float32)
+        def __call__(self, image): return Matte(image, self.alpha(image))
 
     foreign = tmp_path/'out'/'one_a_mp4_cutout'/'000001.png'
     foreign.parent.mkdir(parents=True)
