@@ -9,6 +9,7 @@ people/interfaces, which are kept for measuring, and at `--composites` made pict
 photographs, over `--scenery` or over drawn grass, planks, wire and cloth, three in four with drawn locks of hair whose
 alpha is exact. The scenery of the shipped file: Debian's packages plasma-workspace-wallpapers, gnome-backgrounds,
 mate-backgrounds, lomiri-wallpapers-16.04 and -20.04, ukui-wallpapers, all free, without people.
+What is prepared stays: a --work of before 28 November 2026 has labels whose edges lie farther out; take another.
 (2) `train`: crops of 128 pixels, loss in the soft zone. A checkpoint every two minutes; the same command goes on.
 Only photographs that anyone may use are in it: CC0 (interfaces, faker) and MIT (openpeople).
 """
