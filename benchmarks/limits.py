@@ -3,10 +3,14 @@
     # photographs of portraits/validation in $P3M_SHARED/data or ../shared/data
     python benchmarks/limits.py
     python benchmarks/limits.py --limit 30 --weights other.safetensors
+    python benchmarks/limits.py --peer modnet=modnet.onnx   # another tool's network on the same pictures
 
 Every condition changes the photograph and, where it moves pixels, its mask in the same way. "Two people" puts two
 photographs side by side; both people count as foreground. "Said": what a report of `p3m_matte` lists, because the
 confidence is low or nobody was found.
+
+A second table has scenes without a person, of which nothing should be kept. They are those in which the small people of
+the first table stand, many with animals: the first 40 of backgrounds, on which `tools/train_coarse.py` does not train.
 """
 import argparse, os, sys
 from pathlib import Path
@@ -14,12 +18,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]/part) for part in ('', 'tools')]
 from p3m_nb.compositing import composite, estimate_foreground
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.infer import Matter
 from p3m_nb.judging import is_unsure
-from quality import iou, table
+from quality import PEERS, iou, table
+from train_coarse import measured_scenes
+
+NOBODY = 'nobody'   # what --only calls the second table
 
 
 def dark(image, amount, noise, rng):
@@ -77,10 +84,56 @@ def conditions(image, alpha, mask, other, scene, rng):
         'at a quarter of the size': shrunk(foreground, alpha, mask, scene, 0.25),
     }
 
-def row_of(name, ious, said):
+def row_of(name, method, ious, said):
     bad = ious < .9
     counts = len(ious), f'{ious.mean():.3f}', f'{np.median(ious):.3f}', bad.sum(), said[bad].sum(), said[~bad].sum()
-    return [name, *(f'{c:g}' if not isinstance(c, str) else c for c in counts)]
+    return [name, method, *(f'{c:g}' if not isinstance(c, str) else c for c in counts)]
+
+def ours(args):
+    "image -> (alpha, whether a report would list it)."
+    matter = Matter(args.weights, device='cpu', strategy=args.strategy)
+    def run(image):
+        matte = matter(image)
+        return matte.alpha, matte.empty or is_unsure(matte.confidence)
+    return run
+
+def peers(given):
+    "{name: image -> (alpha, False)} of 'name=file.onnx', .."
+    named = dict(peer.split('=', 1) for peer in given)
+    run = lambda method: lambda image: (method(image), False)
+    return {name: run(PEERS[name](path, 2)) for name, path in named.items()}
+
+def made_harder(paths, scenes, wanted):
+    "(condition, image, mask) of every photograph of `paths`; `wanted` is a part of the condition's name."
+    folder, rng = paths[0].parents[1], np.random.default_rng(0)
+    load = lambda p: (load_image(p), *(load_alpha(folder/kind/f'{p.stem}.png') for kind in ('alpha', 'mask')))
+    for i, path in enumerate(paths):
+        (image, alpha, mask), (other, _, others) = load(path), load(paths[i - 1])
+        made = conditions(image, alpha, mask > .5, (other, others > .5), load_image(scenes[i % len(scenes)]), rng)
+        yield from ((name, np.ascontiguousarray(x), m) for name, (x, m) in made.items() if wanted in name)
+
+def of_people(methods, examples):
+    "The table of `examples`, (condition, image, mask)."
+    scores = {}
+    for name, image, mask in examples:
+        for method, run in methods.items():
+            alpha, said = run(image)
+            scores.setdefault((name, method), []).append((iou(alpha, mask), said))
+    if not scores: raise SystemExit('--only: no condition has this in its name')
+    table(['condition', 'method', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
+          [row_of(name, method, *np.transpose(found)) for (name, method), found in scores.items()])
+
+def of_nobody(methods, scenes):
+    "The table of photographs without a person."
+    rows = []
+    for method, run in methods.items():
+        alphas, said = zip(*(run(load_image(p)) for p in scenes))
+        kept = np.array([(a > .5).mean() for a in alphas])
+        bad = kept > .01
+        counts = len(kept), bad.sum(), np.array(said)[bad].sum(), f'{100 * kept.mean():.1f} %'
+        rows.append([method, *map(str, counts)])
+    table(['method', 'scenes without a person', 'over 1 % of the picture kept', 'of them said', 'kept on average'],
+          rows)
 
 def main():
     shared = (
@@ -90,30 +143,15 @@ def main():
     p.add_argument('--data', default=shared/'data')
     p.add_argument('--weights')
     p.add_argument('--strategy', help='of Matter; what the weights file asks for by default')
+    p.add_argument('--peer', nargs='+', default=[], help=f'NAME=FILE.onnx, NAME one of {", ".join(PEERS)}')
     p.add_argument('--limit', type=int, default=40, help='photographs, spread evenly')
-    p.add_argument('--only', default='', help='conditions with this in their name, for example size')
+    p.add_argument('--only', default='', help='conditions with this in their name, for example size; or nobody')
     args = p.parse_args()
-    matter, rng, scores = Matter(args.weights, device='cpu', strategy=args.strategy), np.random.default_rng(0), {}
-    folder = Path(args.data)/'portraits'/'validation'
-    paths = sorted((folder/'image').glob('*.jpg'))
+    methods = {'p3m_nb': ours(args), **peers(args.peer)}
+    paths = sorted((Path(args.data)/'portraits'/'validation'/'image').glob('*.jpg'))
     paths = paths[::max(1, len(paths) // args.limit)][:args.limit]
-    scenes = sorted((Path(args.data)/'backgrounds').glob('*.jpg'))
-    load = lambda p: (
-        load_image(p),
-        load_alpha(folder / 'alpha' / f'{p.stem}.png'),
-        load_alpha(folder / 'mask' / f'{p.stem}.png') > 0.5,
-    )
-    for i, path in enumerate(paths):
-        image, alpha, mask = load(path)
-        other = load(paths[i - 1])
-        for name, (x, m) in conditions(
-            image, alpha, mask, (other[0], other[2]), load_image(scenes[i % len(scenes)]), rng
-        ).items():
-            if args.only not in name: continue
-            matte = matter(np.ascontiguousarray(x))
-            scores.setdefault(name, []).append((iou(matte.alpha, m), matte.empty or is_unsure(matte.confidence)))
-    if not scores: raise SystemExit(f'--only {args.only}: no condition has this in its name')
-    table(['condition', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
-          [row_of(name, *np.transpose(found)) for name, found in scores.items()])
+    scenes = measured_scenes(args.data)[:args.limit]
+    if args.only != NOBODY: of_people(methods, made_harder(paths, scenes, args.only))
+    if args.only in ('', NOBODY): of_nobody(methods, scenes)
 
 if __name__ == '__main__': main()

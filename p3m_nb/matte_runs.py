@@ -68,11 +68,17 @@ def to_tell(
     return dict(confidence=confidence) if is_unsure(confidence) else {}
 
 # %% ../nbs/49_matte_runs.ipynb #7c1e22d0
+def _times(spans):
+    "[[first, last] second] of a film, in words."
+    clock = lambda seconds: f'{int(seconds // 60)}:{int(seconds % 60):02d}'
+    return ', '.join(f'from {clock(first)} to {clock(last)}' for first, last in spans)
+
 def _in_words(told):
-    "What the work on a photograph `told`, for a person who is waiting for it."
+    "What the work on a photograph or film `told`, for a person who is waiting for it."
     said = [told['chosen']] if told.get('chosen') else []
     if told.get('nobody'): said.append('nobody was found')
     if 'confidence' in told: said.append(f'low confidence ({told["confidence"]:.2f}), look at it')
+    if 'doubtful' in told: said.append(f'low confidence {_times(told["doubtful"])}, look at it')
     return ', '.join(said)
 
 # %% ../nbs/49_matte_runs.ipynb #6d36e119
@@ -122,7 +128,8 @@ def judged_report(
 )->MatteReport:
     "The `report` with the photographs that should be looked at, and the notes on those that are done."
     told = {p: report.told[p] for p in report.done + report.skipped if p in report.told}
-    report.notes |= {p: f'{p}: {t["chosen"]}' for p, t in told.items() if t.get('chosen')}
+    noted = {p: {k: t[k] for k in ('chosen', 'doubtful') if k in t} for p, t in told.items()}
+    report.notes |= {p: f'{p}: {_in_words(t)}' for p, t in noted.items() if t}
     look_at = {p: t['confidence'] for p, t in told.items() if 'confidence' in t}
     nobody = [p for p, t in told.items() if t.get('nobody')]
     return MatteReport(**vars(report), look_at=look_at, nobody=nobody, made_by=made_by)

@@ -7,7 +7,7 @@ __all__ = ['SIDE', 'CUT', 'REACH', 'LIKE', 'FILM_KINDS', 'JUDGED', 'HOLD', 'HIDE
            'matte_film', 'matte_films', 'hold_faces', 'faces_in_film', 'obfuscate_film', 'obfuscate_films']
 
 # %% ../nbs/53_video.ipynb #57049d72
-import functools, json, os, zlib
+import functools, itertools, json, os, zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from .film_writing import CODECS
 from .infer import Matter
 from .matte_runs import MatteReport, judged_report, to_tell
 from .cutouts import as_background, is_empty
+from .judging import is_unsure
 from .jobs import FileReport, output_names, process_files, tell
 from .hiding import fill_gaps, obfuscate_checked
 from .privacy import FaceStillSeen
@@ -190,10 +191,16 @@ def film_outputs(
 # %% ../nbs/53_video.ipynb #2d95c0ee
 JUDGED = 25  # of so many frames the first one is judged
 
+def _doubtful(judged):
+    "[[first, last]] times of `judged`, (seconds, confidence), at which two or more in a row should be looked at."
+    runs = itertools.groupby(judged, lambda one: is_unsure(one[1]))
+    found = [[seconds for seconds, _ in run] for unsure, run in runs if unsure]
+    return [[times[0], times[-1]] for times in found if len(times) > 1]
+
 class _FilmState:
     "What goes from frame to frame: the past of the steady mattes, and what is to be said about the film."
     def __init__(self, matter, strength):
-        self.matter, self.steady, self.found, self.confidences = matter, SteadyAlpha(strength), False, {}
+        self.matter, self.steady, self.found, self.judged = matter, SteadyAlpha(strength), False, []
 
     def __call__(self, frames):
         "(frame, steady alpha) of the `frames`."
@@ -204,21 +211,22 @@ class _FilmState:
     def _alpha(self, frame):
         if frame.index % JUDGED: return self.matter.alpha(frame.image)
         matte = self.matter(frame.image)
-        if matte.confidence is not None: self.confidences[frame.index] = matte.confidence
+        if matte.confidence is not None: self.judged.append((float(frame.time), matte.confidence))
         return matte.alpha
 
     def to_tell(self):
-        "About the film as a whole: whether nobody was found, and the mean confidence, if it is low."
-        return to_tell(not self.found, float(np.mean([*self.confidences.values()])) if self.confidences else None)
+        "Whether nobody was found in the film, or its mean confidence if it is low, or else where it is low."
+        whole = to_tell(not self.found, float(np.mean([c for _, c in self.judged])) if self.judged else None)
+        where = _doubtful(self.judged)
+        return whole or (dict(doubtful=where) if where else {})
 
     def keep(self):
-        judged = np.array([*self.confidences.items()], float).reshape(-1, 2)
-        return self.steady.keep() | dict(found=np.array(self.found), judged=judged)
+        return self.steady.keep() | dict(found=np.array(self.found), times=np.array(self.judged, float).reshape(-1, 2))
 
     def restore(self, kept):
         self.steady.restore(kept)
         self.found = bool(kept.get('found', True))
-        self.confidences = {int(n): float(c) for n, c in kept.get('judged', ())}
+        self.judged = [(float(seconds), float(confidence)) for seconds, confidence in kept.get('times', ())]
 
 # %% ../nbs/53_video.ipynb #3079ba39
 def _matted(state, background):

@@ -23,6 +23,7 @@ from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 sys.path[:0] = [str(ROOT/'tools'), str(ROOT/'benchmarks')]
 import edges
 import fit_confidence
+import limits
 import make_labels
 import make_weights
 import modnet_encoder
@@ -273,6 +274,34 @@ def test_an_encoder_has_to_be_named(labels, tmp_path):
 def test_licence_follows_from_photographs_and_start(sets, start, licence):
     args = argparse.Namespace(sets=train_coarse.sets_of([sets]), licence=None)
     assert train_coarse.licence_of(args, dict(licence=start) if start else {}) == licence
+
+
+def test_no_training_on_the_scenes_that_are_measured(tmp_path):
+    "Neither by their folder nor by a link, and of other folders everything."
+    scene = synth_portrait(9, 64).image
+    for folder, count in ('backgrounds', 43), ('others', 2):
+        (tmp_path/folder).mkdir()
+        for i in range(count): save_image(scene, tmp_path/folder/f'{i:03d}.jpg')
+    (tmp_path/'links').mkdir()
+    for i in 0, 39, 40: (tmp_path/'links'/f'{i}.jpg').symlink_to(tmp_path/'backgrounds'/f'{i:03d}.jpg')
+    found = lambda *names: [p.name for p in train_coarse.scene_files(
+        argparse.Namespace(data=tmp_path, scenery=[tmp_path/n for n in names]))]
+    assert found('backgrounds', 'others') == ['040.jpg', '041.jpg', '042.jpg', '000.jpg', '001.jpg']
+    assert found('links') == ['40.jpg']
+
+
+@pytest.mark.parametrize('only, heading', [('quarter of the size', 'at a quarter of'), ('nobody', 'without a person')])
+def test_limits_runs(tmp_path, monkeypatch, capsys, only, heading):
+    "Each of its tables, on a portrait that is drawn."
+    portrait, folder = synth_portrait(0, 160), tmp_path/'portraits'/'validation'
+    for kind in 'image', 'alpha', 'mask': (folder/kind).mkdir(parents=True)
+    for kind in 'alpha', 'mask': save_alpha(portrait.alpha, folder/kind/'a.png')
+    (tmp_path/'backgrounds').mkdir()
+    for path in folder/'image'/'a.jpg', tmp_path/'backgrounds'/'b.jpg': save_image(portrait.image, path)
+    monkeypatch.setattr(sys, 'argv', ['limits.py', '--data', str(tmp_path), '--only', only])
+    limits.main()
+    heads, _, row = capsys.readouterr().out.strip().splitlines()
+    assert heading in heads + row and '| p3m_nb |' in row
 
 
 def test_free_sets():

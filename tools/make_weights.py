@@ -48,6 +48,7 @@ from train_detail import load_scene
 from train_lite import facts_of
 
 RESULTS = 'free', 'all', 'mean'
+AROUND = 'free wallpapers, scenes of BSDS500 (many of animals; research terms) and drawn things'
 SMALL = 500   # a picture with a shorter side below this is no scene
 SAME = 3      # levels of 255 by which two pictures of 16x16 pixels differ on the mean if they show the same
 
@@ -125,6 +126,7 @@ def steps(args):
     file = lambda name: args.work/f'{name}.safetensors'
     more = ('--start', file('first'), '--frozen', '0', '--steps', args.more_steps, '--lr', '1e-3', '--multiple',
             args.multiple, '--pace', '.001', '--device', args.device, '--workers', args.workers)
+    animals = ('--scenery', args.work/'scenes', args.data/'backgrounds', '--around', AROUND)
     calibrated = lambda name: coarse(args, f'{name}_calibrated', '--calibrate', '--start', file(name),
                                      *(['--sets', 'free'] if name == 'free' else []))
     return dict(
@@ -132,7 +134,7 @@ def steps(args):
         encoder=tool('modnet_encoder', args.work/'packages'/'mortal_portrait'/'modnet.onnx', args.work/'encoder.pth'),
         first=coarse(args, 'first', '--sets', 'free', '--encoder', args.work/'encoder.pth', '--began',
                      "MODNet's encoder (Apache-2.0)", '--frozen', '3', '--steps', args.first_steps, '--lr', '1e-3'),
-        free=coarse(args, 'free', '--sets', 'free', *more), all=coarse(args, 'all', *more), mean=mean,
+        free=coarse(args, 'free', '--sets', 'free', *more), all=coarse(args, 'all', *more, *animals), mean=mean,
         **{f'{name}_calibrated': calibrated(name) for name in RESULTS},
         detail=tool('train_detail', '--labels', args.work/'labels', '--scenery', args.work/'scenes', '--coarse',
                     file(f'{args.behind}_calibrated'), '--work', args.work/'detail', '--out', file('detail'),

@@ -74,6 +74,7 @@ EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the fi
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
 HIDDEN_MORE = .7   # of the photographs without a shown face
 TURNED = .06   # of all examples: a quarter, half or three quarters round
+MEASURED = 40   # scenes
 
 
 # --- cache -----------------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def ordinary(rng, stock, kind):
     return example(rng, stock.item(rng), kind, stock.scenes, MILD)
 
 
-CASES = {ordinary: .58, group: .07, cut: .05, against_light: .07, among_things: .06, nobody: .04, night: .03, wide: .1}
+CASES = {ordinary: .5, group: .07, cut: .05, against_light: .07, among_things: .06, nobody: .07, night: .03, wide: .15}
 
 
 def finished(rng, image):
@@ -488,10 +489,20 @@ def cached(args):
     return [f for s in args.sets for f in files[s] if not is_held_out(f.stem) for _ in range(SETS[s])], held
 
 
+def measured_scenes(data):
+    "The scenes that `benchmarks/limits.py` measures on: the first of data/backgrounds by name."
+    return sorted((Path(data)/'backgrounds').glob('*.jpg'))[:MEASURED]
+
+
+def scene_files(args):
+    "The pictures of --scenery but those that are kept for measuring."
+    measured = {p.resolve() for p in measured_scenes(args.data)}
+    return [p for folder in args.scenery for p, _ in image_files(folder) if p.resolve() not in measured]
+
+
 def stock_of(args, files):
     "Everything examples are made of."
-    paths = [p for folder in args.scenery for p, _ in image_files(folder)]
-    large = [load_scene(p, 600) for p in paths]
+    large = [load_scene(p, 600) for p in scene_files(args)]
     free = [s for f in sorted(set(files)) if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
     return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more, args.turned)
