@@ -24,7 +24,7 @@ from ..face_boxes import Face
 from ..fields import Range, check_fields, read_json
 from ..formats import MAX_PIXELS
 from ..infer import Matter
-from ..judging import LOOK_AT
+from ..judging import is_unsure
 from ..jobs import FileReport
 from ..process import usable_cores
 from .batch import ZipLimits, read_bounded, safe_name
@@ -48,7 +48,7 @@ class Photo:
     @property
     def unsure(self)->bool:
         "Whether its matte should be looked at."
-        return 0 <= self.confidence < LOOK_AT
+        return self.confidence >= 0 and is_unsure(self.confidence)
 
 # %% ../../nbs/widgets/album.ipynb #0e37b7f9
 STUDIO_LIMITS = ZipLimits(files=500, file_bytes=200 << 20, pixels=MAX_PIXELS, zip_bytes=2 << 30)
