@@ -22,7 +22,7 @@ from .hints import hinted, one_line, regular_file
 from .dataset import file_at
 from .faces import face_finder, find_faces, finder_name, one_cv_thread
 from .face_boxes import Face
-from .finding import FileList, image_files
+from .finding import FileList, image_files, results_folder
 from .formats import picture_kind
 from .hiding import blurred
 from .jobs import FileReport, process_files, tell
@@ -294,7 +294,7 @@ def _sheet(out, number): return out/f'contact_sheet_{number}.jpg'
 
 def _check_place(out):
     "`ValueError` unless the files of an audit may be written into the folder `out`."
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    results_folder(out)
     for path in (out/'audit.csv', _sheet(out, 1)): may_write(path)
 
 # %% ../nbs/12_audit.ipynb #fe4c8f34

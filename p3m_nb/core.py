@@ -121,7 +121,10 @@ def _scale_to_uint8(a, name):
         _check_unit(a, name, 'a float image must hold values in 0..1')
         return (a * 255 + .5).astype(np.uint8)
     if a.dtype.kind not in 'iu': raise ValueError(f'{name}: an array of type {a.dtype} is not an image')
-    top = _check_range(a, name)
+    top, largest = _check_range(a, name), int(a.max())
+    if top == 65535 and 1 < largest <= 255:
+        raise ValueError(f'{name}: largest value {largest} of {top}, as where 8-bit values were stored as {a.dtype}; '
+                         'give uint8 (image.astype(np.uint8), or save it with 8 bits)')
     return ((a.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 # %% ../nbs/00_core.ipynb #39d89674

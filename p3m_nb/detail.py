@@ -308,6 +308,16 @@ def judged_trust(
     fine = _fineness(_shrink(drawn, given.shape), weight)
     return float(np.clip((_fineness(given, weight) / fine - _SOFT) / (_FINE - _SOFT), 0, 1)) if fine else 1.
 
+_BARE, _BLOCKS = .75, .4  # soft pixels for each of the outline; share of them that have the value of a neighbour
+
+def _is_rough(alpha):
+    "Whether `alpha` is a mask, next to no pixel of its outline soft, or one enlarged by repeating pixels."
+    here, below, beside = alpha[:-1, :-1], alpha[1:, :-1], alpha[:-1, 1:]
+    outline = ((here > .5) != (below > .5)) | ((here > .5) != (beside > .5))
+    soft = (here > .02) & (here < .98)
+    same = soft & ((here == below) | (here == beside))
+    return soft.sum() < _BARE * outline.sum() or same.sum() > _BLOCKS * soft.sum()
+
 # %% ../nbs/49_detail.ipynb #7b0b2559
 _ROUNDS = 2  # of adding what is missing; each leaves a part of it
 
@@ -366,6 +376,7 @@ def add_detail(
 )->np.ndarray:  # (H,W) float32 in 0..1
     "`refine_alpha` for arrays that are known to fit."
     _check_trust(trust)
+    if trust is None and _is_rough(alpha): trust = 0
     size, coarse = image.shape[:2], _coarse(alpha, image.shape[:2], shorter)
     levels = detail_levels(coarse.shape, size)
     if not levels: return enlarge_alpha(alpha, size)
@@ -386,7 +397,7 @@ def refine_alpha(
     refiner:Redraws|str|Path|bool|None=None,
     shorter:int=512,  # shorter side in pixels to which an alpha of the image's size is reduced first
     # 0: what the colours say may change the alpha altogether; 1: it is right, and only what is finer than its pixels is
-    # added, to one of the image's size next to nothing; None: by `judged_trust`, at the first level
+    # added, to one of the image's size next to nothing; None: by `judged_trust`, at the first level; 0 for masks
     trust:float|None=None,
 )->np.ndarray:  # (H,W) float32 in 0..1
     "`alpha` at the size of `image`, its hair and edges drawn anew from the colours of `image`."

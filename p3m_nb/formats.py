@@ -7,7 +7,7 @@ __all__ = ['MAX_PIXELS', 'RASTER_FORMATS', 'IMAGE_SUFFIXES', 'RAW_SUFFIXES', 'OT
            'frame_numbers', 'go_to', 'orientation', 'resolution', 'upright', 'header_orientation']
 
 # %% ../nbs/01_formats.ipynb #33b06a1f
-import functools, importlib, importlib.util, io, os, re, struct, types, warnings
+import functools, importlib, importlib.util, io, mimetypes, os, re, struct, types, warnings
 
 from PIL import Image
 
@@ -69,6 +69,9 @@ def _why_not(kind, suffix):
     if kind == 'RAW' or suffix in RAW_SUFFIXES: return _RAW_HELP
     if kind == 'HEIF': return _HEIF_HELP
     if kind not in (None, *RASTER_FORMATS): return f'{kind} is not an image that can be read; save it as PNG or JPEG'
+    if (mimetypes.guess_type(f'x{suffix}')[0] or '').startswith('video'):
+        return 'a film, not a photograph; of the commands p3m_matte and p3m_obfuscate take films'
+    if suffix in IMAGE_SUFFIXES: return f'not an image that can be read, although named {suffix}; open it elsewhere'
     return f'not an image that can be read; expected {", ".join(IMAGE_SUFFIXES[:6])} ...'
 
 # %% ../nbs/01_formats.ipynb #0f240fbc

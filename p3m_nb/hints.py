@@ -98,6 +98,7 @@ def regular_file(
     text, path = str(path), Path(path).expanduser()
     try: mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink(): raise FileNotFoundError(f'{text}: a link to a file that is not there') from None
         raise FileNotFoundError(f'{text}: no such {what}{_meant_file(path, words)}') from None
     except ValueError as e: raise ValueError(f'{text!r}: not a file name ({e})') from None
     if stat.S_ISDIR(mode): raise ValueError(f'{text}: this is a folder, a {what} was expected')

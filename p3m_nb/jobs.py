@@ -120,12 +120,24 @@ class JobList(list):
     others = ()
 
 # %% ../nbs/02_jobs.ipynb #d6b55004
+def _is_newer(source, output):
+    "Whether the file `source` was changed after `output` was written."
+    if not isinstance(source, (str, os.PathLike)): return False
+    try: return os.stat(source).st_mtime_ns > os.stat(output).st_mtime_ns
+    except OSError: return False
+
+def _changed_since(sources):
+    "The note about skipped `sources` that are newer than their results."
+    first = ', '.join(map(str, sources[:3])) + (', ...' if len(sources) > 3 else '')
+    return f'{len(sources)} skipped but changed after the result was made; overwrite makes it again: {first}'
+
 class _Plan:
     "Sorts jobs into those to do, those that are done, and those that must not be done, with the reason."
     def __init__(self, jobs, overwrite):
         self.report, self.todo, self.overwrite, self.taken = FileReport(), [], overwrite, {}
-        self.jobs = [*jobs, *getattr(jobs, 'others', ())]
+        self.jobs, self.changed = [*jobs, *getattr(jobs, 'others', ())], []
         for source, outputs in jobs: self.add(source, outputs)
+        if self.changed: self.report.notes[self.changed[0]] = _changed_since(self.changed)
 
     @functools.cached_property
     def sources(self):
@@ -159,6 +171,7 @@ def add(self:_Plan, source:object, outputs:list):
     elif kept and len(kept) == len(outputs):
         self.report.skipped.append(source)
         if (told := told_of(outputs[0])) is not None: self.report.told[source] = told
+        if _is_newer(source, outputs[0]): self.changed.append(source)
     else: self.todo.append((source, outputs, kept))
     self.taken.update((str(o), source) for o in outputs)
 
@@ -295,5 +308,5 @@ def process_folder(
     undivided(f'{desc}, which is not cut into parts')
     found = image_files(inputs, recursive, own=desc)
     report = process_files(folder_jobs(found, out, endings), work, desc=desc, out=out, **kwargs)
-    report.passed, report.notes = list(found.passed), film_notes(found)
+    report.passed, report.notes = list(found.passed), report.notes | film_notes(found)
     return report

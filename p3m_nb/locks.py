@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Iterator
 
 from .core import FilePath
+from .finding import results_folder
 from .process import process_lives, process_mark
 from .records import PARTS
 from .spread import current_spread
@@ -126,10 +127,8 @@ def folder_lock(
     part:str='',  # name of a part of the run, beside which shards may work; by default the shard, or everything
 )->Iterator[Path]:  # `folder`
     "Let no other process or thread work in `folder` inside the block; `FolderBusy` that says who does if one is."
-    folder, shard = Path(folder), current_spread().shard
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f'{folder}: a file or a link that leads nowhere; give a folder for the results') from None
+    folder, shard = results_folder(folder), current_spread().shard
+    folder.mkdir(parents=True, exist_ok=True)
     part = part or (shard.name if shard else '')
     lock = folder/PARTS/f'{part}.lock' if part else folder/LOCK
     key, me = os.path.realpath(lock), threading.get_ident()

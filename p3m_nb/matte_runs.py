@@ -16,6 +16,7 @@ import numpy as np
 from . import core, jobs
 from .core import FilePath, save_image
 from .cutouts import MadeBy, as_background
+from .finding import results_folder
 from .jobs import tell
 from .judging import is_unsure
 from .records import told_of
@@ -113,8 +114,7 @@ def matte_run(
     at_once:int=1,  # how many threads may call `matter` at a time
 )->dict:  # what `shard_folder` and `watch_folder` take
     "How the photographs of a folder are matted, and which files are written for each."
-    out = Path(out).expanduser()
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    out = results_folder(out)
     if alpha_only and background is not None:
         raise ValueError('alpha_only writes no composite, background asks for one: leave out one of the two')
     background = None if background is None else as_background(background)

@@ -174,7 +174,7 @@ def _check_record(path, record):
     why = 'the facemask is empty' if record['mask_sha256'] else 'no face found'
     if record['people']: why += ', but a person is seen by the matting network: look at it'
     raise NoFaceFound(f'{path}: {why}; nothing was written. Give a facemask or another finder, '
-                      'or say keep_faceless if there is none')
+                      'or keep photographs without a face (keep_faceless=True, --keep-faceless)')
 
 @patch
 def note(self:_FolderRun, path:Path, record:dict):

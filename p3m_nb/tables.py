@@ -21,6 +21,7 @@ from .core import sha256_of
 from .hints import choose
 from .dataset import file_at
 from .fields import check_fields, read_json
+from .finding import results_folder
 from .layouts import Sample
 from .methods import file_slug
 from .metrics import FACE_METRICS, TEN_METRICS, WHOLE_METRICS, metric_names
@@ -347,8 +348,7 @@ def check_out(
     names:tuple=('metrics.csv', 'table.md'),  # of files that will be written
 )->dict:  # name -> digests of what was written there before
     "Raise unless the files called `names` in `out` are ours, or are not there."
-    out = Path(out).expanduser()
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out}: is a file; give a folder for the results')
+    out = results_folder(out)
     known = _known_files(out/'result.json')
     for name in names:
         if not (out/name).exists() or sha256_of((out/name).read_bytes()) in known.get(name, ()): continue

@@ -94,7 +94,7 @@ def _add(total, report, say, in_words):
     for path in report.done:
         more = in_words(report.told[path]) if in_words and path in report.told else ''
         say(f'{path}: done{more and ", " + more}')
-    for reason in report.failed.values(): say(reason)
+    for line in (*report.failed.values(), *report.notes.values()): say(line)
     for path in (*report.done, *report.skipped): total.failed.pop(path, None)
     for name in ('done', 'skipped'):
         listed = getattr(total, name)

@@ -170,7 +170,7 @@ assert report.ok, report
 print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')][0], len(report.done))'''
     peaks = {}
     for name in ('40', '200', 'large.png'):
-        out, err = python(code, tmp_path/name, tmp_path/f'out {name}').communicate()
+        out, err = python(code, tmp_path/name, tmp_path/f'{name} out').communicate()
         peaks[name] = int(out.split()[0]) if out else err
     assert peaks['200'] < 1.1 * peaks['40'] and peaks['large.png'] < 1_000_000, peaks
 

@@ -6,7 +6,7 @@
 __all__ = ['HOST', 'studio_settings', 'studio_server', 'run_studio']
 
 # %% ../../nbs/widgets/serve.ipynb #f86289bb
-import contextlib, importlib.util, json, os, secrets, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, json, os, secrets, shutil, signal, socket, subprocess, sys, tempfile, time
 import urllib.error, urllib.request, webbrowser
 from importlib.resources import files
 from pathlib import Path
@@ -101,9 +101,7 @@ def studio_server(
     port:int=0,  # 0: a free one
 )->Iterator[tuple]:  # address with the token, and the server's process
     "The studio on this computer, as long as the block runs."
-    if importlib.util.find_spec('anywidget') is None:  # the installation without PyTorch, which has no widgets
-        raise ModuleNotFoundError("No module named 'anywidget'", name='anywidget')
-    require('voila', 'the page', 'studio', load=False)
+    for package in 'voila', 'anywidget': require(package, 'the page', 'studio', load=False)
     if port and _taken(port): raise ValueError(f'port {port} is in use; give another one, or 0 for a free one')
     port, token, folder = port or _free_port(), secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix='p3m_studio_'))
     log = folder/'server.log'
