@@ -46,7 +46,7 @@ MAY_IMPORT = {
         'spread': '',
         'records': 'writing core',
         'finding': 'hints core formats records spread',
-        'locks': 'writing core process records spread',
+        'locks': 'writing core process records spread finding',
         'jobs': 'hints writing core finding locks records spread',
         'command': 'hints core',
         'shards': 'writing core records finding locks jobs spread',
@@ -110,7 +110,7 @@ MAY_IMPORT = {
         'detail': 'core refiner',
         'judging': '',
         'cutouts': 'hints core profiles compositing',
-        'matte_runs': 'core records jobs shards cutouts judging',
+        'matte_runs': 'core finding records jobs shards cutouts judging',
         'sizes': 'hints core detail',
         'infer': 'hints core profiles process compositing jobs records shards spread watch detail onnx_engine '
                  'torch_engine trimaps cutouts judging matte_runs sizes',
@@ -118,7 +118,7 @@ MAY_IMPORT = {
         'film_writing': 'hints film writing core records',
         'film_runs': 'film film_writing fields process writing records',
         'video': 'hints core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts '
-                 'matte_runs face_boxes process',
+                 'matte_runs face_boxes process judging',
         'export': 'hints writing core process onnx_engine records model refiner registry weights',
         'methods': 'hints core process onnx_engine finding dataset crops data infer model registry weights trimaps '
                    'export sizes spread',
@@ -127,7 +127,7 @@ MAY_IMPORT = {
         'published': '',
         'rendering': 'hints',
         'tables': 'published rendering hints fields writing core compositing layouts records shards spread '
-                  'dataset crops privacy metrics data infer model methods benchmark',
+                  'dataset finding crops privacy metrics data infer model methods benchmark',
         'paired': 'published rendering benchmark tables',
         'ppt_parts': 'hints core layouts settings registry dataset benchmark',
         'experiment': 'hints fields writing core checks settings records dataset prepare assembly train methods '
