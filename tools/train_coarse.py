@@ -10,10 +10,11 @@ cached stays: a cache of before 28 November 2026 has labels with other edges (`l
 (2) `train`: whole views at about 256 pixels and crops at 512, the two passes of HYBRID. In half of the photographs an
 official portrait's face stands over the blurred one (`--faces`); of the others seven in ten hide more, as photographs
 that were hidden for publishing do: without these a network learns the light blur alone (IoU 0.93 in place of 0.98 on
-portraits whose faces have the default blur of `p3m_obfuscate --method blur`). Two in five examples are hard cases made
+portraits whose faces have the default blur of `p3m_obfuscate --method blur`). Half of the examples are hard cases made
 by composition: people against the light and as dark as the ground, groups of people of different size, people cut by
 the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night, wide shots of one
-small person, and scenes without anybody; 6 % are turned by quarters. What a person holds belongs to the person, as in
+small person, and scenes without anybody; 6 % are turned by quarters. The scenes are those of --scenery, of which
+`scene_files` leaves out what is kept for measuring. What a person holds belongs to the person, as in
 P3M-10k, because the teacher says so. A checkpoint every few minutes; the best average on held-out photographs goes to
 `--out`. The same command goes on.
 With a graphics card: `--device cuda --workers 8 --multiple 8 --pace .001`; processes make the examples, which takes
