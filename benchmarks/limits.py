@@ -3,7 +3,7 @@
     # photographs of portraits/validation in $P3M_SHARED/data or ../shared/data
     python benchmarks/limits.py
     python benchmarks/limits.py --limit 30 --weights other.safetensors
-    python benchmarks/limits.py --peer modnet=modnet.onnx   # another tool's network on the same pictures
+    python benchmarks/limits.py --modnet modnet.onnx   # another tool's network on the same pictures
 
 Every condition changes the photograph and, where it moves pixels, its mask in the same way. "Two people" puts two
 photographs side by side; both people count as foreground. "Said": what a report of `p3m_matte` lists, because the
@@ -97,11 +97,10 @@ def ours(args):
         return matte.alpha, matte.empty or is_unsure(matte.confidence)
     return run
 
-def peers(given):
-    "{name: image -> (alpha, False)} of 'name=file.onnx', .."
-    named = dict(peer.split('=', 1) for peer in given)
+def peers(args):
+    "{name: image -> (alpha, False)} of the other networks whose files are given."
     run = lambda method: lambda image: (method(image), False)
-    return {name: run(PEERS[name](path, 2)) for name, path in named.items()}
+    return {name: run(make(getattr(args, name), 2)) for name, make in PEERS.items() if getattr(args, name)}
 
 def made_harder(paths, scenes, wanted):
     "(condition, image, mask) of every photograph of `paths`; `wanted` is a part of the condition's name."
@@ -112,14 +111,14 @@ def made_harder(paths, scenes, wanted):
         made = conditions(image, alpha, mask > .5, (other, others > .5), load_image(scenes[i % len(scenes)]), rng)
         yield from ((name, np.ascontiguousarray(x), m) for name, (x, m) in made.items() if wanted in name)
 
-def of_people(methods, examples):
-    "The table of `examples`, (condition, image, mask)."
+def of_people(methods, examples, wanted):
+    "The table of `examples`, (condition, image, mask), of the conditions with `wanted` in their name."
     scores = {}
     for name, image, mask in examples:
         for method, run in methods.items():
             alpha, said = run(image)
             scores.setdefault((name, method), []).append((iou(alpha, mask), said))
-    if not scores: raise SystemExit('--only: no condition has this in its name')
+    if not scores: raise SystemExit(f'--only {wanted}: no condition has this in its name')
     table(['condition', 'method', 'photographs', 'IoU', 'median', 'below 0.9', 'of them said', 'others said'],
           [row_of(name, method, *np.transpose(found)) for (name, method), found in scores.items()])
 
@@ -143,15 +142,15 @@ def main():
     p.add_argument('--data', default=shared/'data')
     p.add_argument('--weights')
     p.add_argument('--strategy', help='of Matter; what the weights file asks for by default')
-    p.add_argument('--peer', nargs='+', default=[], help=f'NAME=FILE.onnx, NAME one of {", ".join(PEERS)}')
+    for name in PEERS: p.add_argument(f'--{name}', help='ONNX file')
     p.add_argument('--limit', type=int, default=40, help='photographs, spread evenly')
     p.add_argument('--only', default='', help='conditions with this in their name, for example size; or nobody')
     args = p.parse_args()
-    methods = {'p3m_nb': ours(args), **peers(args.peer)}
+    methods = {'p3m_nb': ours(args), **peers(args)}
     paths = sorted((Path(args.data)/'portraits'/'validation'/'image').glob('*.jpg'))
     paths = paths[::max(1, len(paths) // args.limit)][:args.limit]
     scenes = measured_scenes(args.data)[:args.limit]
-    if args.only != NOBODY: of_people(methods, made_harder(paths, scenes, args.only))
+    if args.only != NOBODY: of_people(methods, made_harder(paths, scenes, args.only), args.only)
     if args.only in ('', NOBODY): of_nobody(methods, scenes)
 
 if __name__ == '__main__': main()

@@ -121,8 +121,8 @@ def _scale_to_uint8(a, name):
         _check_unit(a, name, 'a float image must hold values in 0..1')
         return (a * 255 + .5).astype(np.uint8)
     if a.dtype.kind not in 'iu': raise ValueError(f'{name}: an array of type {a.dtype} is not an image')
-    top, largest = _check_range(a, name), int(a.max())
-    if top == 65535 and 1 < largest <= 255:
+    top, largest = _check_range(a, name)
+    if _holds_bytes(top, largest):
         raise ValueError(f'{name}: largest value {largest} of {top}, as where 8-bit values were stored as {a.dtype}; '
                          'give uint8 (image.astype(np.uint8), or save it with 8 bits)')
     return ((a.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
@@ -134,10 +134,14 @@ def _check_unit(a, name, what):
     raise ValueError(f'{name}: {what}, found {a.min():.3g}..{a.max():.3g}')
 
 def _check_range(a, name):
-    "The largest value of the integers `a` can have, 255 or 65535; `ValueError` if they do not fit."
-    top = 65535 if a.dtype.itemsize > 1 else 255
-    if a.min() < 0 or a.max() > top: raise ValueError(f'{name}: values {a.min()}..{a.max()} do not fit 0..{top}')
-    return top
+    "(largest value that the integers `a` can have, 255 or 65535, largest they have); `ValueError` if they do not fit."
+    top, least, largest = 65535 if a.dtype.itemsize > 1 else 255, int(a.min()), int(a.max())
+    if least < 0 or largest > top: raise ValueError(f'{name}: values {least}..{largest} do not fit 0..{top}')
+    return top, largest
+
+def _holds_bytes(top, largest):
+    "Whether values up to `largest` of `top` are those of 8 bits in a wider type."
+    return top == 65535 and 1 < largest <= 255
 
 # %% ../nbs/00_core.ipynb #516116e6
 def _check_array(a, name, max_pixels):
@@ -306,8 +310,8 @@ def _unit_alpha(a, name):
     if a.dtype.kind == 'f':
         _check_unit(a, name, 'alpha must lie in 0..1')
         return a.astype(np.float32)
-    top, largest = _check_range(a, name), int(a.max())
-    if largest == 1 or (top == 65535 and 1 < largest <= 255):
+    top, largest = _check_range(a, name)
+    if largest == 1 or _holds_bytes(top, largest):
         factor = top // largest
         raise ValueError(f'{name}: largest value {largest} of {top}; scale the mask to 0..{top} (multiply by {factor})')
     return a.astype(np.float32) / np.float32(top)

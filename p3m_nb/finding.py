@@ -57,8 +57,9 @@ def _walk(folder, recursive, seen, links, films):
         return
     for entry in entries:
         if not _is_folder(entry):
-            if _is_picture(entry) and entry.is_symlink(): links.append(entry.path)
-            elif _is_picture(entry): yield Path(entry.path)
+            if _is_picture(entry):
+                if entry.is_symlink(): links.append(entry.path)
+                else: yield Path(entry.path)
             elif entry.name.lower().endswith((*FILM_SUFFIXES, '.tar')): films.append(Path(entry.path))
         elif recursive and entry.is_symlink(): links.append(entry.path)
         elif recursive: yield from _walk(entry.path, recursive, seen, links, films)
@@ -191,8 +192,8 @@ def film_notes(
 def results_folder(
     out:FilePath,  # what a person gave as the folder for results
 )->Path:
-    "`out`, `~` expanded; `ValueError` for a file, and for what is no folder yet and has a name like a file's."
-    path = Path(out).expanduser()
+    "`out`; `ValueError` for a file, and for what is no folder yet and has a name like a file's."
+    path = Path(out)
     if path.is_dir(): return path
     if os.path.lexists(path):
         what = 'is a file' if path.exists() else 'a link that leads nowhere'

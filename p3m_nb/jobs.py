@@ -11,7 +11,7 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 from fastcore.basics import patch
 
@@ -61,6 +61,7 @@ class FileReport:
     passed: list = field(default_factory=list)   # results of earlier runs among the inputs
     out: str = ''                                # where the results are
     notes: dict = field(default_factory=dict)    # file -> one line about what was done with it, or left out
+    changed: list = field(default_factory=list)  # of `skipped`, those changed after their results were written
     told: dict = field(default_factory=dict, repr=False)  # file -> what `work` told or returned, where it is not None
     nothing: bool = field(default=False, repr=False)  # that there is nothing to do is right: a shard without files
 
@@ -81,7 +82,7 @@ class FileReport:
 
     def __str__(self):
         failed = [f'  {reason}' for reason in self.failed.values()]
-        return '\n'.join([', '.join(self._counts()), *failed, *(f'note: {note}' for note in self.notes.values())])
+        return '\n'.join([', '.join(self._counts()), *failed, *(f'note: {line}' for line in self.remarks())])
 
     def extend(self,
         values:dict,  # of another report, by the names of its fields
@@ -92,6 +93,15 @@ class FileReport:
             if isinstance(mine, list): mine += new
             elif isinstance(mine, dict): mine.update(new)
             elif mine is None: setattr(self, name, new)
+
+# %% ../nbs/02_jobs.ipynb #bf5ae0e0
+@patch
+def remarks(self:FileReport)->Iterator:  # of lines
+    "What is to be said beside the counts and the reasons: the `notes`, and which files were `changed`."
+    yield from self.notes.values()
+    if not self.changed: return
+    first = ', '.join(map(str, self.changed[:3])) + (', ...' if len(self.changed) > 3 else '')
+    yield f'{len(self.changed)} skipped but changed after the result was made; overwrite makes it again: {first}'
 
 # %% ../nbs/02_jobs.ipynb #b51a9bbc
 class _Writing:
@@ -126,18 +136,12 @@ def _is_newer(source, output):
     try: return os.stat(source).st_mtime_ns > os.stat(output).st_mtime_ns
     except OSError: return False
 
-def _changed_since(sources):
-    "The note about skipped `sources` that are newer than their results."
-    first = ', '.join(map(str, sources[:3])) + (', ...' if len(sources) > 3 else '')
-    return f'{len(sources)} skipped but changed after the result was made; overwrite makes it again: {first}'
-
 class _Plan:
     "Sorts jobs into those to do, those that are done, and those that must not be done, with the reason."
     def __init__(self, jobs, overwrite):
         self.report, self.todo, self.overwrite, self.taken = FileReport(), [], overwrite, {}
-        self.jobs, self.changed = [*jobs, *getattr(jobs, 'others', ())], []
+        self.jobs = [*jobs, *getattr(jobs, 'others', ())]
         for source, outputs in jobs: self.add(source, outputs)
-        if self.changed: self.report.notes[self.changed[0]] = _changed_since(self.changed)
 
     @functools.cached_property
     def sources(self):
@@ -171,7 +175,7 @@ def add(self:_Plan, source:object, outputs:list):
     elif kept and len(kept) == len(outputs):
         self.report.skipped.append(source)
         if (told := told_of(outputs[0])) is not None: self.report.told[source] = told
-        if _is_newer(source, outputs[0]): self.changed.append(source)
+        if _is_newer(source, outputs[0]): self.report.changed.append(source)
     else: self.todo.append((source, outputs, kept))
     self.taken.update((str(o), source) for o in outputs)
 
@@ -308,5 +312,5 @@ def process_folder(
     undivided(f'{desc}, which is not cut into parts')
     found = image_files(inputs, recursive, own=desc)
     report = process_files(folder_jobs(found, out, endings), work, desc=desc, out=out, **kwargs)
-    report.passed, report.notes = list(found.passed), report.notes | film_notes(found)
+    report.passed, report.notes = list(found.passed), film_notes(found)
     return report

@@ -114,7 +114,7 @@ def matte_run(
     at_once:int=1,  # how many threads may call `matter` at a time
 )->dict:  # what `shard_folder` and `watch_folder` take
     "How the photographs of a folder are matted, and which files are written for each."
-    out = results_folder(out)
+    out = results_folder(Path(out).expanduser())
     if alpha_only and background is not None:
         raise ValueError('alpha_only writes no composite, background asks for one: leave out one of the two')
     background = None if background is None else as_background(background)

@@ -199,7 +199,7 @@ def shard_folder(
     with sharded(out, desc, found, settings, overwrite) as part:
         jobs = part.select(folder_jobs(found, out, endings))
         report = process_files(jobs, work, desc=desc, out=out, overwrite=overwrite, **kwargs)
-        report.passed, report.notes = list(found.passed), report.notes | film_notes(found)
+        report.passed, report.notes = list(found.passed), film_notes(found)
         part.keep(report)
     return report
 

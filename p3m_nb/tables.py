@@ -348,7 +348,7 @@ def check_out(
     names:tuple=('metrics.csv', 'table.md'),  # of files that will be written
 )->dict:  # name -> digests of what was written there before
     "Raise unless the files called `names` in `out` are ours, or are not there."
-    out = results_folder(out)
+    out = results_folder(Path(out).expanduser())
     known = _known_files(out/'result.json')
     for name in names:
         if not (out/name).exists() or sha256_of((out/name).read_bytes()) in known.get(name, ()): continue

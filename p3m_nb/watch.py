@@ -94,9 +94,9 @@ def _add(total, report, say, in_words):
     for path in report.done:
         more = in_words(report.told[path]) if in_words and path in report.told else ''
         say(f'{path}: done{more and ", " + more}')
-    for line in (*report.failed.values(), *report.notes.values()): say(line)
+    for line in (*report.failed.values(), *report.remarks()): say(line)
     for path in (*report.done, *report.skipped): total.failed.pop(path, None)
-    for name in ('done', 'skipped'):
+    for name in ('done', 'skipped', 'changed'):
         listed = getattr(total, name)
         listed += [p for p in getattr(report, name) if p not in listed]
     total.failed |= report.failed

@@ -373,6 +373,10 @@ def test_our_notes_are_not_written_elsewhere(run, tmp_path):
     for out in (tmp_path/'out', victim):
         status, said = run('p3m_obfuscate', photo, '-o', out, '--finder', 'haar')
         assert status == 1 and 'give a folder for the results' in said, said
+    for work in (('p3m_obfuscate', photo, '--finder', 'haar'), ('p3m_audit', photo, '--finder', 'haar')):
+        for name in 'hidden.jpg', 'film.mp4':
+            status, said = run(*work, '-o', tmp_path/name)
+            assert status == 1 and f'{name}: several results' in said and not (tmp_path/name).exists(), said
 
 
 class Evil:
