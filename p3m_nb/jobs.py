@@ -19,7 +19,7 @@ from .core import FilePath
 from .hints import one_line
 from .finding import film_notes, image_files, kept_with, same_file
 from .locks import folder_lock
-from .records import is_result, not_ours, put_result, told_of
+from .records import difference, is_result, not_ours, put_result, settings_of, told_of
 from .spread import current_spread, undivided
 from .writing import after_result, clear_temporaries, write_rules
 
@@ -62,6 +62,7 @@ class FileReport:
     out: str = ''                                # where the results are
     notes: dict = field(default_factory=dict)    # file -> one line about what was done with it, or left out
     changed: list = field(default_factory=list)  # of `skipped`, those changed after their results were written
+    otherwise: dict = field(default_factory=dict)  # file whose earlier results stay -> settings in which they differ
     told: dict = field(default_factory=dict, repr=False)  # file -> what `work` told or returned, where it is not None
     nothing: bool = field(default=False, repr=False)  # that there is nothing to do is right: a shard without files
 
@@ -97,17 +98,21 @@ class FileReport:
 # %% ../nbs/02_jobs.ipynb #bf5ae0e0
 @patch
 def remarks(self:FileReport)->Iterator:  # of lines
-    "What is to be said beside the counts and the reasons: the `notes`, and which files were `changed`."
+    "What is to be said beside counts and reasons: the `notes`, and which results stayed though they are not current."
     yield from self.notes.values()
-    if not self.changed: return
-    first = ', '.join(map(str, self.changed[:3])) + (', ...' if len(self.changed) > 3 else '')
-    yield f'{len(self.changed)} skipped but changed after the result was made; overwrite makes it again: {first}'
+    first = lambda files: ', '.join(map(str, files[:3])) + (', ...' if len(files) > 3 else '')
+    again = 'overwrite makes it again'
+    if self.changed:
+        yield f'{len(self.changed)} skipped but changed after the result was made; {again}: {first(self.changed)}'
+    for how in dict.fromkeys(self.otherwise.values()):
+        files = [f for f, other in self.otherwise.items() if other == how]
+        yield f'{len(files)} made before with other settings ({how}) and kept; {again}: {first(files)}'
 
 # %% ../nbs/02_jobs.ipynb #b51a9bbc
 class _Writing:
     "The rules for what `work` writes for one job: what stays, and the record of the rest."
-    def __init__(self, run, outputs, kept, overwrite, writer):
-        self.run, self.overwrite, self.writer, self.told = run, overwrite, writer, None
+    def __init__(self, run, outputs, kept, overwrite, writer, decides):
+        self.run, self.overwrite, self.writer, self.told, self.decides = run, overwrite, writer, None, decides
         self.outputs, self.kept = set(map(str, outputs)), set(map(str, kept))
 
     def finish(self, tmp, path):
@@ -138,8 +143,8 @@ def _is_newer(source, output):
 
 class _Plan:
     "Sorts jobs into those to do, those that are done, and those that must not be done, with the reason."
-    def __init__(self, jobs, overwrite):
-        self.report, self.todo, self.overwrite, self.taken = FileReport(), [], overwrite, {}
+    def __init__(self, jobs, overwrite, decides):
+        self.report, self.todo, self.overwrite, self.decides, self.taken = FileReport(), [], overwrite, decides, {}
         self.jobs = [*jobs, *getattr(jobs, 'others', ())]
         for source, outputs in jobs: self.add(source, outputs)
 
@@ -167,6 +172,13 @@ def refused(self:_Plan, source:object, outputs:list, there:list):
     return str(not_ours(foreign[0])) if foreign else None
 
 @patch
+def differs(self:_Plan, kept:list):
+    "In which settings the results `kept` were made otherwise, or ''."
+    if self.decides is None: return ''
+    made = [(old, self.decides(o)) for o in kept if (old := settings_of(o)) is not None]
+    return max((difference(*pair) for pair in made), key=len, default='')
+
+@patch
 def add(self:_Plan, source:object, outputs:list):
     "Sort in one job."
     there = [o for o in outputs if os.path.lexists(o)]
@@ -177,6 +189,7 @@ def add(self:_Plan, source:object, outputs:list):
         if (told := told_of(outputs[0])) is not None: self.report.told[source] = told
         if _is_newer(source, outputs[0]): self.report.changed.append(source)
     else: self.todo.append((source, outputs, kept))
+    if source not in self.report.failed and (how := self.differs(kept)): self.report.otherwise[source] = how
     self.taken.update((str(o), source) for o in outputs)
 
 # %% ../nbs/02_jobs.ipynb #3f358572
@@ -195,7 +208,7 @@ class _Run:
 
     def worked(self, item, outputs, kept):
         "`work` under the rules of what it may write."
-        rules = _Writing(self.desc, outputs, kept, self.plan.overwrite, self.writer)
+        rules = _Writing(self.desc, outputs, kept, self.plan.overwrite, self.writer, self.plan.decides)
         token = write_rules.set(rules)
         try: found = self.work(item, outputs)
         except Exception as e:
@@ -272,13 +285,14 @@ def process_files(
     progress:bool=True,  # show a progress bar where stderr is a terminal
     desc:str='',  # name of the run: beside the bar, in the record and in the lock
     out:FilePath=None,  # folder that the run has for itself; None: the one in which all outputs lie
+    decides:Callable=None,  # output -> dict of plain values that decide it: a later run with others says so
 )->FileReport:
     "Do `work` for every job; skip finished ones, go on past bad ones, and say in the end what happened."
     from tqdm import tqdm
     jobs = jobs if isinstance(jobs, JobList) else list(jobs)
     place = out or _common_folder(jobs)
     with folder_lock(place, desc) if place else contextlib.nullcontext():
-        plan = _Plan(jobs, overwrite)
+        plan = _Plan(jobs, overwrite, decides)
         if not current_spread().cluster:  # every chunk would list the folder of all results; joining them does it once
             clear_temporaries(o for _, outputs, _ in plan.todo for o in outputs)
         run, hidden = _Run(plan, work, read, n_workers, desc), None if progress else True

@@ -106,12 +106,19 @@ class _MatteWork:
     def __reduce__(self): return _MatteWork, (self.matter, self.background, self.at_once)
 
 # %% ../nbs/49_matte_runs.ipynb #87e071ed
+def _decides(settings):
+    "The `settings` that decide the file `output`: which files are written does not, and few have the background."
+    common = {k: v for k, v in settings.items() if k not in ('alpha_only', 'background')}
+    composite = common | dict(background=settings.get('background'))
+    return lambda output: composite if Path(output).stem.endswith('_composite') else common
+
 def matte_run(
     matter:Callable,  # photograph (H,W,3) -> `Matte`, such as a `Matter`
     out:FilePath,  # folder for the results
     alpha_only:bool=False,  # only the alpha
     background:object=None,  # a colour or an image: also a composite
     at_once:int=1,  # how many threads may call `matter` at a time
+    settings:dict=None,  # what decides the results, in plain values: a later run with others says so
 )->dict:  # what `shard_folder` and `watch_folder` take
     "How the photographs of a folder are matted, and which files are written for each."
     out = results_folder(Path(out).expanduser())
@@ -120,7 +127,8 @@ def matte_run(
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
     work = _MatteWork(matter, background, at_once)
-    return dict(out=out, endings=endings, work=work, desc='matte', read=_loaded)
+    decides = _decides(settings) if settings else None
+    return dict(out=out, endings=endings, work=work, desc='matte', read=_loaded, decides=decides)
 
 def judged_report(
     report:jobs.FileReport,  # of a run with `matte_run`

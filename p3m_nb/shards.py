@@ -20,7 +20,7 @@ from .core import FilePath
 from .finding import FileList, film_notes, image_files, kept_with
 from .jobs import FileReport, JobList, folder_jobs, process_files
 from .locks import folder_lock
-from .records import PARTS, join_records
+from .records import PARTS, difference, join_records
 from .spread import current_spread, parse_shard, shard_number
 from .writing import atomic_write, clear_left_behind
 
@@ -135,17 +135,12 @@ def keep(self:Part,
                                             more=plain_values(more)))
 
 # %% ../nbs/04_shards.ipynb #afe39da2
-def _changed_settings(old, new):
-    "In which settings two manifests differ, in words."
-    names = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
-    return ', '.join(f'{k} {old.get(k)!r} and {new.get(k)!r}' for k in names)
-
 def _begin(path, head, overwrite):
     """Write into the manifest that its shard has started; one with other settings stays, unless `overwrite`.
 
     Gives what was there before the run, if a worker that was lost has written that down."""
     before = _read_json(path)
-    differs = _changed_settings(before.get('settings', {}), head['settings']) if before else ''
+    differs = difference(before.get('settings', {}), head['settings']) if before else ''
     if differs and not overwrite:
         raise ValueError(f'{path}: this shard was run before with other settings: {differs}; choose another folder, '
                          'or say overwrite')
@@ -192,7 +187,7 @@ def shard_folder(
     desc:str,  # name of the run
     settings:dict,  # everything that decides the results
     overwrite:bool=False,  # also do files whose outputs exist, and replace whatever is there
-    **kwargs,  # `read`, `n_workers`, `progress` of `process_files`
+    **kwargs,  # `read`, `n_workers`, `progress`, `decides` of `process_files`
 )->FileReport:
     "Do `work` for every picture of `inputs` in this shard, with outputs NAME + ending below `out`."
     found = image_files(inputs, own=desc)
@@ -264,7 +259,7 @@ def _differences(manifests):
     for m in manifests[1:]:
         pair = f'shard {m["shard"]} and shard {first["shard"]}'
         if m['run'] != first['run']: texts.append(f'{pair} are of different commands: {m["run"]}, {first["run"]}')
-        elif differs := _changed_settings(m['settings'], first['settings']):
+        elif differs := difference(m['settings'], first['settings']):
             texts.append(f'{pair} were run with different settings: {differs}; run one of them again with overwrite')
         elif m['listing'] != first['listing']:
             texts.append(f'{pair} found different files ({m["listing"]["files"]}, {first["listing"]["files"]}); '
