@@ -21,7 +21,7 @@ from .hints import one_line
 from .finding import image_files
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES
 from .jobs import FileReport
-from .records import PARTS
+from .records import PARTS, difference, plain_values
 from .spread import current_spread, found_once, spread
 
 # %% ../nbs/04_address_runs.ipynb #9f0cc399
@@ -65,6 +65,7 @@ class StoreRecord:
     sources: dict = field(default_factory=dict)  # relative path -> (mark, outputs)
     sizes: dict = field(default_factory=dict)  # relative path of a result -> every size that was recorded
     by: dict = field(default_factory=dict)  # relative path -> name of the run on a cluster, if one has done it
+    settings: dict = field(default_factory=dict)  # relative path -> what decided its results, or None
     every: bool = False  # also what other shards have written, which one that works beside them need not know
 
     def __post_init__(self):
@@ -86,13 +87,13 @@ class StoreRecord:
     def _add(self, entry):
         self.outputs |= entry['outputs']
         self.sources[entry['source']] = entry['mark'], tuple(entry['outputs'])
-        self.by[entry['source']] = entry.get('by', '')
+        self.by[entry['source']], self.settings[entry['source']] = entry.get('by', ''), entry.get('settings')
         for rel, size in entry['outputs'].items(): self.sizes.setdefault(rel, set()).add(size)
 
 # %% ../nbs/04_address_runs.ipynb #7e9b8316
 @patch
 def write(self:StoreRecord,
-    entries:list,  # of dict source, mark, outputs (relative path -> size)
+    entries:list,  # of dict source, mark, outputs (relative path -> size), settings
     name:str,  # of the portion
 ):
     "Record `entries`; called before the results themselves are put, so that a killed run knows them as its own."
@@ -155,10 +156,12 @@ class AddressRun:
     overwrite: bool = False
     portion: int = 64  # photographs at a time
     kind: type = None  # class of the report, where parts of the run are to be joined; None: as `work` gives
+    settings: dict = None  # what decides the results: a later run with others says so
 
     def __post_init__(self):
         self.report = self.kind and self.kind(out=str(self.out))
         self.record = StoreRecord(str(self.out)) if is_address(self.out) else None
+        self.settings = self.settings and plain_values(self.settings)
 
     def every(self)->Iterator[tuple]:  # of (relative path, the file)
         "The photographs, those of other shards too."
@@ -231,7 +234,8 @@ def _put_results(self:AddressRun, portion, results, report, name):
             report.failed[self.name_of(source)] = self.record.not_ours(foreign[0])
             continue
         outputs = {rel: path.stat().st_size for path, rel in made}
-        entries.append(dict(source=source.as_posix(), mark=rels[source].mark, outputs=outputs, by=current_spread().run))
+        entries.append(dict(source=source.as_posix(), mark=rels[source].mark, outputs=outputs, by=current_spread().run,
+                            settings=self.settings))
         puts += made
     if entries: self.record.write(entries, name)
     with ThreadPoolExecutor(8) as pool:
@@ -293,6 +297,9 @@ def _found_done(self:AddressRun, found):
     for f in found:
         mine = run and self.record.by[f.rel.as_posix()] == run
         (report.done if mine else report.skipped).append(self.name_of(f.rel))
+        old = self.record.settings[f.rel.as_posix()]
+        if old and self.settings and (how := difference(old, self.settings)):
+            report.otherwise[self.name_of(f.rel)] = how
     return report
 
 @patch
@@ -320,8 +327,9 @@ def by_address(
     out:FilePath,  # folder or address for the results
     work:Callable,  # called as work(folder, folder for the results); gives a `FileReport`
     overwrite:bool=False,  # replace whatever is there
+    settings:dict=None,  # what decides the results: a later run with others says so
 )->FileReport:
     "Do `work`, a folder command, for photographs or results at an address; run again to go on."
     if len(inputs) != 1:
         raise ValueError(f'{len(inputs)} inputs: with addresses one is possible, a folder or an address')
-    return AddressRun(inputs[0], out, work, overwrite)()
+    return AddressRun(inputs[0], out, work, overwrite, settings=settings)()

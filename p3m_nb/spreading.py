@@ -135,9 +135,11 @@ def over_addresses(
     from p3m_nb.address_runs import AddressRun, by_address
     from p3m_nb.remote import part_at
     from p3m_nb.spread import current_spread
-    if not current_spread().shard: return by_address(inputs, out, work, overwrite)
+    name, settings = how.facts()
+    if not current_spread().shard: return by_address(inputs, out, work, overwrite, settings)
     if len(inputs) != 1: raise ValueError(f'{len(inputs)} inputs: with addresses one is possible')
-    return part_at(AddressRun(inputs[0], out, work, overwrite, kind=kind), *how.facts())
+    run = AddressRun(inputs[0], out, work, overwrite, kind=kind, settings=settings)
+    return part_at(run, name, settings)
 
 # %% ../nbs/66_spreading.ipynb #da084d6d
 def over_tars(

@@ -21,9 +21,9 @@ from .hints import one_line
 from .finding import FILM_SUFFIXES, FileList, image_files
 from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
 from .jobs import FileReport, output_names
-from .records import PARTS, join_records, may_write, own_file
+from .records import PARTS, join_records, may_write, own_file, plain_values
 from .remote import is_small, note_known, put_results, results_at
-from .shards import Shards, joined_report, plain_values, sharded
+from .shards import Shards, joined_report, sharded
 from .spread import current_spread, found_once, spread
 from .tars import TarPart, members, tar_files
 from .writing import atomic_write, require_finished, write_rules
