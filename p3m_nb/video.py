@@ -252,11 +252,16 @@ def matte_film(
     n_workers:int=2,  # threads: 0 none, 1 reads ahead, 2 also draws and writes behind
 )->int:  # frames
     "Matte a film; a second run goes on where an interrupted one stopped."
-    background, state = None if background is None else as_background(background), _FilmState(matter, steady)
-    settings = dict(strategy=matter.strategy, shorter=matter.shorter, min_part=matter.min_part, steady=steady,
-                    detail=matter.refiner is not None, network=matter.metadata.get('sha256', ''),
-                    made_by=str(getattr(matter, 'made_by', '')), background=_fingerprint(background))
+    settings, state = _film_settings(matter, background, steady), _FilmState(matter, steady)
+    background = None if background is None else as_background(background)
     return process_film(source, outputs, _matted(state, background), settings, state, progress, n_workers)
+
+def _film_settings(matter, background, steady=1):
+    "What decides the frames of a matted film."
+    background = None if background is None else as_background(background)
+    return dict(strategy=matter.strategy, shorter=matter.shorter, min_part=matter.min_part, steady=steady,
+                detail=matter.refiner is not None, network=matter.metadata.get('sha256', ''),
+                made_by=str(getattr(matter, 'made_by', '')), background=_fingerprint(background))
 
 def _fingerprint(background):
     "A background as text that another one does not have."
@@ -284,7 +289,9 @@ def matte_films(
     made = {film: film_outputs(names[film], out, kind, background is not None) for film in films}
     def work(film, outputs): matte_film(matter, film, made[film], background, n_workers=n_workers)
     jobs = [(film, list(outputs)) for film, outputs in made.items()]
-    report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False)
+    settings = _film_settings(matter, background)
+    report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False,
+                           decides=lambda output: settings)
     return judged_report(report, getattr(matter, 'made_by', None))
 
 # %% ../nbs/53_video.ipynb #401df001
@@ -369,7 +376,7 @@ def obfuscate_film(
     "Hide the faces of a film; its sound stays, and may say who it is."
     finder = face_finder(finder)
     film_info(source)  # no film, no folder for pieces
-    outputs, settings = {Path(out): 'h264'}, {'finder': finder_name(finder)} | {k: str(v) for k, v in options.items()}
+    outputs, settings = {Path(out): 'h264'}, _hide_settings(finder, options)
     pieces = film_pieces(source, outputs, settings)
     # what is wrong with a film in which faces are found is said in the end, by `process_film`
     found, error = _found_faces(source, finder, pieces.folder/'faces.jsonl')
@@ -379,6 +386,10 @@ def obfuscate_film(
     work = _hidden(source, found, finder, options)
     process_film(source, outputs, work, settings, progress=progress, n_workers=n_workers)
     return sum(map(bool, found))
+
+def _hide_settings(finder, options):
+    "What decides the frames of a film with its faces hidden."
+    return {'finder': finder_name(finder)} | {k: str(v) for k, v in options.items()}
 
 def _hidden(source, found, finder, options):
     "The work: each frame with the faces in it that were `found` hidden, and looked at again."
@@ -403,4 +414,6 @@ def obfuscate_films(
     names = _distinct_names(films, out)
     jobs = [(film, [Path(names[film]).with_suffix('.mp4')]) for film in films]
     work = lambda film, outputs: obfuscate_film(film, outputs[0], **options)
-    return process_files(jobs, work, desc='obfuscate film', out=out, overwrite=overwrite, progress=False)
+    settings = _hide_settings(face_finder(options.get('finder')), {k: options.get(k) for k in HIDE_OPTIONS})
+    return process_files(jobs, work, desc='obfuscate film', out=out, overwrite=overwrite, progress=False,
+                         decides=lambda output: settings)
