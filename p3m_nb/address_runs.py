@@ -57,6 +57,7 @@ def _of_others(path):
     shard, found = current_spread().shard, re.search(r'-(\d+)-of-(\d+)\.jsonl$', path)
     return bool(shard and found) and int(found[2]) == shard.of and int(found[1]) != shard.number
 
+# %% ../nbs/04_address_runs.ipynb #5a0d91e7
 @dataclass
 class StoreRecord:
     "What was written to an address, and from which photographs."
@@ -322,6 +323,7 @@ def __call__(self:AddressRun)->FileReport:
         with store_errors(str(self.out)): self.join_manifest()
     return self.report
 
+# %% ../nbs/04_address_runs.ipynb #5a0d91e8
 def by_address(
     inputs:list,  # one folder or address
     out:FilePath,  # folder or address for the results

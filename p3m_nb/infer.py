@@ -401,7 +401,7 @@ def files(self:Matter,
     at_once = self._at_once(n_workers)
     matter = self if at_once == 1 else _Sharing(self, at_once)
     settings = self._settings(alpha_only, background)
-    run = matte_run(matter, out, alpha_only, background, at_once, settings)
+    run = matte_run(matter, out, settings, alpha_only, background, at_once)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
     with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
     return judged_report(report, self.made_by)
@@ -419,6 +419,6 @@ def watch(self:Matter,
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
     undivided('folders that are watched')
-    run = matte_run(self, out, alpha_only, background, settings=self._settings(alpha_only, background))
+    run = matte_run(self, out, self._settings(alpha_only, background), alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
     return judged_report(report, self.made_by)

@@ -111,8 +111,9 @@ def remarks(self:FileReport)->Iterator:  # of lines
 # %% ../nbs/02_jobs.ipynb #b51a9bbc
 class _Writing:
     "The rules for what `work` writes for one job: what stays, and the record of the rest."
-    def __init__(self, run, outputs, kept, overwrite, writer, decides):
-        self.run, self.overwrite, self.writer, self.told, self.decides = run, overwrite, writer, None, decides
+    def __init__(self, plan, run, outputs, kept, writer):
+        self.overwrite, self.decides, self.told = plan.overwrite, plan.decides, None
+        self.run, self.writer = run, writer
         self.outputs, self.kept = set(map(str, outputs)), set(map(str, kept))
 
     def finish(self, tmp, path):
@@ -208,7 +209,7 @@ class _Run:
 
     def worked(self, item, outputs, kept):
         "`work` under the rules of what it may write."
-        rules = _Writing(self.desc, outputs, kept, self.plan.overwrite, self.writer, self.plan.decides)
+        rules = _Writing(self.plan, self.desc, outputs, kept, self.writer)
         token = write_rules.set(rules)
         try: found = self.work(item, outputs)
         except Exception as e:
@@ -278,21 +279,22 @@ def _common_folder(jobs):
 # %% ../nbs/02_jobs.ipynb #b6624440
 def process_files(
     jobs:list,  # of (source path, list of output paths); a `JobList` where other shards do others
-    work:Callable,  # called as work(source, outputs) or, with `read`, work(read(source), outputs)
+    # called as work(source, outputs) or, with `read`, work(read(source), outputs); its `decides`, if it has one, gives
+    # for an output the settings that decide it, a dict of plain values: a later run with others says so
+    work:Callable,
     read:Callable=None,  # optional: called on the source ahead of time in a thread
     n_workers:int=0,  # threads for `work`; 0: in the caller's thread
     overwrite:bool=False,  # also do files whose outputs exist, and replace whatever is there
     progress:bool=True,  # show a progress bar where stderr is a terminal
     desc:str='',  # name of the run: beside the bar, in the record and in the lock
     out:FilePath=None,  # folder that the run has for itself; None: the one in which all outputs lie
-    decides:Callable=None,  # output -> dict of plain values that decide it: a later run with others says so
 )->FileReport:
     "Do `work` for every job; skip finished ones, go on past bad ones, and say in the end what happened."
     from tqdm import tqdm
     jobs = jobs if isinstance(jobs, JobList) else list(jobs)
     place = out or _common_folder(jobs)
     with folder_lock(place, desc) if place else contextlib.nullcontext():
-        plan = _Plan(jobs, overwrite, decides)
+        plan = _Plan(jobs, overwrite, getattr(work, 'decides', None))
         if not current_spread().cluster:  # every chunk would list the folder of all results; joining them does it once
             clear_temporaries(o for _, outputs, _ in plan.todo for o in outputs)
         run, hidden = _Run(plan, work, read, n_workers, desc), None if progress else True

@@ -56,6 +56,12 @@ def _faint_outline(image, person):
     return np.exp(-np.linalg.norm(colour(inside) - colour(outside), axis=1) / .1).sum()
 
 # %% ../nbs/49_judging.ipynb #9a1c4890
+def _touching(parts, person):
+    "The connected areas of `parts` (h,w) uint8 that come near the `person` (h,w) uint8."
+    label = cv2.connectedComponents(parts, connectivity=8)[1]
+    near = cv2.dilate(person, _square(.06, person.shape)) > 0
+    return parts * np.isin(label, label[near])
+
 def doubts(
     image:np.ndarray,  # (H,W,3) uint8
     logits:np.ndarray,  # (3,h,w) of background, transition, foreground: the semantic pass
@@ -67,8 +73,8 @@ def doubts(
     image, local_alpha, alpha = (cv2.resize(a, size[::-1], interpolation=cv2.INTER_AREA)
                                  for a in (image, local_alpha, alpha))
     apart = ((local_alpha > .5) != (logits[2] > logits[0])).astype(np.uint8)
-    apart = cv2.morphologyEx(apart, cv2.MORPH_OPEN, _square(.02, size))
     person = (alpha > .5).astype(np.uint8)
+    apart = _touching(cv2.morphologyEx(apart, cv2.MORPH_OPEN, _square(.02, size)), person)
     area = max(person.sum(), .01 * person.size)
     faint = _faint_outline(image.astype(np.float32) / 255, person)
     return np.array([apart.sum() / area, 2 * np.minimum(alpha, 1 - alpha).sum() / area, faint / np.sqrt(area)])

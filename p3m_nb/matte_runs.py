@@ -91,8 +91,8 @@ class _MatteWork:
     "What is done with one photograph; a process that gets it makes the network of its own."
     in_words = staticmethod(_in_words)
 
-    def __init__(self, matter, background, at_once):
-        self.matter, self.background, self.at_once = matter, background, at_once
+    def __init__(self, matter, background, at_once, settings):
+        self.matter, self.background, self.at_once, self.settings = matter, background, at_once, settings
         self.network = threading.BoundedSemaphore(at_once)
 
     def __call__(self, loaded, outputs):
@@ -103,22 +103,21 @@ class _MatteWork:
         if told: tell(told)
         _write(matte, outputs, self.background)
 
-    def __reduce__(self): return _MatteWork, (self.matter, self.background, self.at_once)
+    def decides(self, output):
+        "The settings that decide a file: which others are written does not, and the background only its composite."
+        left_out = {'alpha_only', 'background'} - ({'background'} if output.stem.endswith('_composite') else set())
+        return {k: v for k, v in self.settings.items() if k not in left_out}
+
+    def __reduce__(self): return _MatteWork, (self.matter, self.background, self.at_once, self.settings)
 
 # %% ../nbs/49_matte_runs.ipynb #87e071ed
-def _decides(settings):
-    "The `settings` that decide the file `output`: which files are written does not, and few have the background."
-    common = {k: v for k, v in settings.items() if k not in ('alpha_only', 'background')}
-    composite = common | dict(background=settings.get('background'))
-    return lambda output: composite if Path(output).stem.endswith('_composite') else common
-
 def matte_run(
     matter:Callable,  # photograph (H,W,3) -> `Matte`, such as a `Matter`
     out:FilePath,  # folder for the results
+    settings:dict,  # everything that decides the results, in plain values: a later run with others says so
     alpha_only:bool=False,  # only the alpha
     background:object=None,  # a colour or an image: also a composite
     at_once:int=1,  # how many threads may call `matter` at a time
-    settings:dict=None,  # what decides the results, in plain values: a later run with others says so
 )->dict:  # what `shard_folder` and `watch_folder` take
     "How the photographs of a folder are matted, and which files are written for each."
     out = results_folder(Path(out).expanduser())
@@ -126,9 +125,8 @@ def matte_run(
         raise ValueError('alpha_only writes no composite, background asks for one: leave out one of the two')
     background = None if background is None else as_background(background)
     endings = tuple(f'_{p.name[2:]}' for p in output_files('x', out, alpha_only, background is not None))
-    work = _MatteWork(matter, background, at_once)
-    decides = _decides(settings) if settings else None
-    return dict(out=out, endings=endings, work=work, desc='matte', read=_loaded, decides=decides)
+    work = _MatteWork(matter, background, at_once, settings)
+    return dict(out=out, endings=endings, work=work, desc='matte', read=_loaded)
 
 def judged_report(
     report:jobs.FileReport,  # of a run with `matte_run`

@@ -178,7 +178,7 @@ def shard_folder(
     desc:str,  # name of the run
     settings:dict,  # everything that decides the results
     overwrite:bool=False,  # also do files whose outputs exist, and replace whatever is there
-    **kwargs,  # `read`, `n_workers`, `progress`, `decides` of `process_files`
+    **kwargs,  # `read`, `n_workers`, `progress` of `process_files`
 )->FileReport:
     "Do `work` for every picture of `inputs` in this shard, with outputs NAME + ending below `out`."
     found = image_files(inputs, own=desc)

@@ -290,8 +290,8 @@ def matte_films(
     def work(film, outputs): matte_film(matter, film, made[film], background, n_workers=n_workers)
     jobs = [(film, list(outputs)) for film, outputs in made.items()]
     settings = _film_settings(matter, background)
-    report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False,
-                           decides=lambda output: settings)
+    work.decides = lambda output: settings
+    report = process_files(jobs, work, desc='matte film', out=out, overwrite=overwrite, progress=False)
     return judged_report(report, getattr(matter, 'made_by', None))
 
 # %% ../nbs/53_video.ipynb #401df001
@@ -415,5 +415,5 @@ def obfuscate_films(
     jobs = [(film, [Path(names[film]).with_suffix('.mp4')]) for film in films]
     work = lambda film, outputs: obfuscate_film(film, outputs[0], **options)
     settings = _hide_settings(face_finder(options.get('finder')), {k: options.get(k) for k in HIDE_OPTIONS})
-    return process_files(jobs, work, desc='obfuscate film', out=out, overwrite=overwrite, progress=False,
-                         decides=lambda output: settings)
+    work.decides = lambda output: settings
+    return process_files(jobs, work, desc='obfuscate film', out=out, overwrite=overwrite, progress=False)

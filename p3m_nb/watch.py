@@ -113,7 +113,7 @@ def watch_folder(
     arrivals:Arrivals=None,  # when a file is complete
     say:Callable=print,  # called with a line about each file
     going:Callable=None,  # called before each look; False ends the watch
-    **kwargs,  # `read`, `n_workers`, `overwrite`, `progress`, `decides` of `process_files`
+    **kwargs,  # `read`, `n_workers`, `overwrite`, `progress` of `process_files`
 )->FileReport:
     "Do `work` for every picture in the folders `inputs`, those that are there and those that come, until Ctrl-C."
     folders, arrivals = _Folders(_check_folders(inputs), desc, say), arrivals or Arrivals()
