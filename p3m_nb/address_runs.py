@@ -19,16 +19,15 @@ from .cloud import (Found, fetch_file, is_address, listed, open_store, place_ins
 from .core import FilePath
 from .hints import one_line
 from .finding import image_files
-from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES
+from .formats import PICTURE_SUFFIXES
 from .jobs import FileReport
 from .records import PARTS, difference, plain_values
 from .spread import current_spread, found_once, spread
 
 # %% ../nbs/04_address_runs.ipynb #9f0cc399
-_PICTURES = frozenset(IMAGE_SUFFIXES + RAW_SUFFIXES + OTHER_SUFFIXES)
 _NOT_OURS = 'exists and was not made here; move or rename it, choose another place, or overwrite'
 
-def _is_picture(rel): return rel.suffix.lower() in _PICTURES
+def _is_picture(rel): return rel.suffix.lower() in PICTURE_SUFFIXES
 
 def _portions(found, n):
     "Lists of about `n` of `found`; files of one name are never parted."

@@ -14,6 +14,14 @@ from .spreading import (at_address, both_reports, look_for_photographs, merged, 
                               over_tars, refuse_addresses, spreading_of)
 
 # %% ../nbs/80_cli.ipynb #15a6abec
+def _standard_input():
+    "What stands in standard input, as a function that gives it as a file; not more is read than an image may have."
+    import io
+    from p3m_nb.core import MAX_BYTES
+    class Input(io.BytesIO): name = 'standard input'
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    return lambda: Input(data)
+
 def _single(matter, source, out, alpha_only, background, overwrite):
     "Matte one photograph into the file `out`, or to standard output if it is '-'."
     from pathlib import Path
@@ -29,10 +37,10 @@ def _single(matter, source, out, alpha_only, background, overwrite):
         if Path(out).exists() and not overwrite:
             raise ValueError(f'{out}: exists already; choose another name or give --overwrite')
     background = None if background is None else as_background(background)
-    photo = sys.stdin.buffer.read() if source == '-' else source
-    matte = matter(photo)
+    photo = _standard_input() if source == '-' else lambda: source
+    matte = matter(photo())
     print(matter, file=sys.stderr)  # not before: a failure is one line
-    if chosen := image_info(photo).chosen: print(f'{source}: {chosen}', file=sys.stderr)
+    if chosen := image_info(photo()).chosen: print(f'{source}: {chosen}', file=sys.stderr)
     if alpha_only: result = alpha_to_uint(matte.alpha)
     else: result = matte.cutout() if background is None else matte.composite(background)
     if out == '-':

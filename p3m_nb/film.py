@@ -16,7 +16,7 @@ import numpy as np
 
 from .compositing import composite
 from .hints import regular_file
-from .finding import FILM_SUFFIXES
+from .formats import FILM_SUFFIXES
 from .process import require
 
 # %% ../nbs/52_film.ipynb #187c0285

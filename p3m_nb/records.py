@@ -114,13 +114,16 @@ def note_result(
     writer = getattr(rules, 'writer', '') if writer is None else writer
     entry = dict(file=path.name, size=written.stat().st_size, blake2b=_checksum(written), run=run)
     if getattr(rules, 'told', None) is not None: entry['told'] = rules.told
-    record, entries = path.parent/PARTS/f'{writer}.jsonl' if writer else path.parent/RECORD, [entry]
-    if getattr(rules, 'decides', None) is not None: entries = _with_settings(entry, rules.decides(path), path.parent)
+    settings = rules.decides(path) if getattr(rules, 'decides', None) is not None else None
+    if settings is not None: entry['by'] = _digest(settings)
+    record = path.parent/PARTS/f'{writer}.jsonl' if writer else path.parent/RECORD
     if writer: record.parent.mkdir(exist_ok=True)
     try:
         with _record_lock, open(_record_file(record), 'ab') as f:
             torn = f.tell() > 0 and _last_byte(record) != b'\n'
-            f.write(b'\n' * torn + b''.join(json.dumps(e).encode() + b'\n' for e in entries))
+            lines = [entry] if settings is None or _said(record, entry['by'], f.tell()) else [
+                dict(by=entry['by'], settings=settings), entry]
+            f.write(b'\n' * torn + b''.join(json.dumps(e).encode() + b'\n' for e in lines))
     except OSError as e: raise OSError(e.errno, e.strerror, str(record)) from e  # a full disk
 
 # %% ../nbs/01_records.ipynb #90d1efcd
@@ -144,11 +147,15 @@ def _digest(settings):
     "A short name for `settings`."
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
 
-def _with_settings(entry, settings, folder):
-    "`entry` with the name of the `settings`, behind a line that says what they are if the record of `folder` does not."
-    by = _digest(settings)
-    said = by in _record_of(folder).settings
-    return [*([] if said else [dict(by=by, settings=settings)]), entry | dict(by=by)]
+_settings_said = {}  # record -> names of settings that this process has written; to look into records would be slow
+
+def _said(record, by, size):
+    "Whether the settings called `by` stand in the file `record` of this `size`; from now on they do."
+    if size == 0: _settings_said.pop(os.path.abspath(record), None)  # it is a new one
+    names = _settings_said.setdefault(os.path.abspath(record), set())
+    was = by in names
+    names.add(by)
+    return was
 
 
 # %% ../nbs/01_records.ipynb #da7f69a5

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from .cloud import is_address, listed, place_inside, renamed
 from .core import FilePath
 from .hints import one_line
-from .finding import FILM_SUFFIXES, FileList, image_files
-from .formats import IMAGE_SUFFIXES, OTHER_SUFFIXES, RAW_SUFFIXES, picture_kind
+from .finding import FileList, image_files
+from .formats import FILM_SUFFIXES, PICTURE_SUFFIXES, picture_kind
 from .jobs import FileReport, output_names
 from .records import PARTS, join_records, may_write, own_file, plain_values
 from .remote import is_small, note_known, put_results, results_at
@@ -29,8 +29,6 @@ from .tars import TarPart, members, tar_files
 from .writing import atomic_write, require_finished, write_rules
 
 # %% ../nbs/09_tar_runs.ipynb #0ae93381
-_PICTURES = frozenset(IMAGE_SUFFIXES + RAW_SUFFIXES + OTHER_SUFFIXES)
-
 @dataclass
 class TarEntry:
     "What a tar holds under one name."
@@ -63,7 +61,7 @@ def tar_entries(
         stem, *words = path.name.split('.')
         key, kind = (path.parent/stem).as_posix(), '.'.join(words[:-1])
         entry = found.setdefault(key, TarEntry(key))
-        is_photo = kind in ('', 'image') and path.suffix.lower() in _PICTURES
+        is_photo = kind in ('', 'image') and path.suffix.lower() in PICTURE_SUFFIXES
         if is_photo: entry.photos.setdefault(kind, []).append(part)
         else: entry.others.append(part)
     return list(found.values())
@@ -73,7 +71,7 @@ def _tars_at(address):
     "The tar files at `address`, if it is a place of tars."
     if address.endswith('.tar'): return [address]
     kinds = (f.rel.suffix.lower() for f in listed(address))
-    first = next((k for k in kinds if k == '.tar' or k in _PICTURES), None)
+    first = next((k for k in kinds if k == '.tar' or k in PICTURE_SUFFIXES), None)
     return tar_files(address) if first == '.tar' else []
 
 def _tars_in(item):
@@ -112,7 +110,7 @@ def _may_show(part, data):
     "Whether the member `part` with the bytes `data` is a picture or film that may show a face."
     suffix, words = part.suffix.lower(), part.name.split('.')
     if len(words) == 3 and words[1] in _MATTES: return False
-    return suffix in _PICTURES or suffix in FILM_SUFFIXES or picture_kind(data[:64]) is not None
+    return suffix in PICTURE_SUFFIXES or suffix in FILM_SUFFIXES or picture_kind(data[:64]) is not None
 
 class _ResultTar:
     "A tar at `path` that is opened when it is needed, and renamed at the end of the block."

@@ -71,6 +71,8 @@ def test_single_file_and_pipes(command, weights, photo, tmp_path):
     piped = command(*arguments, stdin=photo.read_bytes(), text=False)
     assert piped.returncode == 0, piped.stderr
     assert np.asarray(Image.open(io.BytesIO(piped.stdout))).shape == load_image(photo).shape[:2]
+    junk = command(*arguments, stdin=b'junk', text=False)
+    assert junk.stderr.startswith(b'p3m_matte: standard input: not an image') and not junk.stdout
     teal = command('p3m_matte', photo, '-o', tmp_path/'teal.jpg', '--background', 'teal', '--weights', weights)
     assert teal.returncode == 0 and Image.open(tmp_path/'teal.jpg').size == Image.open(photo).size
 

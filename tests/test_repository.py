@@ -114,7 +114,7 @@ MAY_IMPORT = {
         'sizes': 'hints core detail',
         'infer': 'hints core profiles process compositing jobs records shards spread watch detail onnx_engine '
                  'torch_engine trimaps cutouts judging matte_runs sizes',
-        'film': 'hints compositing core finding process',
+        'film': 'hints compositing core formats process',
         'film_writing': 'hints film writing core records',
         'film_runs': 'film film_writing fields process writing records',
         'video': 'hints core hiding compositing faces film film_writing film_runs infer jobs privacy cutouts '

@@ -277,17 +277,17 @@ def test_licence_follows_from_photographs_and_start(sets, start, licence):
 
 
 def test_no_training_on_the_scenes_that_are_measured(tmp_path):
-    "Neither by their folder nor by a link, and of other folders everything."
-    scene = synth_portrait(9, 64).image
-    for folder, count in ('backgrounds', 43), ('others', 2):
+    "Neither by their folder nor by a link or a copy, and of other folders everything."
+    for folder, count, first in ('backgrounds', 43, 0), ('others', 2, 50):
         (tmp_path/folder).mkdir()
-        for i in range(count): save_image(scene, tmp_path/folder/f'{i:03d}.jpg')
-    (tmp_path/'links').mkdir()
-    for i in 0, 39, 40: (tmp_path/'links'/f'{i}.jpg').symlink_to(tmp_path/'backgrounds'/f'{i:03d}.jpg')
+        for i in range(count): save_image(np.full((8, 8, 3), first + i, np.uint8), tmp_path/folder/f'{i:03d}.jpg')
+    for folder, put in ('links', Path.symlink_to), ('copies', lambda new, old: new.write_bytes(old.read_bytes())):
+        (tmp_path/folder).mkdir()
+        for i in 0, 39, 40: put(tmp_path/folder/f'{i}.jpg', tmp_path/'backgrounds'/f'{i:03d}.jpg')
     found = lambda *names: [p.name for p in train_coarse.scene_files(
         argparse.Namespace(data=tmp_path, scenery=[tmp_path/n for n in names]))]
     assert found('backgrounds', 'others') == ['040.jpg', '041.jpg', '042.jpg', '000.jpg', '001.jpg']
-    assert found('links') == ['40.jpg']
+    assert found('links') == found('copies') == ['40.jpg']
 
 
 @pytest.mark.parametrize('only, heading', [('quarter of the size', 'at a quarter of'), ('nobody', 'without a person')])

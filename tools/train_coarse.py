@@ -44,7 +44,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from p3m_nb.compositing import make_trimap
-from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, load_alpha, load_image
+from p3m_nb.core import IMAGENET_MEAN, IMAGENET_STD, load_alpha, load_image, sha256_of
 from p3m_nb.finding import image_files
 from p3m_nb.hiding import faces_of_mask, obfuscate, widened
 from p3m_nb.infer import Matter
@@ -496,9 +496,9 @@ def measured_scenes(data):
 
 
 def scene_files(args):
-    "The pictures of --scenery but those that are kept for measuring."
-    measured = {p.resolve() for p in measured_scenes(args.data)}
-    return [p for folder in args.scenery for p, _ in image_files(folder) if p.resolve() not in measured]
+    "The pictures of --scenery but those that are kept for measuring, and copies of these."
+    measured = {sha256_of(p) for p in measured_scenes(args.data)}
+    return [p for folder in args.scenery for p, _ in image_files(folder) if sha256_of(p) not in measured]
 
 
 def stock_of(args, files):
