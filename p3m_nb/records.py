@@ -291,6 +291,11 @@ def own_file(
     with recorded(run, overwrite, writer=writer): yield path
 
 # %% ../nbs/01_records.ipynb #32cc28eb
+def _file_of(line):
+    "Which file a line of a record is about; '' for settings, and for what is no line of one."
+    try: return str(json.loads(line)['file'])
+    except (ValueError, KeyError, TypeError): return ''
+
 def join_records(
     folder:FilePath,  # in which no run works
 ):
@@ -298,6 +303,7 @@ def join_records(
     own, *parts = map(Path, record_files(folder))
     if not parts: return
     lines = [line for p in (own, *parts) if p.exists() for line in p.read_bytes().splitlines()]
-    with atomic_write(own) as tmp: tmp.write_bytes(b'\n'.join(sorted(set(lines))) + b'\n')
+    last = list(dict.fromkeys(reversed(lines)))[::-1]  # of a file that was written again, the last line counts
+    with atomic_write(own) as tmp: tmp.write_bytes(b'\n'.join(sorted(last, key=_file_of)) + b'\n')
     for p in parts: p.unlink()
     with contextlib.suppress(OSError): (Path(folder)/PARTS).rmdir()  # other files are in it
