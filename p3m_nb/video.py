@@ -29,7 +29,7 @@ from .matte_runs import MatteReport, judged_report, to_tell
 from .cutouts import as_background, is_empty
 from .judging import is_unsure
 from .jobs import FileReport, output_names, process_files, tell
-from .hiding import fill_gaps, obfuscate_checked
+from .hiding import DEFAULT_METHOD, fill_gaps, named_method, obfuscate_checked
 from .privacy import FaceStillSeen
 from .process import keep_memory
 
@@ -252,13 +252,12 @@ def matte_film(
     n_workers:int=2,  # threads: 0 none, 1 reads ahead, 2 also draws and writes behind
 )->int:  # frames
     "Matte a film; a second run goes on where an interrupted one stopped."
-    settings, state = _film_settings(matter, background, steady), _FilmState(matter, steady)
-    background = None if background is None else as_background(background)
+    background, state = None if background is None else as_background(background), _FilmState(matter, steady)
+    settings = _film_settings(matter, background, steady)
     return process_film(source, outputs, _matted(state, background), settings, state, progress, n_workers)
 
 def _film_settings(matter, background, steady=1):
-    "What decides the frames of a matted film."
-    background = None if background is None else as_background(background)
+    "What decides the frames of a matted film before `background`, a colour or an array."
     return dict(strategy=matter.strategy, shorter=matter.shorter, min_part=matter.min_part, steady=steady,
                 detail=matter.refiner is not None, network=matter.metadata.get('sha256', ''),
                 made_by=str(getattr(matter, 'made_by', '')), background=_fingerprint(background))
@@ -285,7 +284,7 @@ def matte_films(
     n_workers:int=2,  # threads for each film, see `matte_film`
 )->MatteReport:
     "Matte films into the folder `out`; bad ones are reported, the others done."
-    names = _distinct_names(films, out)
+    background, names = None if background is None else as_background(background), _distinct_names(films, out)
     made = {film: film_outputs(names[film], out, kind, background is not None) for film in films}
     def work(film, outputs): matte_film(matter, film, made[film], background, n_workers=n_workers)
     jobs = [(film, list(outputs)) for film, outputs in made.items()]
@@ -411,9 +410,11 @@ def obfuscate_films(
     **options,  # of `obfuscate_film`
 )->FileReport:
     "Hide the faces of films into the folder `out`; bad ones are reported, the others done."
-    names = _distinct_names(films, out)
+    names, options['finder'] = _distinct_names(films, out), face_finder(options.get('finder'))  # one for all
     jobs = [(film, [Path(names[film]).with_suffix('.mp4')]) for film in films]
     work = lambda film, outputs: obfuscate_film(film, outputs[0], **options)
-    settings = _hide_settings(face_finder(options.get('finder')), {k: options.get(k) for k in HIDE_OPTIONS})
+    method = named_method(options.get('method', DEFAULT_METHOD))
+    given = {k: options.get(k) for k in HIDE_OPTIONS} | dict(method=method)
+    settings = _hide_settings(options['finder'], given)
     work.decides = lambda output: settings
     return process_files(jobs, work, desc='obfuscate film', out=out, overwrite=overwrite, progress=False)
