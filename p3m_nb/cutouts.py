@@ -32,6 +32,7 @@ class MadeBy:
     detail:bool  # whether hair was drawn at full size
     refine:str=''  # the second network, if there was one
     mirrored:bool=False  # whether the network also looked at the mirrored photograph
+    closer:bool=False  # whether it looks again, closer, at people who are small
 
     @classmethod
     def of(cls,
@@ -43,7 +44,9 @@ class MadeBy:
 
     def __str__(self):
         end = 'detail' if self.detail else 'no detail'
-        end = (self.refine or end) + ', mirrored' * self.mirrored
+        end = self.refine or end
+        if self.closer != self.detail: end += ', closer' if self.closer else ', not closer'  # mostly both or none
+        end += ', mirrored' * self.mirrored
         return f'{self.network} {self.precision} {self.backend}, {self.strategy}, {end}'
 
 # %% ../nbs/49_cutouts.ipynb #ebd1807c

@@ -8,6 +8,7 @@ __all__ = ['BACKENDS', 'PRECISIONS', 'PRESETS', 'more_options', 'Matter', 'kept_
 # %% ../nbs/50_infer.ipynb #3e7d22ce
 import hashlib, importlib.util, json, threading, warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from fastcore.meta import delegates
 from . import compositing, core
 from .core import FilePath, source_name
 from .hints import choose, hinted
+from .closer import SMALLEST, closer_looks, lay_over, looks_agree
 from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
 from .judging import drop_small_parts, matte_confidence, trimap_of_logits
@@ -58,9 +60,11 @@ def more_options(
     refine_weights=None,  # file with its weights
     backend:str|None=None,  # 'torch' or 'onnx'; by default 'torch' where it is installed, 'onnx' for .onnx files
     mirrored:bool=False,  # also look at the mirrored photograph and average what the network says of both
+    # look again, closer, at people who are small in the photograph; by default where `detail` is on
+    closer:bool|None=None,
 )->dict:
     "The arguments of `Matter` that few need."
-    return dict(refine=refine, refine_weights=refine_weights, backend=backend, mirrored=mirrored)
+    return dict(refine=refine, refine_weights=refine_weights, backend=backend, mirrored=mirrored, closer=closer)
 
 # %% ../nbs/50_infer.ipynb #2c25481d
 def _strategy_for(engine, strategy):
@@ -106,15 +110,15 @@ class Matter:
         self.second = self._second_stage(more['refine'], more['refine_weights'])
         # the second stage draws the hair
         self._set_detail(False if detail is None and self.second is not None else detail)
+        self.closer = self._may_look_closer(more['closer'])
 
     def __call__(self,
         image,  # path, bytes, binary file object, PIL image or array, see `load_image`
     )->Matte:
         "Matte one photograph."
         array, dpi = core.load_with_dpi(image)
-        coarse, confidence = self.judged_alpha(array)
-        alpha, name = self._at_full_size(array, coarse), Path(source_name(image)).name
-        return Matte(array, alpha, name, confidence, dpi, self.made_by)
+        looks = self._looks(array)
+        return Matte(array, _together(looks), Path(source_name(image)).name, _confidence(looks), dpi, self.made_by)
 
 # %% ../nbs/50_infer.ipynb #6407bdce
 def _name_of(second):
@@ -131,12 +135,12 @@ def _settings(self:Matter, alpha_only, background):
         network=engine.name, weights=self.metadata.get('sha256') or str(self.given['weights']), backend=engine.backend,
         precision=str(getattr(engine, 'dtype', 'float32')), strategy=self.strategy, resize=self.resize,
         shorter=self.shorter, min_part=self.min_part, mirrored=self.mirrored, detail=self.refiner is not None,
-        refine=_name_of(self.second), alpha_only=alpha_only, background=background)
+        closer=self.closer, refine=_name_of(self.second), alpha_only=alpha_only, background=background)
 
 # %% ../nbs/50_infer.ipynb #f884a6c6
 @patch(as_prop=True)
 def made_by(self:Matter)->MadeBy:
-    "What makes the mattes: network, backend, precision, strategy, detail, and whether it looked at a mirrored copy."
+    "What makes the mattes: network, backend, precision, strategy, detail, and how often it looks."
     return MadeBy.of(self._settings(False, None))
 
 @patch
@@ -229,6 +233,15 @@ def _may_mirror(self:Matter, mirrored):
     return True
 
 @patch
+def _may_look_closer(self:Matter, closer):
+    "The setting `closer`; published procedures look at the photograph once."
+    published = "the published scaling, resize='paper'," if self.resize == 'paper' else self.engine.name
+    once = self.resize == 'paper' or self.engine.own_size
+    if choose('closer', closer, (None, True, False)) and once:
+        raise ValueError(f'closer: {published} looks at a photograph once, as published; leave it out')
+    return self.refiner is not None and not once if closer is None else closer
+
+@patch
 def _run_once(self:Matter, part, image, size):
     "What a part of the network (forward, semantic or matting) gives for `image` at `size`: (C,h,w) of that size."
     return self.engine.run(part, _scaled(image, size, self.resize, self.engine))[:, :size[0], :size[1]]
@@ -259,13 +272,13 @@ def _sizes(self:Matter, size):
 def judged_alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->tuple:  # (alpha (h,w) float32 in 0..1, `matte_confidence` or None)
-    "`coarse_alpha`, and how sure the network is of it; None where it does not look twice."
+    "`coarse_alpha`, and how sure the network is of it; None where HYBRID does not have two passes."
     alpha, passes = self._look(image)
     return alpha, matte_confidence(image, *passes, alpha) if passes else None
 
 @patch
 def _look(self:Matter, image):
-    "(alpha, both passes of HYBRID: logits and alpha of the matting pass; None where the network does not look twice)."
+    "(alpha, both passes of HYBRID: logits and alpha of the matting pass; None where there are not two)."
     if self.engine.own_size: return self.engine.own_alpha(image), None
     low, high = self._sizes(image.shape[:2])
     with keep_memory():
@@ -300,13 +313,57 @@ def _at_full_size(self:Matter, image, coarse):
     from p3m_nb.trimaps import refine_with
     return refine_with(self.second, image, self.trimap(image), first)
 
+# %% ../nbs/50_infer.ipynb #2b88e246
+class _Look(NamedTuple):
+    "What was found in a part of a photograph, or in all of it."
+    window: tuple  # of the photograph
+    image: np.ndarray  # (H,W,3) uint8: this part of it
+    coarse: np.ndarray  # (h,w) float32: alpha at the network's size
+    passes: tuple|None  # of HYBRID, see `Matter._look`
+    alpha: np.ndarray  # (H,W) float32
+
+    @property
+    def confidence(self): return matte_confidence(self.image, *self.passes, self.coarse) if self.passes else None
+
+@patch
+def _look_at(self:Matter, image, window):
+    "The `_Look` at a `window` of `image`."
+    part = np.ascontiguousarray(image[window])
+    coarse, passes = self._look(part)
+    return _Look(window, part, coarse, passes, self._at_full_size(part, coarse))
+
+@patch
+def _looks(self:Matter, image):
+    "The `_Look` at all of `image`, then those from closer."
+    whole = self._look_at(image, (slice(None), slice(None)))
+    windows = closer_looks(whole.coarse, image.shape[:2]) if self.closer else []
+    return [whole, *(self._look_at(image, window) for window in windows)]
+
+# %% ../nbs/50_infer.ipynb #e9a14195
+def _together(looks):
+    "The alpha of a photograph from the `looks` at it."
+    whole, *closer = looks
+    alpha = whole.alpha.copy() if closer else whole.alpha
+    for look in closer: lay_over(alpha, look.window, look.alpha)
+    return alpha
+
+def _confidence(looks):
+    "The least confidence in what was kept of the `looks` at a photograph, or None."
+    whole, *closer = looks
+    sure, rest = whole.confidence, whole.alpha > .5
+    if sure is None or not closer: return sure
+    for look in closer: rest[look.window] = False
+    found = [(sure if (own := look.confidence) is None else own) * looks_agree(whole.alpha[look.window], look.alpha)
+             for look in closer]
+    return min(found + [sure] * bool(rest.mean() > SMALLEST))
+
 # %% ../nbs/50_infer.ipynb #bc99eb26
 @patch
 def alpha(self:Matter,
     image:np.ndarray,  # (H,W,3) uint8
 )->np.ndarray:  # (H,W) float32 in 0..1
     "Alpha of `image` at its own size."
-    return self._at_full_size(image, self.coarse_alpha(image))
+    return _together(self._looks(image))
 
 # %% ../nbs/50_infer.ipynb #8be128af
 @patch

@@ -101,8 +101,8 @@ def matter_method(
     made = matter.made_by
     settings = dict(strategy=matter.strategy, resize=matter.resize,
                     shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
-                    mirrored=made.mirrored or None, detail=made.detail or None, refine=made.refine or None,
-                    **_computed_by(matter.engine))
+                    mirrored=made.mirrored or None, detail=made.detail or None, closer=made.closer or None,
+                    refine=made.refine or None, **_computed_by(matter.engine))
     known = {k: v for k, v in settings.items() if v is not None}
     return Method(matter.alpha, name or _architecture(matter), known, keep='weights' in known)
 

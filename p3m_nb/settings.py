@@ -103,6 +103,8 @@ class MatteSettings(SpreadSettings, NetworkSettings):
     detail: bool = option("draw hair at the photograph's own size (default: with the shipped weights)")
     mirrored: bool = option('also look at the mirrored photograph and average: 1 to 4 % less error, twice the time of '
                             'the network (default: with --best)')
+    closer: bool = option('look again, closer, at people who are small in the photograph '
+                          '(default: where detail is on)')
     refine: str = option('a second network for the transition area, e.g. vitmatte_s; the first makes its trimap')
     refine_weights: str = option('file with the weights of that network')
     watch: bool = option('also matte what comes into the folders later, until Ctrl-C', False)

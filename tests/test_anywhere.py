@@ -156,6 +156,36 @@ def test_best_also_looks_at_the_mirrored_photograph(tmp_path, monkeypatch):
     assert code and 'run before with other settings: mirrored False and True' in said, said
 
 
+def wide_photograph():
+    "Our portrait, at the lower border of a gray wall three times as wide."
+    photo = np.full((700, 900, 3), 200, np.uint8)
+    photo[400:, 300:600] = load_image(sample_image())[::3, ::3]
+    return photo
+
+
+def test_small_people_are_looked_at_closer(tmp_path, monkeypatch):
+    "By the command and in both backends; --no-closer takes it away and is named; a later run says that it differs."
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    photo = wide_photograph()
+    save_image(photo, tmp_path/'in'/'a.png')
+    alphas = {}
+    for name, options, closer in (('plain', [], True), ('not', ['--no-closer'], False),
+                                  ('bare', ['--no-detail'], False), ('asked', ['--no-detail', '--closer'], True)):
+        given = tmp_path/'in', '-o', tmp_path/name, '--alpha-only', '--backend', 'onnx'
+        code, said = command(monkeypatch, *given, *options)
+        words = {'plain': 'detail', 'not': 'detail, not closer', 'bare': 'no detail', 'asked': 'no detail, closer'}
+        assert not code and f'made by p3mnet_lite fp32 onnx, hybrid, {words[name]}\n' in said, said
+        alphas[name] = alpha_to_uint(load_alpha(tmp_path/name/'a_alpha.png'))
+        by_hand = Matter(backend='onnx', closer=closer, detail=name in ('plain', 'not'))(photo).alpha
+        assert np.array_equal(alphas[name], alpha_to_uint(by_hand))
+    for with_look, without in (('plain', 'not'), ('asked', 'bare')):
+        assert (alphas[with_look] != alphas[without]).mean() > .001
+    code, said = command(monkeypatch, *given[:2], tmp_path/'plain', *given[3:], '--no-closer')
+    assert not code and 'closer True and False' in said, said
+    torch = Matter(device='cpu', backend='torch')(photo).alpha
+    assert np.abs(torch - alphas['plain'] / 255).max() < 1.5 / 255
+
+
 def test_the_default_is_fp32_and_named():
     for backend in ('torch', 'onnx'):
         matter = Matter(backend=backend, device='cpu')
