@@ -80,7 +80,7 @@ def doubts(
     return np.array([apart.sum() / area, 2 * np.minimum(alpha, 1 - alpha).sum() / area, faint / np.sqrt(area)])
 
 # %% ../nbs/49_judging.ipynb #5c0d91ab
-WEIGHING = np.array([.42, .33, .0063])  # error per doubt, fitted by tools/fit_confidence.py
+WEIGHING = np.array([.36, .34, .0066])  # error per doubt, fitted by tools/fit_confidence.py
 
 def confidence_of(
     error,  # 1 - IoU as expected, a number or an array
