@@ -89,18 +89,18 @@ def row_of(name, method, ious, said):
     counts = len(ious), f'{ious.mean():.3f}', f'{np.median(ious):.3f}', bad.sum(), said[bad].sum(), said[~bad].sum()
     return [name, method, *(f'{c:g}' if not isinstance(c, str) else c for c in counts)]
 
-def ours(args):
-    "image -> (alpha, whether a report would list it)."
-    matter = Matter(args.weights, device='cpu', strategy=args.strategy)
+def ours(**settings):
+    "image -> (alpha, whether a report would list it), of a `Matter` with these settings."
+    matter = Matter(device='cpu', **settings)
     def run(image):
         matte = matter(image)
         return matte.alpha, matte.empty or is_unsure(matte.confidence)
     return run
 
-def peers(args):
+def peers(args, threads=2):
     "{name: image -> (alpha, False)} of the other networks whose files are given."
     run = lambda method: lambda image: (method(image), False)
-    return {name: run(make(getattr(args, name), 2)) for name, make in PEERS.items() if getattr(args, name)}
+    return {name: run(make(getattr(args, name), threads)) for name, make in PEERS.items() if getattr(args, name)}
 
 def made_harder(paths, scenes, wanted):
     "(condition, image, mask) of every photograph of `paths`; `wanted` is a part of the condition's name."
@@ -146,7 +146,7 @@ def main():
     p.add_argument('--limit', type=int, default=40, help='photographs, spread evenly')
     p.add_argument('--only', default='', help='conditions with this in their name, for example size; or nobody')
     args = p.parse_args()
-    methods = {'p3m_nb': ours(args), **peers(args)}
+    methods = {'p3m_nb': ours(weights=args.weights, strategy=args.strategy), **peers(args)}
     paths = sorted((Path(args.data)/'portraits'/'validation'/'image').glob('*.jpg'))
     paths = paths[::max(1, len(paths) // args.limit)][:args.limit]
     scenes = measured_scenes(args.data)[:args.limit]

@@ -28,8 +28,8 @@ from p3m_nb.compositing import composite, estimate_foreground
 from p3m_nb.core import load_alpha, load_image
 from p3m_nb.film import Frame
 from p3m_nb.infer import Matter
-from p3m_nb.judging import is_unsure
 from p3m_nb.video import SteadyAlpha, dtssd
+from limits import ours, peers
 from quality import PEERS, iou, sad, table
 from train_coarse import measured_scenes
 from train_detail import held_out
@@ -53,17 +53,6 @@ def standing(foreground, alpha, scene, times):
     colours[where], wide[where] = foreground, alpha
     background = cv2.resize(scene, wide.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return composite(colours, wide, background), wide
-
-def ours(closer):
-    matter = Matter(device='cpu', closer=closer)
-    def run(image):
-        matte = matter(image)
-        return matte.alpha, matte.empty or is_unsure(matte.confidence)
-    return run
-
-def peer(make, path):
-    run = make(path, 1)
-    return lambda image: (run(image), False)
 
 def of_photographs(methods, people, scenes):
     rows = []
@@ -126,8 +115,8 @@ def main():
     stems = held_out(sorted(f.stem for f in (folder/'alpha').glob('*.png')))
     people = [portrait(folder, s) for s in stems]
     scenes = [load_image(f) for f in measured_scenes(args.data)[:len(people)]]
-    peers = {name: peer(make, getattr(args, name)) for name, make in PEERS.items() if getattr(args, name)}
-    of_photographs({'one look': ours(False), 'closer (default)': ours(None)} | peers, people, scenes)
+    looks = {'one look': ours(closer=False), 'closer (default)': ours()}
+    of_photographs(looks | peers(args, threads=1), people, scenes)
     of_films(people[:args.films], scenes)
 
 if __name__ == '__main__': main()

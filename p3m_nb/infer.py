@@ -21,7 +21,7 @@ from .hints import choose, hinted
 from .closer import SMALLEST, closer_looks, lay_over, looks_agree
 from .cutouts import MadeBy, Matte, as_background
 from .detail import Redraws, add_detail
-from .judging import drop_small_parts, matte_confidence, trimap_of_logits
+from .judging import drop_new_parts, drop_small_parts, matte_confidence, trimap_of_logits
 from .matte_runs import MatteReport, judged_report, matte_run
 from .process import gpu_in_sight, keep_memory, sleeping_threads, worker_count
 from .shards import shard_folder
@@ -334,10 +334,13 @@ def _look_at(self:Matter, image, window):
 
 @patch
 def _looks(self:Matter, image):
-    "The `_Look` at all of `image`, then those from closer."
+    """The `_Look` at all of `image`, then those from closer, without what only they find.
+
+    That was left out or too small for the network, may reach out of the window, and would come back cut."""
     whole = self._look_at(image, (slice(None), slice(None)))
     windows = closer_looks(whole.coarse, image.shape[:2]) if self.closer else []
-    return [whole, *(self._look_at(image, window) for window in windows)]
+    closer = (self._look_at(image, window) for window in windows)
+    return [whole, *(c._replace(alpha=drop_new_parts(c.alpha, whole.alpha[c.window])) for c in closer)]
 
 # %% ../nbs/50_infer.ipynb #e9a14195
 def _together(looks):
