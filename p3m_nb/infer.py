@@ -125,23 +125,28 @@ def _name_of(second):
     "The name of the network for the transition area; '' for none."
     return '' if second is None else getattr(second, 'name', type(second).__name__)
 
+@patch(as_prop=True)
+def settings(self:Matter)->dict:
+    "How the network looks at photographs, in plain values; with weights and arithmetic it decides the mattes."
+    given = {name: getattr(self, name) for name in ('strategy', 'resize', 'shorter', 'min_part', 'mirrored', 'closer')}
+    return given | dict(detail=self.refiner is not None, refine=_name_of(self.second))
+
 @patch
-def _settings(self:Matter, alpha_only, background):
+def _run_settings(self:Matter, alpha_only, background):
     "Everything that decides the results of `files`, in plain values."
     engine = self.engine
     if not isinstance(background, (str, type(None))):
         background = hashlib.blake2b(np.asarray(as_background(background)).tobytes(), digest_size=16).hexdigest()
     return dict(
         network=engine.name, weights=self.metadata.get('sha256') or str(self.given['weights']), backend=engine.backend,
-        precision=str(getattr(engine, 'dtype', 'float32')), strategy=self.strategy, resize=self.resize,
-        shorter=self.shorter, min_part=self.min_part, mirrored=self.mirrored, detail=self.refiner is not None,
-        closer=self.closer, refine=_name_of(self.second), alpha_only=alpha_only, background=background)
+        precision=str(getattr(engine, 'dtype', 'float32')), **self.settings, alpha_only=alpha_only,
+        background=background)
 
 # %% ../nbs/50_infer.ipynb #f884a6c6
 @patch(as_prop=True)
 def made_by(self:Matter)->MadeBy:
     "What makes the mattes: network, backend, precision, strategy, detail, and how often it looks."
-    return MadeBy.of(self._settings(False, None))
+    return MadeBy.of(self._run_settings(False, None))
 
 @patch
 def __repr__(self:Matter): return f'Matter({self.made_by}, {self.device})'
@@ -239,7 +244,7 @@ def _may_look_closer(self:Matter, closer):
     once = self.resize == 'paper' or self.engine.own_size
     if choose('closer', closer, (None, True, False)) and once:
         raise ValueError(f'closer: {published} looks at a photograph once, as published; leave it out')
-    return self.refiner is not None and not once if closer is None else closer
+    return self.refiner is not None and not once if closer is None else bool(closer)
 
 @patch
 def _run_once(self:Matter, part, image, size):
@@ -460,7 +465,7 @@ def files(self:Matter,
     "Matte many photographs into the folder `out`; bad files are reported, the others done."
     at_once = self._at_once(n_workers)
     matter = self if at_once == 1 else _Sharing(self, at_once)
-    settings = self._settings(alpha_only, background)
+    settings = self._run_settings(alpha_only, background)
     run = matte_run(matter, out, settings, alpha_only, background, at_once)
     options = dict(overwrite=overwrite, progress=progress, n_workers=n_workers)
     with keep_memory(): report = shard_folder(inputs, **run, settings=settings, **options)
@@ -479,6 +484,6 @@ def watch(self:Matter,
 )->MatteReport:
     "Matte the photographs in a folder, and those that come later, until Ctrl-C."
     undivided('folders that are watched')
-    run = matte_run(self, out, self._settings(alpha_only, background), alpha_only, background)
+    run = matte_run(self, out, self._run_settings(alpha_only, background), alpha_only, background)
     with keep_memory(): report = watch_folder(inputs, **run, overwrite=overwrite, progress=False, **kwargs)
     return judged_report(report, self.made_by)

@@ -98,12 +98,9 @@ def matter_method(
     "A `Matter` as method."
     if not isinstance(matter, Matter): matter = Matter(matter, **kwargs)
     else: _no_settings('a Matter, which has its own', kwargs)
-    made = matter.made_by
-    settings = dict(strategy=matter.strategy, resize=matter.resize,
-                    shorter=None if matter.resize == 'paper' else matter.shorter, min_part=matter.min_part or None,
-                    mirrored=made.mirrored or None, detail=made.detail or None, closer=made.closer or None,
-                    refine=made.refine or None, **_computed_by(matter.engine))
-    known = {k: v for k, v in settings.items() if v is not None}
+    settings = matter.settings | _computed_by(matter.engine)
+    if matter.resize == 'paper': del settings['shorter']  # has sizes of its own
+    known = {k: v for k, v in settings.items() if v}
     return Method(matter.alpha, name or _architecture(matter), known, keep='weights' in known)
 
 # %% ../nbs/60_methods.ipynb #f515eaa1

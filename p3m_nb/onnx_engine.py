@@ -213,6 +213,11 @@ def _open(self:OnnxEngine, output):
     raise ValueError(f"{self.path}: has no output '{output}'; export it again")
 
 # %% ../nbs/45_onnx_engine.ipynb #8b6c43b7
+def _within(alpha, name):
+    "`alpha` in 0..1, which onnxruntime's sigmoid leaves by a rounding; `ValueError` if it is none."
+    if -1e-5 < alpha.min() and alpha.max() < 1 + 1e-5: return alpha.clip(0, 1)
+    raise ValueError(f'{name} has values of {alpha.min():.3g} to {alpha.max():.3g}, not of 0 to 1; export it again')
+
 @patch
 def run(self:OnnxEngine,
     part:str,  # 'forward', 'semantic' or 'matting'
@@ -222,8 +227,10 @@ def run(self:OnnxEngine,
     output = _PARTS[choose('part', part, _PARTS)]
     image = np.ascontiguousarray(unit.transpose(2, 0, 1)[None])
     found = run_session(self._session(output), [output], {'image': image}, str(self.path))[0]
-    if found.ndim == 4 and found.shape[-2:] == image.shape[-2:]: return found[0]
-    raise ValueError(f"{self.path}: its output '{output}' has shape {found.shape}; export it again")
+    name = f"{self.path}: its output '{output}'"
+    if found.ndim != 4 or found.shape[-2:] != image.shape[-2:]:
+        raise ValueError(f'{name} has shape {found.shape}; export it again')
+    return found[0] if part == 'semantic' else _within(found[0], name)
 
 # %% ../nbs/45_onnx_engine.ipynb #b45e0f21
 @patch

@@ -258,10 +258,8 @@ def matte_film(
 
 def _film_settings(matter, background, steady=1):
     "What decides the frames of a matted film before `background`, a colour or an array."
-    return dict(strategy=matter.strategy, shorter=matter.shorter, min_part=matter.min_part, steady=steady,
-                detail=matter.refiner is not None, closer=getattr(matter, 'closer', False),
-                network=matter.metadata.get('sha256', ''), made_by=str(getattr(matter, 'made_by', '')),
-                background=_fingerprint(background))
+    return matter.settings | dict(steady=steady, network=matter.metadata.get('sha256', ''),
+                                  made_by=str(getattr(matter, 'made_by', '')), background=_fingerprint(background))
 
 def _fingerprint(background):
     "A background as text that another one does not have."

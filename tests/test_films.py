@@ -26,7 +26,7 @@ stop = int(sys.argv[4])
 
 class Brightness:
     "Stands in for `Matter`: alpha is what is bright; ends by kill -9 at a frame."
-    strategy, shorter, min_part, refiner, metadata, seen = 'resize', 352, 0, None, {}, 0
+    settings, metadata, seen = {}, {}, 0
     def alpha(self, image):
         self.seen += 1
         if self.seen == stop: os.kill(os.getpid(), signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_one_frame_of_ten_bits_with_odd_sides(tmp_path, kind):
     from p3m_nb.video import matte_films
 
     class Bright:
-        strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
+        settings, metadata = {}, {}
         def alpha(self, image): return (image.mean(2) / 255).astype(np.float32)
         def __call__(self, image): return Matte(image, self.alpha(image))
 
@@ -313,7 +313,7 @@ def test_films_and_frames_of_others_stay(tmp_path):
     films = [str(tmp_path/d/'a.mp4') for d in ('one', 'two')]
 
     class Half:
-        strategy, shorter, min_part, refiner, metadata = 'resize', 352, 0, None, {}
+        settings, metadata = {}, {}
         def alpha(self, image): return np.full(image.shape[:2], .5, np.float32)
         def __call__(self, image): return Matte(image, self.alpha(image))
 
