@@ -217,11 +217,13 @@ def held_out(args, methods):
 
 # --- 3. the detail stage alone ---------------------------------------------------------------------------------------
 
-WAYS = {'enlarged': lambda image, alpha: enlarge_alpha(alpha, image.shape[:2]),
-        'guided filter': partial(refine_alpha, refiner=False, trust=0),
-        'guided filter and refiner': partial(refine_alpha, trust=0),
-        'guided filter, held to what was given': partial(refine_alpha, refiner=False),
-        'guided filter and refiner, held (default)': refine_alpha}
+def ways_back(refiner):
+    "{name: function (image, small alpha) -> alpha of the image's size}; `refiner`: a file, None for the shipped one."
+    return {'enlarged': lambda image, alpha: enlarge_alpha(alpha, image.shape[:2]),
+            'guided filter': partial(refine_alpha, refiner=False, trust=0),
+            'guided filter and refiner': partial(refine_alpha, refiner=refiner, trust=0),
+            'guided filter, held to what was given': partial(refine_alpha, refiner=False),
+            'guided filter and refiner, held (default)': partial(refine_alpha, refiner=refiner)}
 
 
 def reduced(alpha, shorter):
@@ -230,11 +232,12 @@ def reduced(alpha, shorter):
 
 
 def detail_alone(args):
-    folder, found = Path(args.data)/'truth_objects', {name: [] for name in WAYS}
+    folder, ways = Path(args.data)/'truth_objects', ways_back(args.refiner)
+    found = {name: [] for name in ways}
     for path in sorted((folder/'alpha').glob('*.png')):
         image, true = load_image(next((folder/'image').glob(f'{path.stem}.*'))), load_alpha(path)
         coarse = reduced(true, 256)
-        for name, way in WAYS.items(): found[name].append(in_transition(way(image, coarse), true))
+        for name, way in ways.items(): found[name].append(in_transition(way(image, coarse), true))
     base = np.mean(found['guided filter'], 0)
     rows = []
     for name, values in found.items():
