@@ -275,9 +275,10 @@ def _sizes(self:Matter, size):
 # %% ../nbs/50_infer.ipynb #fbc7d52b
 @patch
 def judged_alpha(self:Matter,
-    image:np.ndarray,  # (H,W,3) uint8
+    image,  # see `load_image`; an array is (H,W[,3])
 )->tuple:  # (alpha (h,w) float32 in 0..1, `matte_confidence` or None)
     "`coarse_alpha`, and how sure the network is of it; None where HYBRID does not have two passes."
+    image = core.load_image(image)
     alpha, passes = self._look(image)
     return alpha, matte_confidence(image, *passes, alpha) if passes else None
 
@@ -303,10 +304,10 @@ def _look_twice(self:Matter, image, low, high):
 # %% ../nbs/50_infer.ipynb #d46f4bfe
 @patch
 def coarse_alpha(self:Matter,
-    image:np.ndarray,  # (H,W,3) uint8
+    image,  # see `load_image`; an array is (H,W[,3])
 )->np.ndarray:  # (h,w) float32 in 0..1
     "Alpha of `image` at the size at which the network looked at it."
-    return self._look(image)[0]
+    return self._look(core.load_image(image))[0]
 
 # %% ../nbs/50_infer.ipynb #365e18f8
 @patch
@@ -368,10 +369,10 @@ def _confidence(looks):
 # %% ../nbs/50_infer.ipynb #bc99eb26
 @patch
 def alpha(self:Matter,
-    image:np.ndarray,  # (H,W,3) uint8
+    image,  # see `load_image`; an array is (H,W[,3])
 )->np.ndarray:  # (H,W) float32 in 0..1
     "Alpha of `image` at its own size."
-    return _together(self._looks(image))
+    return _together(self._looks(core.load_image(image)))
 
 # %% ../nbs/50_infer.ipynb #8be128af
 @patch
@@ -395,9 +396,10 @@ def _trimap_of_alpha(alpha):
 # %% ../nbs/50_infer.ipynb #929ec892
 @patch
 def trimap(self:Matter,
-    image:np.ndarray,  # (H,W,3) uint8
+    image,  # see `load_image`; an array is (H,W[,3])
 )->np.ndarray:  # (H,W) uint8 of 0, 128, 255
     "The network's trimap of `image`: P3M-Net's semantic map without small parts, otherwise made of alpha."
+    image = core.load_image(image)
     size = image.shape[:2]
     if not self.engine.halves:
         return _trimap_of_alpha(rescale_alpha(self.coarse_alpha(image), size, self.resize))
