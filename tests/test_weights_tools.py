@@ -22,6 +22,7 @@ from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 
 sys.path[:0] = [str(ROOT/'tools'), str(ROOT/'benchmarks')]
 import edges
+import false_strands
 import fit_confidence
 import limits
 import make_labels
@@ -303,6 +304,31 @@ def test_limits_runs(tmp_path, monkeypatch, capsys, only, heading):
     limits.main()
     heads, _, row = capsys.readouterr().out.strip().splitlines()
     assert heading in heads + row and '| p3m_nb |' in row
+
+
+def test_false_strands(tmp_path, monkeypatch, capsys):
+    label = np.zeros((100, 100), np.float32)
+    label[:, 50:] = 1
+    label[:, 48:50] = .5
+    alpha = label.copy()
+    alpha[10, :48] = 1     # a plank: 3 of its pixels are near
+    alpha[20:40, 48:50] = 0   # hair that is missing
+    assert np.allclose(false_strands.errors(alpha, label)[:2], (.003, 20 * 2 * .5 / 1e3))
+    for kind, save in ('image', save_image), ('alpha', save_alpha):
+        (tmp_path/'people_interfaces'/kind).mkdir(parents=True)
+        portrait = synth_portrait(0, 160)
+        save(getattr(portrait, kind), tmp_path/'people_interfaces'/kind/f'a.{"jpg" if kind == "image" else "png"}')
+    monkeypatch.setattr(sys, 'argv', ['false_strands.py', '--labels', str(tmp_path)])
+    false_strands.main()
+    rows = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [r.split('|')[1].strip() for r in rows] == [n for n in false_strands.TEXTURES for _ in range(2)]
+
+
+def test_textured_composites():
+    "A share of 1 needs no scene."
+    rng, portrait = np.random.default_rng(0), synth_portrait(0, 96)
+    for _ in range(8): train_detail.composite(rng, portrait.image, portrait.alpha, None, 1.)
+    with pytest.raises(AttributeError): [train_detail.background(rng, (96, 96), None, 0.) for _ in range(99)]
 
 
 def test_free_sets():
