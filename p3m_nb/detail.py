@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .core import load_alpha, load_image
+from .lines import drop_lines
 
 # %% ../nbs/49_detail.ipynb #5edc1f68
 def enlarge_alpha(
@@ -360,7 +361,7 @@ def _one_level(image, given, coarse, change, refiner, first):
     level = _make_level(image, start, coarse, first)
     out = start.copy()
     for box in _boxes(np.maximum(*level.zones), size): _redo(level, box, refiner, out)
-    return np.clip(out, 0, 1, out=out), base
+    return drop_lines(image, np.clip(out, 0, 1, out=out), base), base
 
 # %% ../nbs/49_detail.ipynb #964c5efb
 def _check_trust(trust):
