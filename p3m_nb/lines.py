@@ -18,15 +18,13 @@ REACH, DEEP = .16, .04   # of the shorter side: how far a line is followed, and 
 LIKE, NOISE = .35, 4.    # how much colours on it may differ: of its contrast, and levels more
 CLEAR = 5.               # levels by which a line stands out from both its sides, at least
 STEPS = 40               # samples on the way
-LARGEST, LONGEST = 1200, 30000   # shorter and longer side of the picture that is looked at; OpenCV takes no longer
+LARGEST, LONGEST = 1000, 30000   # shorter and longer side of the picture that is looked at; OpenCV takes no longer
 
 class _Seen(NamedTuple):
     "A part of a photograph in which lines are looked for."
     image: np.ndarray  # (H,W,3) uint8
-    alpha: np.ndarray  # (H,W) float32: with detail
-    base: np.ndarray  # (H,W) float32: without
-
-    def __getitem__(self, window): return _Seen(*(a[window] for a in tuple(self)))
+    raised: np.ndarray  # (H,W) float32: by how much the detail stage raised alpha
+    low: np.ndarray  # (H,W) float32: the larger of both alphas
 
 # %% ../nbs/49_lines.ipynb #51e6108c
 def _directions(image, y, x):
@@ -37,10 +35,10 @@ def _directions(image, y, x):
     angle = .5 * np.arctan2(2 * xy, xx - yy)
     return np.stack([np.cos(angle), np.sin(angle)], 1), np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-3)
 
-def _values(a, points):
-    "The map or picture `a` at `points` (N,K,2) of (x, y), linearly; the border goes on."
-    x, y = (np.ascontiguousarray(points[..., i], np.float32) for i in (0, 1))
-    return cv2.remap(a, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+def _values(a, x, y, outside=None):
+    "The map or picture `a` at the points `x`, `y` (N,K), linearly; beyond the border it goes on, or is `outside`."
+    border = dict(borderMode=cv2.BORDER_REPLICATE) if outside is None else dict(borderValue=outside)
+    return cv2.remap(a, x, y, cv2.INTER_LINEAR, **border).astype(np.float32)
 
 def _apart(a, b): return np.linalg.norm(a - b, axis=-1)
 
@@ -48,36 +46,42 @@ def _apart(a, b): return np.linalg.norm(a - b, axis=-1)
 def _goes_on(seen, start, way, own, allowed, shorter):
     "How much the pixels `start` (N,2) lie on lines that go on along `way` (N,2) in the sure background: (N,) in 0..1."
     step = REACH * shorter / STEPS
-    points = start[:, None] + np.arange(1, STEPS + 1)[:, None] * step * way[:, None]
-    inside = ((points >= 0) & (points < seen.alpha.shape[::-1])).all(-1)
-    off = np.where(inside, _apart(_values(seen.image, points), own[:, None]), 1e3)
-    sure = inside & (_values(seen.alpha, points) < SURE) & (_values(seen.base, points) < SURE)
-    deep = max(3, round(DEEP * shorter / step))
-    last = np.where(sure.any(1), sure.argmax(1), STEPS) + deep - 1
-    so_far, at = np.cumsum(off, 1), np.minimum(last, STEPS - 1)
-    row, end = np.arange(len(off)), max(1, deep // 3)   # a strand that reaches out of the soft zone ends before
-    mean = np.maximum(so_far[row, at] / (at + 1), (so_far[row, at] - so_far[row, at - end]) / end)
-    return np.where(last < STEPS, 1 - mean / allowed, 0).clip(0, 1 / 3) * 3
+    far, deep = np.arange(1, STEPS + 1, dtype=np.float32) * np.float32(step), max(3, round(DEEP * shorter / step))
+    x, y = (start[:, i, None] + far * way[:, i, None] for i in (0, 1))
+    sure = _values(seen.low, x, y, 1) < SURE
+    last, row = np.where(sure.any(1), sure.argmax(1), STEPS) + deep - 1, np.arange(len(sure))
+    out, some = np.zeros(len(start)), (last < STEPS) & sure[row, np.minimum(last, STEPS - 1)]
+    if not some.any(): return out
+    so_far = np.cumsum(_apart(_values(seen.image, x[some], y[some]), own[some, None]), 1)
+    row, last, end = np.arange(len(so_far)), last[some], max(1, deep // 3)
+    # a strand that reaches out of the soft zone ends before
+    mean = np.maximum(so_far[row, last] / (last + 1), (so_far[row, last] - so_far[row, last - end]) / end)
+    out[some] = (3 - 3 * mean / allowed[some]).clip(0, 1)
+    return out
 
 # %% ../nbs/49_lines.ipynb #7c7a0616
-def _lines(seen, y, x, shorter):
-    "How much the pixels `y`, `x` lie on lines that go on in the background: (N,) float32 in 0..1."
-    across, much = _directions(seen.image, y, x)
-    start, own = np.stack([x, y], 1).astype(np.float32), seen.image[y, x].astype(np.float32)
-    beside = max(3, .004 * shorter) * across
-    contrast = np.minimum(*(_apart(_values(seen.image, (start + side)[:, None])[:, 0], own)
-                            for side in (beside, -beside)))
-    along, allowed = np.stack([-across[:, 1], across[:, 0]], 1), LIKE * contrast + NOISE
-    found = np.maximum(*(_goes_on(seen, start, way, own, allowed, shorter) for way in (along, -along)))
-    return found * ((much > .5) & (contrast > CLEAR))
+def _lines(seen, start, across, shorter):
+    "How much the pixels `start` (N,2) lie on lines that go on in the background: (N,) in 0..1."
+    at = lambda points: _values(seen.image, points[:, :1].copy(), points[:, 1:].copy())[:, 0]
+    own, beside = at(start), across * np.float32(max(3, .004 * shorter))
+    contrast = np.minimum(_apart(at(start + beside), own), _apart(at(start - beside), own))
+    out, some = np.zeros(len(start)), contrast > CLEAR
+    if not some.any(): return out
+    along, start, own = np.stack([-across[:, 1], across[:, 0]], 1)[some], start[some], own[some]
+    allowed = LIKE * contrast[some] + NOISE
+    out[some] = np.maximum(*(_goes_on(seen, start, way, own, allowed, shorter) for way in (along, -along)))
+    return out
 
 def _line_map(seen, shorter):
     "(H,W) float32 in 0..1: where `seen` has lines that go on in the background."
-    out = np.zeros(seen.alpha.shape, np.float32)
-    ys, xs = np.nonzero(seen.alpha - seen.base > RAISED)
-    for i in range(0, len(ys), 4096):
-        y, x = ys[i:i + 4096], xs[i:i + 4096]
-        out[y, x] = _lines(seen, y, x, shorter)
+    out = np.zeros(seen.raised.shape, np.float32)
+    y, x = np.nonzero(seen.raised > RAISED)
+    across, much = _directions(seen.image, y, x)
+    y, x, across = y[much > .5], x[much > .5], across[much > .5]
+    for i in range(0, len(y), 4096):
+        part = slice(i, i + 4096)
+        start = np.stack([x[part], y[part]], 1).astype(np.float32)
+        out[y[part], x[part]] = _lines(seen, start, across[part], shorter)
     return cv2.dilate(out, np.ones((3, 3)))
 
 # %% ../nbs/49_lines.ipynb #168109cb
@@ -90,8 +94,8 @@ def drop_lines(
     size, scale = alpha.shape, min(1, LARGEST / min(alpha.shape), LONGEST / max(alpha.shape))
     small = tuple(max(1, round(n * scale)) for n in size)
     shrink = (lambda a: a) if small == size else lambda a: cv2.resize(a, small[::-1], interpolation=cv2.INTER_AREA)
-    seen = _Seen(*(shrink(a) for a in (image, alpha, base)))
-    lines = _line_map(seen, min(small))
+    alphas = shrink(alpha), shrink(base)
+    lines = _line_map(_Seen(shrink(image), np.subtract(*alphas), np.maximum(*alphas)), min(small))
     if not lines.any(): return alpha
     if small != size: lines = cv2.resize(lines, size[::-1], interpolation=cv2.INTER_LINEAR)
     out, rows = alpha.copy(), slice(*(np.flatnonzero(lines.any(1))[[0, -1]] + (0, 1)))
