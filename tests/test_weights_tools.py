@@ -30,7 +30,6 @@ import make_weights
 import modnet_encoder
 import train_coarse
 import train_detail
-import train_lite
 
 
 # --- MODNet's encoder ------------------------------------------------------------------------------------------------
@@ -335,30 +334,6 @@ def test_free_sets():
     assert train_coarse.sets_of(['free']) == list(train_coarse.FREE)
     assert not set(train_coarse.FREE) & set(train_coarse.MASKS)
     with pytest.raises(argparse.ArgumentTypeError, match='nobody'): train_coarse.sets_of(['nobody'])
-
-
-def test_largest_free_rectangle():
-    "As trying all of them finds it."
-    rng = np.random.default_rng(0)
-    area = lambda t, b, l, r: (b - t) * (r - l)
-    for share in .02, .1, .3, .7, 1.:
-        taken = rng.random((9, 9)) < share
-        ends = list(itertools.combinations(range(10), 2))
-        best = max((area(*rows, *columns) for rows in ends for columns in ends
-                    if not taken[slice(*rows), slice(*columns)].any()), default=0)
-        t, b, l, r = train_lite.largest_free(taken)
-        assert area(t, b, l, r) == best and not taken[t:b, l:r].any()
-
-
-def test_the_free_part_of_a_photograph():
-    item = np.random.default_rng(0).integers(1, 256, (240, 480, 8), np.uint8)
-    item[..., 6] = 0
-    item[100:, 60:200, 6] = 1  # hardly there, but there
-    assert np.array_equal(train_lite.free_part(item), item[:, 200:, :3])
-    item[:, 300:, 6] = 255
-    assert np.array_equal(train_lite.free_part(item), item[:100, :300, :3])
-    item[60, 100, 6] = 255
-    assert train_lite.free_part(item) is None  # 60 rows above, 100 columns beside: too small a part of either side
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

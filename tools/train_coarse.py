@@ -12,11 +12,11 @@ official portrait's face stands over the blurred one (`--faces`); of the others 
 that were hidden for publishing do: without these a network learns the light blur alone (IoU 0.93 in place of 0.98 on
 portraits whose faces have the default blur of `p3m_obfuscate --method blur`). Half of the examples are hard cases made
 by composition: people against the light and as dark as the ground, groups of people of different size, people cut by
-the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours, posters), night, wide
-shots of one small person, and scenes without anybody; 6 % are turned by quarters. The scenes are those of --scenery, of
-which `scene_files` leaves out what is kept for measuring, and what is free of people in the photographs themselves.
-What a person holds belongs to the person, as in P3M-10k, because the teacher says so. A checkpoint every few minutes;
-the best average on held-out photographs goes to `--out`. The same command goes on.
+the border, things beside, behind and in front of them (planks, cloth, wire, clothes' colours), night, wide shots of one
+small person, and scenes without anybody; 6 % are turned by quarters. The scenes are those of --scenery, of which
+`scene_files` leaves out what is kept for measuring. What a person holds belongs to the person, as in
+P3M-10k, because the teacher says so. A checkpoint every few minutes; the best average on held-out photographs goes to
+`--out`. The same command goes on.
 With a graphics card: `--device cuda --workers 8 --multiple 8 --pace .001`; processes make the examples, which takes
 most of the time.
 (3) `--calibrate`: no training; how much wider the transition area of `--start` should be and how sharp its alpha, by
@@ -54,9 +54,8 @@ from p3m_nb.weights import create_model, load_model, read_metadata, save_model
 from p3m_nb.writing import atomic_write
 from make_labels import EDGE, edge_moved, from_outline, on_edge
 from train_detail import Run, background, batches, held_out, load_scene
-from train_lite import (BLUR, PASTED, WEIGHTING, cleaned, example, face_cutouts, facts_of, free_part, groups,
-                        is_held_out, packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views,
-                        warp)
+from train_lite import (BLUR, PASTED, WEIGHTING, beside, cleaned, example, face_cutouts, facts_of, groups, is_held_out,
+                        packed, paste, recolour, scene, scenery, set_mode, sharpened, view, views, warp)
 
 SETS = dict(people_interfaces=10, openpeople=6, people_faker=2, people_generated_tiles=1, faces=2, portraits_train=2,
             street_train=3)   # how often a photograph is seen in an epoch
@@ -76,7 +75,6 @@ EARLY = views(.6, (256, 192, 10), (224, 224, 10), (192, 256, 10))   # for the fi
 MILD = dict(empty=.02, harsh=.35)   # of `train_lite.example`
 HIDDEN_MORE = .7   # of the photographs without a shown face
 TURNED = .06   # of all examples: a quarter, half or three quarters round
-POSTERS = .35   # of the things beside people: flags, screens and curtains, which show another scene
 MEASURED = 40   # scenes
 
 
@@ -278,9 +276,8 @@ def among_things(rng, stock, kind):
     shape = kind['shape']
     for _ in range(rng.integers(1, 5)):
         cover, look, shade = thing(rng, shape, colours, alpha)
-        if rng.random() < POSTERS: look = stock.behind(rng, shape)
-        elif rng.random() < .6: look = look * (.6 + .8 * stock.behind(rng, shape))
-        image, _ = over(image, 0., np.clip(look * shade, 0, 1), cover)
+        pattern = (.6 + .8 * stock.behind(rng, shape)) if rng.random() < .6 else 1
+        image, _ = over(image, 0., np.clip(look * shade * pattern, 0, 1), cover)
     image, alpha = over(image, 0., colours, alpha)
     return before(rng, stock, image, alpha) if rng.random() < .25 else (image, alpha)
 
@@ -302,7 +299,6 @@ def nobody(rng, stock, kind):
     image, none = stock.behind(rng, shape), np.zeros(shape, np.float32)
     for _ in range(rng.integers(0, 4)):
         cover, look, shade = thing(rng, shape, image, none)
-        if rng.random() < POSTERS: look = stock.behind(rng, shape)
         image, _ = over(image, 0., np.clip(look * shade, 0, 1), cover)
     return image, none
 
@@ -508,7 +504,7 @@ def scene_files(args):
 def stock_of(args, files):
     "Everything examples are made of."
     large = [load_scene(p, 600) for p in scene_files(args)]
-    free = [s for f in sorted(set(files)) if (s := free_part(np.load(f, mmap_mode='r')[...])) is not None]
+    free = [s for f in sorted(set(files)) if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
     return Stock(files, [scene(s) for s in large] + free, large, faces, args.shown, args.hide_more, args.turned)
 

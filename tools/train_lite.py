@@ -315,26 +315,12 @@ def scene(image, shorter=400):
     scale = shorter / min(image.shape[:2])
     return image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
-def largest_free(taken):
-    "(top, bottom, left, right) of the largest rectangle of `taken` (n,n) bool in which nothing is taken."
-    n, best = len(taken), (0, 0, 0, 0)
-    for t in range(n):
-        free = np.ones(n, bool)
-        for b in range(t, n):
-            free &= ~taken[b]
-            if not free.any(): break
-            runs = np.flatnonzero(np.diff(np.r_[0, free, 0].astype(int))).reshape(-1, 2)
-            l, r = max(runs, key=lambda run: run[1] - run[0])
-            if (b + 1 - t) * (r - l) > (best[1] - best[0]) * (best[3] - best[2]): best = t, b + 1, l, r
-    return best
-
-def free_part(item, least=.3, cells=24):
-    "The largest part of a cached photograph without the person, if no side is below `least` of its own; else None."
-    y, x = (np.linspace(0, n, cells + 1).astype(int) for n in item.shape[:2])
-    taken = item[..., 6] > 0
-    taken = np.array([[taken[y[i]:y[i + 1], x[j]:x[j + 1]].any() for j in range(cells)] for i in range(cells)])
-    t, b, l, r = largest_free(taken)
-    return np.ascontiguousarray(item[y[t]:y[b], x[l]:x[r], :3]) if min(b - t, r - l) >= least * cells else None
+def beside(item, least=.3):
+    "The part of a cached photograph left or right of the person, if it is at least `least` of the width; else None."
+    free = np.flatnonzero(item[..., 6].max(0))
+    left, right = (free[0], free[-1] + 1) if len(free) else (item.shape[1], item.shape[1])
+    part = item[:, :left, :3] if left >= item.shape[1] - right else item[:, right:, :3]
+    return np.ascontiguousarray(part) if part.shape[1] >= least * item.shape[1] else None
 
 def scenery(rng, shape, backgrounds):
     "A background of `shape`: a scene without people, or now and then a plain or graded colour."
@@ -495,7 +481,7 @@ def train(args):
         for folder in (data / 'backgrounds', *map(Path, args.scenery))
         for p in sorted(folder.glob('*.jpg'))
     ]
-    backgrounds += [s for f in files if (s := free_part(np.load(f, mmap_mode='r')[...])) is not None]
+    backgrounds += [s for f in files if (s := beside(np.load(f, mmap_mode='r')[...])) is not None]
     faces = face_cutouts(Path(args.faces), args.face_finder) if args.faces else []
     for stage, steps in zip(STAGES, args.steps or []): stage['steps'] = steps
     device = torch.device(args.device)
