@@ -323,13 +323,6 @@ def test_false_strands(tmp_path, monkeypatch, capsys):
     assert [r.split('|')[1].strip() for r in rows] == [n for n in false_strands.TEXTURES for _ in range(2)]
 
 
-def test_textured_composites():
-    "A share of 1 needs no scene."
-    rng, portrait = np.random.default_rng(0), synth_portrait(0, 96)
-    for _ in range(8): train_detail.composite(rng, portrait.image, portrait.alpha, None, 1.)
-    with pytest.raises(AttributeError): [train_detail.background(rng, (96, 96), None, 0.) for _ in range(99)]
-
-
 def test_free_sets():
     assert train_coarse.sets_of(['free']) == list(train_coarse.FREE)
     assert not set(train_coarse.FREE) & set(train_coarse.MASKS)

@@ -124,11 +124,11 @@ def scene_crop(rng, scene, size):
     return scene[y:y + size[0], x:x + size[1]]
 
 
-def background(rng, size, scene, textured=.35):
-    "What stands behind: a part of `scene`, something drawn (a share of `textured`), or one colour; often out of focus."
+def background(rng, size, scene):
+    "What stands behind: a part of `scene`, something drawn, or one colour; often out of focus."
     kind = rng.random()
-    if kind < textured: out = (grass, planks, wire, cloth)[rng.integers(4)](rng, size)
-    elif kind < textured + .1: out = np.broadcast_to(rng.uniform(0, 255, 3), (*size, 3)).astype(np.uint8)
+    if kind < .35: out = (grass, planks, wire, cloth)[rng.integers(4)](rng, size)
+    elif kind < .45: out = np.broadcast_to(rng.uniform(0, 255, 3), (*size, 3)).astype(np.uint8)
     else: out = scene_crop(rng, scene, size)
     if rng.random() < .45: out = cv2.GaussianBlur(out, (0, 0), float(np.exp(rng.uniform(-.3, 2.7))))
     return np.clip(out * rng.uniform(.6, 1.3) + rng.normal(0, 3, 3), 0, 255).astype(np.float32)
@@ -222,7 +222,7 @@ def moved(rng, premultiplied):
     return cv2.filter2D(premultiplied, -1, kernel / max(1, kernel.sum()))
 
 
-def composite(rng, foreground, alpha, scene, textured=.35):
+def composite(rng, foreground, alpha, scene):
     "(image uint8, alpha float32): the person over `scene` or something drawn, three in four with drawn locks."
     foreground = foreground.astype(np.float32)
     if rng.random() < .5: foreground, alpha = foreground[:, ::-1].copy(), alpha[:, ::-1].copy()
@@ -230,7 +230,7 @@ def composite(rng, foreground, alpha, scene, textured=.35):
     layers = np.dstack([foreground * alpha[..., None], alpha]).astype(np.float32)
     if rng.random() < .25: layers = moved(rng, layers)
     alpha = layers[..., 3].clip(0, 1)
-    image = layers[..., :3] + background(rng, alpha.shape, scene, textured) * (1 - alpha[..., None])
+    image = layers[..., :3] + background(rng, alpha.shape, scene) * (1 - alpha[..., None])
     image = np.clip(image + rng.normal(0, rng.uniform(0, 4), image.shape), 0, 255).astype(np.uint8)
     if rng.random() < .5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(70, 96))]
@@ -281,7 +281,7 @@ def prepare_composites(args, jobs, matter):
         image = load_image(photo)
         if 1024 * 1400 < alpha.size: image, alpha = image[-1400:], alpha[-1400:]
         behind = scene(paths[rng.integers(len(paths))])
-        store(path, *composite(rng, estimate_foreground(image, alpha), alpha, behind, args.textured), matter)
+        store(path, *composite(rng, estimate_foreground(image, alpha), alpha, behind), matter)
 
 
 def prepare(args):
@@ -529,7 +529,6 @@ def arguments():
     p.add_argument('--coarse', help='weights of the coarse network; the shipped ones by default')
     p.add_argument('--start', help='a refiner to start from')
     p.add_argument('--composites', type=int, default=160)
-    p.add_argument('--textured', type=float, default=.35, help='share of the composites before grass, planks and such')
     p.add_argument('--right', type=float, default=.15, help='share of examples whose coarse alpha is right')
     p.add_argument('--steps', type=int, default=2200)
     p.add_argument('--bs', type=int, default=6)
