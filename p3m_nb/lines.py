@@ -78,6 +78,7 @@ def _line_map(seen, shorter):
     "(H,W) float32 in 0..1: where `seen` has lines that go on in the background."
     out = np.zeros(seen.raised.shape, np.float32)
     y, x = np.nonzero(seen.raised > RAISED)
+    if not len(y): return out
     across, much = _directions(seen.image, y, x)
     y, x, across = y[much > .5], x[much > .5], across[much > .5]
     for i in range(0, len(y), 4096):
