@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .core import load_alpha, load_image
-from .lines import drop_lines
+from .lines import line_map, size_for_lines
 
 # %% ../nbs/49_detail.ipynb #5edc1f68
 def enlarge_alpha(
@@ -352,6 +352,15 @@ def _coarse(alpha, size, shorter):
     return _shrink(alpha, tuple(max(1, round(n * scale)) for n in size)) if scale < 1 else alpha
 
 # %% ../nbs/49_detail.ipynb #c772d9b2
+def _drop_lines(image, alpha, base):
+    "`alpha`, in place, but no more than `base` on lines that go on in the background."
+    size = alpha.shape
+    lines = line_map(*(_shrink(a, size_for_lines(size)) for a in (image, alpha, base)))
+    for box in _boxes(lines, size) if lines.any() else ():
+        there = alpha[box.window]
+        there += _of(lines, box, size) * np.minimum(base[box.window] - there, 0)
+    return alpha
+
 def _one_level(image, given, coarse, change, refiner, first):
     "(alpha, its change against the enlarged `given`) of a photograph of one size."
     size = image.shape[:2]
@@ -361,7 +370,7 @@ def _one_level(image, given, coarse, change, refiner, first):
     level = _make_level(image, start, coarse, first)
     out = start.copy()
     for box in _boxes(np.maximum(*level.zones), size): _redo(level, box, refiner, out)
-    return drop_lines(image, np.clip(out, 0, 1, out=out), base), base
+    return _drop_lines(image, np.clip(out, 0, 1, out=out), base), base
 
 # %% ../nbs/49_detail.ipynb #964c5efb
 def _check_trust(trust):
